@@ -1,0 +1,7 @@
+//! The `ndarts` program: everything is in [`ndarts::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ndarts::cli::main()
+}

@@ -1,0 +1,4 @@
+//! Shared settings and records of a search; the strategies behind one trait.
+
+pub mod record;
+pub mod settings;
