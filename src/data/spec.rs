@@ -34,18 +34,18 @@ impl FromStr for Spec {
         let spec: fn(PathBuf) -> Spec = match kind {
             "digits" => match path {
                 None => return Ok(Spec::Digits),
-                Some(_) => bail!("--data: expected `digits` without a path, found `{text}`"),
+                Some(_) => bail!("--data SPEC: expected `digits` without a path, found `{text}`"),
             },
             "cifar10" => Spec::Cifar10,
             "cifar100" => Spec::Cifar100,
             "folder" => Spec::Folder,
             "pack" => Spec::Pack,
-            _ => bail!("--data: expected one of {KNOWN}, found `{text}`"),
+            _ => bail!("--data SPEC: expected one of {KNOWN}, found `{text}`"),
         };
         match path {
             Some(path) if !path.is_empty() => Ok(spec(PathBuf::from(path))),
             _ => bail!(
-                "--data: expected a path after `{kind}:`, found `{text}`; write `{kind}:PATH`"
+                "--data SPEC: expected a path after `{kind}:`, found `{text}`; write `{kind}:PATH`"
             ),
         }
     }
