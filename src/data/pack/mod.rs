@@ -1,6 +1,6 @@
 //! Packs: a data set in one memory-mapped file, written by `ndarts data import`.
 //!
-//! After the header ([`header`]) stand the labels (u32, little-endian; training part, then test part) and
+//! After the header (its table is in `pack/header.rs`) stand the labels (u32, little-endian; training part, then test part) and
 //! the pixels in the same order, \[N, H, W, 3\]. Opening a pack checks every header field against the
 //! file's length, then the checksum over the whole file, then every label; after that a read cannot fail.
 
