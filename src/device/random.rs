@@ -18,6 +18,9 @@ const MULTIPLIER_1: u32 = 0xCD9E_8D57;
 /// Weyl increments of the key: the golden ratio and √3 − 1, times 2³².
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
+/// Blocks that [`Philox::fill_normal`] computes at once: a few of the widest SIMD registers, and few
+/// enough for the first-level cache.
+const SIDE_BY_SIDE: usize = 64;
 
 /// What random numbers are drawn for. Different purposes under one seed are independent.
 ///
@@ -74,24 +77,20 @@ impl Philox {
     /// Four random words: the block of counter (index low, index high, stream low, stream high).
     #[inline(always)]
     pub const fn block(&self, index: u64, stream: u64) -> [u32; 4] {
-        let [mut k0, mut k1] = self.key;
-        let [mut c0, mut c1] = [index as u32, (index >> 32) as u32];
-        let [mut c2, mut c3] = [stream as u32, (stream >> 32) as u32];
-        let mut round = 0;
-        while round < ROUNDS {
-            let p0 = MULTIPLIER_0 as u64 * c0 as u64;
-            let p1 = MULTIPLIER_1 as u64 * c2 as u64;
-            [c0, c1, c2, c3] = [
-                (p1 >> 32) as u32 ^ c1 ^ k0,
-                p1 as u32,
-                (p0 >> 32) as u32 ^ c3 ^ k1,
-                p0 as u32,
-            ];
-            k0 = k0.wrapping_add(WEYL[0]);
-            k1 = k1.wrapping_add(WEYL[1]);
-            round += 1;
+        let mut counter = [
+            index as u32,
+            (index >> 32) as u32,
+            stream as u32,
+            (stream >> 32) as u32,
+        ];
+        let mut key = self.key;
+        let mut done = 0;
+        while done < ROUNDS {
+            counter = round(counter, key);
+            key = next_key(key);
+            done += 1;
         }
-        [c0, c1, c2, c3]
+        counter
     }
 
     /// Four uniform numbers in (0, 1], multiples of 2⁻²⁴.
@@ -112,6 +111,56 @@ impl Philox {
         [a, b, c, d]
     }
 
+    /// Writes the standard normals of elements `first`, `first + 1`, … of `stream` to `out`: element `e`
+    /// is lane `e % 4` of [`normal4`](Self::normal4)`(e / 4, stream)`.
+    ///
+    /// Blocks are computed side by side, one SIMD lane each. Inlined into a function with
+    /// `#[target_feature]` it uses that function's width; the bits stay the same.
+    #[inline(always)]
+    pub fn fill_normal(&self, first: u64, stream: u64, out: &mut [f32]) {
+        let lane = (first % 4) as usize;
+        let head = if lane == 0 {
+            0
+        } else {
+            out.len().min(4 - lane)
+        };
+        let (head, body) = out.split_at_mut(head);
+        if !head.is_empty() {
+            head.copy_from_slice(&self.normal4(first / 4, stream)[lane..][..head.len()]);
+        }
+        let mut index = first.div_ceil(4);
+        let mut wide = body.chunks_exact_mut(4 * SIDE_BY_SIDE);
+        for chunk in &mut wide {
+            self.normals_side_by_side(index, stream, chunk);
+            index += SIDE_BY_SIDE as u64;
+        }
+        for chunk in wide.into_remainder().chunks_mut(4) {
+            chunk.copy_from_slice(&self.normal4(index, stream)[..chunk.len()]);
+            index += 1;
+        }
+    }
+
+    /// Blocks `first..first + SIDE_BY_SIDE` as normals, 4 · [`SIDE_BY_SIDE`] of them.
+    #[inline(always)]
+    fn normals_side_by_side(&self, first: u64, stream: u64, out: &mut [f32]) {
+        // Two plain loops over lane-wise arrays: the form that the compiler turns into SIMD.
+        let mut words = [[0; SIDE_BY_SIDE]; 4];
+        let [w0, w1, w2, w3] = &mut words;
+        for lane in 0..SIDE_BY_SIDE {
+            let block = self.block(first.wrapping_add(lane as u64), stream);
+            [w0[lane], w1[lane], w2[lane], w3[lane]] = block;
+        }
+        let mut normals = [[0.0; SIDE_BY_SIDE]; 4];
+        let [n0, n1, n2, n3] = &mut normals;
+        for lane in 0..SIDE_BY_SIDE {
+            [n0[lane], n1[lane]] = box_muller(w0[lane], w1[lane]);
+            [n2[lane], n3[lane]] = box_muller(w2[lane], w3[lane]);
+        }
+        for (lane, out) in out.chunks_exact_mut(4).enumerate() {
+            out.copy_from_slice(&[n0[lane], n1[lane], n2[lane], n3[lane]]);
+        }
+    }
+
     /// The words of one stream in order, as a generator for `rand` and `rand_distr`.
     pub fn rng(&self, stream: u64) -> PhiloxRng {
         PhiloxRng {
@@ -122,6 +171,25 @@ impl Philox {
             used: 4,
         }
     }
+}
+
+/// One round of Philox4x32.
+#[inline(always)]
+const fn round([c0, c1, c2, c3]: [u32; 4], [k0, k1]: [u32; 2]) -> [u32; 4] {
+    let p0 = MULTIPLIER_0 as u64 * c0 as u64;
+    let p1 = MULTIPLIER_1 as u64 * c2 as u64;
+    [
+        (p1 >> 32) as u32 ^ c1 ^ k0,
+        p1 as u32,
+        (p0 >> 32) as u32 ^ c3 ^ k1,
+        p0 as u32,
+    ]
+}
+
+/// The key of the next round.
+#[inline(always)]
+const fn next_key([k0, k1]: [u32; 2]) -> [u32; 2] {
+    [k0.wrapping_add(WEYL[0]), k1.wrapping_add(WEYL[1])]
 }
 
 /// Uniform number in (0, 1]: (⌊x / 2⁸⌋ + 1) · 2⁻²⁴, exact in f32.
@@ -159,7 +227,7 @@ fn ln(x: f32) -> f32 {
     y = y * f - 1.666_805_8e-1;
     y = y * f + 2.000_071_4e-1;
     y = y * f - 2.5e-1;
-    y = y * f + 3.333_333_1e-1;
+    y = y * f + 3.333_333e-1;
     y = y * f * z;
     y += exponent * -2.121_944_4e-4;
     y -= 0.5 * z;
@@ -322,6 +390,22 @@ mod tests {
         assert_eq!(bits, NORMAL_BITS);
     }
     const NORMAL_BITS: [u32; 4] = [1_065_580_266, 1_059_671_302, 1_067_314_688, 3_167_799_912];
+
+    #[test]
+    fn filled_normals_are_the_lanes_of_the_blocks_from_any_first_element() {
+        let philox = Philox::new(2, Purpose::EsNoise);
+        let base = u64::from(u32::MAX) * 4 - 40;
+        let all: Vec<f32> = (0..170)
+            .flat_map(|block| philox.normal4(base / 4 + block, 7))
+            .collect();
+        for offset in 0..9 {
+            for length in [0, 1, 2, 3, 5, 64, 255, 300, 650] {
+                let mut out = vec![0.0; length];
+                philox.fill_normal(base + offset as u64, 7, &mut out);
+                assert_eq!(out, all[offset..offset + length], "{offset} {length}");
+            }
+        }
+    }
 
     #[test]
     fn the_rand_generator_walks_the_blocks_of_its_stream() {
