@@ -153,7 +153,7 @@ impl Cell {
             let outgoing = (0..DARTS_EDGES.len()).filter(|&e| DARTS_EDGES[e].from == number);
             let mut group = Group { input: state, branches: Vec::new() };
             for edge in outgoing.clone() {
-                let mut branch = |r: &mut Recorder, kernel, stride, dilation, (w, p)| {
+                let branch = |r: &mut Recorder, kernel, stride, dilation, (w, p)| {
                     let output = r.tape.activation(size, self.channels, true);
                     let branch =
                         Branch { kernel, stride, dilation, depthwise: w, pointwise: p, output };

@@ -7,6 +7,7 @@
 use crate::device::View;
 use crate::device::parallel::for_ranges;
 use crate::device::random::{Philox, Purpose};
+use crate::device::simd::{Kernel, Lanes, dispatch};
 
 /// The noise of one generation.
 #[derive(Clone, Copy, Debug)]
@@ -34,38 +35,56 @@ impl Noise {
     }
 }
 
-/// out = ω + σ·ε of `member`.
-pub fn perturb(noise: &Noise, member: usize, sigma: f32, omega: &[f32], out: &mut [f32]) {
-    let (stream, sign) = noise.of(member);
-    let scale = sigma * sign;
-    let out = View::of_mut(out);
-    for_ranges(omega.len(), |range| {
-        let to = out.part(range.start, range.len()).write();
-        let from = omega[range.clone()].chunks(4);
-        for (block, (to, from)) in to.chunks_mut(4).zip(from).enumerate() {
-            let epsilon = noise.philox.normal4((range.start / 4 + block) as u64, stream);
-            for ((to, &w), e) in to.iter_mut().zip(from).zip(epsilon) {
-                *to = w + scale * e;
+/// Elements whose noise is held at a time: the first-level cache keeps them.
+const BLOCK: usize = 1024;
+
+/// to = from + Σ_i factor_i·ε(stream_i), elements from `first` on.
+struct AddNoise<'a> {
+    philox: Philox,
+    first: usize,
+    terms: &'a dyn Fn(usize) -> Option<(u64, f32)>,
+    to: &'a mut [f32],
+}
+
+impl Kernel for AddNoise<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let mut epsilon = [0.0f32; BLOCK];
+        for (block, to) in self.to.chunks_mut(BLOCK).enumerate() {
+            let first = (self.first + block * BLOCK) as u64;
+            for (stream, factor) in (0..).map_while(self.terms) {
+                self.philox.fill_normal(first, stream, &mut epsilon[..to.len()]);
+                for (to, &e) in to.iter_mut().zip(&epsilon) {
+                    *to += factor * e;
+                }
             }
         }
-    });
+    }
+}
+
+/// out = ω + σ·ε of `member`.
+pub fn perturb(noise: &Noise, member: usize, sigma: f32, omega: &[f32], out: &mut [f32]) {
+    out.copy_from_slice(omega);
+    let (stream, sign) = noise.of(member);
+    add(noise, &|i| (i == 0).then_some((stream, sigma * sign)), out);
 }
 
 /// out += Σ_i weights[i]·ε_i, members in order.
 pub fn recombine(noise: &Noise, weights: &[f32], out: &mut [f32]) {
+    let term = |i: usize| {
+        let (stream, sign) = noise.of(i);
+        weights.get(i).map(|&weight| (stream, weight * sign))
+    };
+    add(noise, &term, out);
+}
+
+fn add(noise: &Noise, terms: &(dyn Fn(usize) -> Option<(u64, f32)> + Sync), out: &mut [f32]) {
     let len = out.len();
     let out = View::of_mut(out);
     for_ranges(len, |range| {
         let to = out.part(range.start, range.len()).write();
-        for (block, to) in to.chunks_mut(4).enumerate() {
-            for (member, &weight) in weights.iter().enumerate() {
-                let (stream, sign) = noise.of(member);
-                let epsilon = noise.philox.normal4((range.start / 4 + block) as u64, stream);
-                for (to, e) in to.iter_mut().zip(epsilon) {
-                    *to += weight * sign * e;
-                }
-            }
-        }
+        dispatch(AddNoise { philox: noise.philox, first: range.start, terms, to });
     });
 }
 

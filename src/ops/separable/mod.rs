@@ -113,7 +113,7 @@ impl Separable {
     /// Plans the entry for the shapes in `graph`.
     pub fn new(graph: &Graph, groups: Vec<Group>) -> Separable {
         let (mut shared_len, mut chunk_len) = (0, 0);
-        let mut take = |total: &mut usize, len: usize| {
+        let take = |total: &mut usize, len: usize| {
             *total += len;
             *total - len
         };
