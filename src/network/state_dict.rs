@@ -66,12 +66,24 @@ pub fn encode(
     metadata: &[(&str, &str)],
 ) -> Result<Vec<u8>> {
     let mut views = BTreeMap::new();
-    let floats = tensors
-        .iter()
-        .map(|t| (&t.name, &t.shape, Dtype::F32, t.data.len(), bytemuck::cast_slice(&t.data)));
-    let labels = integers
-        .iter()
-        .map(|t| (&t.name, &t.shape, Dtype::I64, t.data.len(), bytemuck::cast_slice(&t.data)));
+    let floats = tensors.iter().map(|t| {
+        (
+            &t.name,
+            &t.shape,
+            Dtype::F32,
+            t.data.len(),
+            bytemuck::cast_slice(&t.data),
+        )
+    });
+    let labels = integers.iter().map(|t| {
+        (
+            &t.name,
+            &t.shape,
+            Dtype::I64,
+            t.data.len(),
+            bytemuck::cast_slice(&t.data),
+        )
+    });
     for (name, shape, dtype, len, bytes) in floats.chain(labels) {
         ensure!(
             element_count(shape) == Some(len),
@@ -84,8 +96,10 @@ pub fn encode(
             "tensor `{name}`: expected every name once, found it twice"
         );
     }
-    let metadata: HashMap<String, String> =
-        metadata.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    let metadata: HashMap<String, String> = metadata
+        .iter()
+        .map(|(key, value)| (key.to_string(), value.to_string()))
+        .collect();
     let metadata = (!metadata.is_empty()).then_some(metadata);
     safetensors::serialize(views, metadata).context("cannot lay the tensors out as safetensors")
 }
@@ -101,10 +115,16 @@ pub fn encode(
 /// that holds a tensor of another type; the message names the file and the tensor.
 pub fn read(path: &Path) -> Result<StateDict> {
     let shown = path.display();
-    let mut file = File::open(path)
-        .with_context(|| format!("{shown}: expected a safetensors file, but it cannot be opened"))?;
-    let about = file.metadata().with_context(|| format!("{shown}: cannot be examined"))?;
-    ensure!(about.is_file(), "{shown}: expected a safetensors file, found something that is no file");
+    let mut file = File::open(path).with_context(|| {
+        format!("{shown}: expected a safetensors file, but it cannot be opened")
+    })?;
+    let about = file
+        .metadata()
+        .with_context(|| format!("{shown}: cannot be examined"))?;
+    ensure!(
+        about.is_file(),
+        "{shown}: expected a safetensors file, found something that is no file"
+    );
     let bytes = read_checked(&mut file, about.len())
         .with_context(|| format!("{shown}: expected a safetensors file"))?;
     decode(&bytes).with_context(|| format!("{shown}: expected a safetensors file of f32 tensors"))
@@ -112,16 +132,23 @@ pub fn read(path: &Path) -> Result<StateDict> {
 
 /// The header first, checked against the file's length; then, and only then, the rest.
 fn read_checked(file: &mut File, length: u64) -> Result<Vec<u8>> {
-    ensure!(length >= LENGTH_BYTES, "found {length} bytes, which is too short for a header");
+    ensure!(
+        length >= LENGTH_BYTES,
+        "found {length} bytes, which is too short for a header"
+    );
     let mut opening = [0u8; LENGTH_BYTES as usize];
-    file.read_exact(&mut opening).context("the header length cannot be read")?;
+    file.read_exact(&mut opening)
+        .context("the header length cannot be read")?;
     let header = u64::from_le_bytes(opening);
     ensure!(
         header <= HEADER_LIMIT.min(length - LENGTH_BYTES),
         "found a header that claims {header} bytes in a file of {length}"
     );
     let mut bytes = opening.to_vec();
-    file.by_ref().take(header).read_to_end(&mut bytes).context("the header cannot be read")?;
+    file.by_ref()
+        .take(header)
+        .read_to_end(&mut bytes)
+        .context("the header cannot be read")?;
     let parsed: Metadata = serde_json::from_slice(&bytes[LENGTH_BYTES as usize..])
         .context("found a header that is not safetensors JSON or contradicts itself")?;
     let promised = parsed.data_len() as u64;
@@ -130,7 +157,9 @@ fn read_checked(file: &mut File, length: u64) -> Result<Vec<u8>> {
         promised == present,
         "found {present} bytes of tensors where the header promises {promised}"
     );
-    file.take(promised).read_to_end(&mut bytes).context("the tensors cannot be read")?;
+    file.take(promised)
+        .read_to_end(&mut bytes)
+        .context("the tensors cannot be read")?;
     Ok(bytes)
 }
 
@@ -144,7 +173,9 @@ pub fn decode(bytes: &[u8]) -> Result<StateDict> {
     let file = SafeTensors::deserialize(bytes).context("found a broken header")?;
     let mut tensors = Vec::with_capacity(file.len());
     for name in header.offset_keys() {
-        let view = file.tensor(&name).with_context(|| format!("tensor `{name}`"))?;
+        let view = file
+            .tensor(&name)
+            .with_context(|| format!("tensor `{name}`"))?;
         if name.ends_with(STEP_COUNTER) {
             continue;
         }
@@ -162,16 +193,27 @@ pub fn decode(bytes: &[u8]) -> Result<StateDict> {
             .iter()
             .map(|chunk| f32::from_le_bytes(*chunk))
             .collect();
-        tensors.push(NamedTensor { name, shape: view.shape().to_vec(), data });
+        tensors.push(NamedTensor {
+            name,
+            shape: view.shape().to_vec(),
+            data,
+        });
     }
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
+    let metadata = header
+        .metadata()
+        .clone()
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
     Ok(StateDict { tensors, metadata })
 }
 
 /// The product of the sizes, or none where it does not fit.
 fn element_count(shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))
+    shape
+        .iter()
+        .try_fold(1usize, |product, &size| product.checked_mul(size))
 }
 
 #[cfg(test)]
@@ -183,9 +225,14 @@ mod tests {
         let tensor = |name: &str, shape: &[usize]| NamedTensor {
             name: name.into(),
             shape: shape.to_vec(),
-            data: (0..shape.iter().product::<usize>()).map(|i| i as f32 * 0.5 - 1.0).collect(),
+            data: (0..shape.iter().product::<usize>())
+                .map(|i| i as f32 * 0.5 - 1.0)
+                .collect(),
         };
-        vec![tensor("alphas_normal", &[2, 3]), tensor("stem.0.weight", &[2, 1, 3, 3])]
+        vec![
+            tensor("alphas_normal", &[2, 3]),
+            tensor("stem.0.weight", &[2, 1, 3, 3]),
+        ]
     }
 
     fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
@@ -205,14 +252,22 @@ mod tests {
     #[test]
     fn the_same_tensors_make_the_same_bytes() {
         let once = encode(&sample(), &[], &[("ndarts", "state")]).unwrap();
-        assert_eq!(once, encode(&sample(), &[], &[("ndarts", "state")]).unwrap());
+        assert_eq!(
+            once,
+            encode(&sample(), &[], &[("ndarts", "state")]).unwrap()
+        );
     }
 
     #[test]
     fn a_name_used_twice_or_a_wrong_count_is_refused() {
         let mut tensors = sample();
         tensors[1].name = tensors[0].name.clone();
-        assert!(encode(&tensors, &[], &[]).unwrap_err().to_string().contains("twice"));
+        assert!(
+            encode(&tensors, &[], &[])
+                .unwrap_err()
+                .to_string()
+                .contains("twice")
+        );
         let mut tensors = sample();
         tensors[0].data.pop();
         assert!(encode(&tensors, &[], &[]).is_err());
@@ -220,10 +275,17 @@ mod tests {
 
     #[test]
     fn integers_are_refused_by_name_but_batch_norm_counters_are_passed_over() {
-        let integer = |name: &str| NamedIntegers { name: name.into(), shape: vec![], data: vec![7] };
+        let integer = |name: &str| NamedIntegers {
+            name: name.into(),
+            shape: vec![],
+            data: vec![7],
+        };
         let bytes = encode(&sample(), &[integer("target")], &[]).unwrap();
         let message = format!("{:#}", read(written(&bytes).path()).unwrap_err());
-        assert!(message.contains("`target`") && message.contains("I64"), "{message}");
+        assert!(
+            message.contains("`target`") && message.contains("I64"),
+            "{message}"
+        );
         let bytes = encode(&sample(), &[integer("bn.num_batches_tracked")], &[]).unwrap();
         assert_eq!(decode(&bytes).unwrap().tensors, sample());
     }
@@ -233,7 +295,10 @@ mod tests {
         let mut bytes = u64::MAX.to_le_bytes().to_vec();
         bytes.extend_from_slice(b"{}");
         let message = format!("{:#}", read(written(&bytes).path()).unwrap_err());
-        assert!(message.contains("claims 18446744073709551615 bytes in a file of 10"), "{message}");
+        assert!(
+            message.contains("claims 18446744073709551615 bytes in a file of 10"),
+            "{message}"
+        );
         let lie = br#"{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,8]}}"#;
         let mut bytes = (lie.len() as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(lie);

@@ -49,8 +49,8 @@ pub fn truncate(path: &Path, length: u64) -> Result<()> {
 ///
 /// The folder cannot be listed or a file not be removed.
 pub fn sweep(folder: &Path) -> Result<()> {
-    let listing = fs::read_dir(folder)
-        .with_context(|| format!("{}: cannot be listed", folder.display()))?;
+    let listing =
+        fs::read_dir(folder).with_context(|| format!("{}: cannot be listed", folder.display()))?;
     for entry in listing {
         let entry = entry?;
         if is_temporary(&entry.file_name()) {
@@ -95,7 +95,10 @@ fn replace(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Resul
         .with_context(place)?;
     fill(temporary.as_file_mut()).with_context(place)?;
     temporary.as_file().sync_all().with_context(place)?;
-    temporary.persist(path).map_err(|failure| failure.error).with_context(place)?;
+    temporary
+        .persist(path)
+        .map_err(|failure| failure.error)
+        .with_context(place)?;
     sync_folder(&folder)
 }
 
@@ -125,7 +128,12 @@ mod tests {
         write(&path, b"one\ntwo\nthr").unwrap();
         truncate(&path, 8).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"one\ntwo\n");
-        assert!(truncate(&path, 9).unwrap_err().to_string().contains("found 8"));
+        assert!(
+            truncate(&path, 9)
+                .unwrap_err()
+                .to_string()
+                .contains("found 8")
+        );
     }
 
     #[test]
@@ -139,7 +147,13 @@ mod tests {
 
     #[test]
     fn an_unwritable_place_is_named() {
-        let message = format!("{:#}", write(Path::new("/nonexistent-folder/x"), b"").unwrap_err());
-        assert!(message.starts_with("/nonexistent-folder/x: cannot be written"), "{message}");
+        let message = format!(
+            "{:#}",
+            write(Path::new("/nonexistent-folder/x"), b"").unwrap_err()
+        );
+        assert!(
+            message.starts_with("/nonexistent-folder/x: cannot be written"),
+            "{message}"
+        );
     }
 }

@@ -156,7 +156,10 @@ fn metadata<T: DeserializeOwned>(path: &Path, file: &StateDict) -> Result<T> {
         );
     };
     serde_json::from_str(text).with_context(|| {
-        format!("{}: expected the checkpoint of a run, found other metadata", path.display())
+        format!(
+            "{}: expected the checkpoint of a run, found other metadata",
+            path.display()
+        )
     })
 }
 
@@ -166,9 +169,12 @@ fn remove_others(folder: &Path, kept: &str) -> Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with("optimizer-") && name.ends_with(".safetensors") && name != kept
     };
-    let listing = fs::read_dir(folder)
-        .with_context(|| format!("{}: cannot be listed", folder.display()))?;
-    for path in listing.filter_map(|entry| entry.ok().map(|e| e.path())).filter(outdated) {
+    let listing =
+        fs::read_dir(folder).with_context(|| format!("{}: cannot be listed", folder.display()))?;
+    for path in listing
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .filter(outdated)
+    {
         fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
     }
     Ok(())
@@ -179,7 +185,11 @@ mod tests {
     use super::*;
 
     fn snapshot(value: f32) -> Snapshot {
-        let tensor = |name: &str| NamedTensor { name: name.into(), shape: vec![2], data: vec![value; 2] };
+        let tensor = |name: &str| NamedTensor {
+            name: name.into(),
+            shape: vec![2],
+            data: vec![value; 2],
+        };
         Snapshot {
             // Not in the order of names: a checksum must not depend on it.
             weights: vec![tensor("stem.0.weight"), tensor("alphas_normal")],
@@ -189,7 +199,12 @@ mod tests {
     }
 
     fn position() -> Position {
-        Position { log_bytes: 10, events_file: "events".into(), events_bytes: 20, seconds: 1.5 }
+        Position {
+            log_bytes: 10,
+            events_file: "events".into(),
+            events_bytes: 20,
+            seconds: 1.5,
+        }
     }
 
     #[test]
@@ -238,7 +253,11 @@ mod tests {
         let one = tempfile::tempdir().unwrap();
         let two = tempfile::tempdir().unwrap();
         save(one.path(), 3, &snapshot(1.0), &position()).unwrap();
-        let later = Position { seconds: 9.0, log_bytes: 11, ..position() };
+        let later = Position {
+            seconds: 9.0,
+            log_bytes: 11,
+            ..position()
+        };
         save(two.path(), 3, &snapshot(1.0), &later).unwrap();
         let bytes = |folder: &tempfile::TempDir| fs::read(folder.path().join(WEIGHTS)).unwrap();
         assert_eq!(bytes(&one), bytes(&two));

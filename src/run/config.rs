@@ -57,7 +57,10 @@ impl RunConfig {
             None => 0,
             Some(value) => value.try_into().map_err(one_line)?,
         };
-        Ok(RunConfig { search: table.try_into().map_err(one_line)?, checkpoint_every })
+        Ok(RunConfig {
+            search: table.try_into().map_err(one_line)?,
+            checkpoint_every,
+        })
     }
 }
 
@@ -105,7 +108,10 @@ pub(crate) mod tests {
             mean: vec![0.3],
             std: vec![],
         };
-        RunConfig { search, checkpoint_every: 5 }
+        RunConfig {
+            search,
+            checkpoint_every: 5,
+        }
     }
 
     #[test]
@@ -120,6 +126,10 @@ pub(crate) mod tests {
     fn a_missing_or_unknown_key_is_named() {
         let text = sample().to_toml().unwrap().replace("sigma = 0.01\n", "");
         assert!(RunConfig::parse(&text).unwrap_err().contains("sigma"));
-        assert!(RunConfig::parse("colour = 1").unwrap_err().contains("colour"));
+        assert!(
+            RunConfig::parse("colour = 1")
+                .unwrap_err()
+                .contains("colour")
+        );
     }
 }

@@ -31,9 +31,13 @@ impl RunDir {
             return Ok(());
         }
         let listing = fs::read_dir(path).map_err(|error| {
-            BadUsage(format!("--out: expected a directory, found {shown}, which is none ({error})"))
+            BadUsage(format!(
+                "--out: expected a directory, found {shown}, which is none ({error})"
+            ))
         })?;
-        let mut kept = listing.flatten().filter(|entry| !atomic::is_temporary(&entry.file_name()));
+        let mut kept = listing
+            .flatten()
+            .filter(|entry| !atomic::is_temporary(&entry.file_name()));
         if let Some(entry) = kept.next() {
             bail!(BadUsage(format!(
                 "--out: expected a new or empty directory, found {shown}, which holds `{}`; go on \
@@ -54,7 +58,10 @@ impl RunDir {
         let text = config.to_toml()?;
         let made = !path.exists();
         fs::create_dir_all(path).with_context(|| {
-            format!("--out: expected a place to make {} in, but it cannot be made", path.display())
+            format!(
+                "--out: expected a place to make {} in, but it cannot be made",
+                path.display()
+            )
         })?;
         if let Err(error) = atomic::write(&path.join("config.toml"), text.as_bytes()) {
             if made {
@@ -94,7 +101,10 @@ impl RunDir {
         fs::create_dir_all(&checkpoint)
             .with_context(|| format!("{}: cannot be made", checkpoint.display()))?;
         atomic::sweep(&checkpoint)?;
-        Ok(RunDir { path: path.to_path_buf(), _lock: lock })
+        Ok(RunDir {
+            path: path.to_path_buf(),
+            _lock: lock,
+        })
     }
 
     /// The directory itself.
@@ -153,7 +163,9 @@ pub fn is_events_name(name: &str) -> bool {
 
 /// Seconds since 1970.
 pub fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
 }
 
 #[cfg(test)]
@@ -176,7 +188,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("run");
         let held = RunDir::create(&out, &sample()).unwrap();
-        assert!(RunDir::open(&out).err().unwrap().to_string().contains("another ndarts process"));
+        assert!(
+            RunDir::open(&out)
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("another ndarts process")
+        );
         drop(held);
         RunDir::open(&out).unwrap();
     }

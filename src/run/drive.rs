@@ -209,7 +209,10 @@ impl Sitting {
     }
 
     fn end_epoch(&mut self, observer: &mut dyn Observer) -> Result<EpochRecord> {
-        let mut record = self.search.finish_epoch().map_err(|error| self.explain(error))?;
+        let mut record = self
+            .search
+            .finish_epoch()
+            .map_err(|error| self.explain(error))?;
         record.seconds = self.seconds();
         self.log.append(&Line::Epoch(record.clone()))?;
         let scalars = [
@@ -255,7 +258,10 @@ impl Sitting {
         let path = self.dir.log_file();
         let epochs = log::read(&path)?.epochs;
         let last = epochs.into_iter().next_back().with_context(|| {
-            format!("{}: expected the epochs of a finished run, found none", path.display())
+            format!(
+                "{}: expected the epochs of a finished run, found none",
+                path.display()
+            )
         })?;
         self.write_results(&last)?;
         Ok(last)
@@ -314,7 +320,11 @@ fn round_scalars(record: &RoundRecord) -> Vec<(&'static str, f64)> {
         ("neumann/correction_ratio", record.correction_ratio),
         ("es/loss", record.es_loss),
     ];
-    scalars.extend(optional.into_iter().filter_map(|(tag, value)| Some((tag, value?))));
+    scalars.extend(
+        optional
+            .into_iter()
+            .filter_map(|(tag, value)| Some((tag, value?))),
+    );
     scalars
 }
 

@@ -36,7 +36,11 @@ impl Events {
             .open(path)
             .with_context(|| format!("{}: cannot be opened for appending", path.display()))?;
         let length = file.metadata()?.len();
-        let mut events = Events { path: path.to_path_buf(), file, length };
+        let mut events = Events {
+            path: path.to_path_buf(),
+            file,
+            length,
+        };
         if length == 0 {
             let mut event = wall_time();
             bytes_field(&mut event, 3, FILE_VERSION);
@@ -89,7 +93,9 @@ impl Events {
 
 /// The start of an event: `wall_time`, a double of seconds since 1970 in field 1.
 fn wall_time() -> Vec<u8> {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |t| t.as_secs_f64());
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |t| t.as_secs_f64());
     let mut event = vec![1 << 3 | 1];
     event.extend_from_slice(&seconds.to_le_bytes());
     event
@@ -122,7 +128,9 @@ fn record(payload: &[u8]) -> Vec<u8> {
 
 /// CRC-32C, rotated and offset as TFRecord does so that a CRC of data with CRCs in it stays sound.
 fn masked_crc(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
+    crc32c::crc32c(bytes)
+        .rotate_right(15)
+        .wrapping_add(0xa282_ead8)
 }
 
 #[cfg(test)]
@@ -139,7 +147,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.out.tfevents.1.ndarts");
         let mut events = Events::open(&path).unwrap();
-        events.scalars(300, &[("loss/train", 0.5), ("loss/val", 0.75)]).unwrap();
+        events
+            .scalars(300, &[("loss/train", 0.5), ("loss/val", 0.75)])
+            .unwrap();
         let length = events.sync().unwrap();
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(bytes.len() as u64, length);

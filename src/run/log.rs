@@ -56,7 +56,11 @@ impl Log {
             .open(path)
             .with_context(|| format!("{}: cannot be opened for appending", path.display()))?;
         let length = file.metadata()?.len();
-        Ok(Log { path: path.to_path_buf(), file, length })
+        Ok(Log {
+            path: path.to_path_buf(),
+            file,
+            length,
+        })
     }
 
     /// Appends one line.
@@ -124,7 +128,10 @@ pub fn parse(text: &str) -> Result<History> {
             Ok(Line::Start(start)) => history.start = Some(start),
             Ok(Line::Round(round)) => history.rounds.push(round),
             Ok(Line::Epoch(epoch)) => history.epochs.push(epoch),
-            Err(error) => bail!("found line {} that is no record of ours: {error}", index + 1),
+            Err(error) => bail!(
+                "found line {} that is no record of ours: {error}",
+                index + 1
+            ),
         }
     }
     Ok(history)
@@ -162,7 +169,10 @@ pub(crate) mod tests {
             loss_val: 1.0,
             accuracy_val: 0.5,
             genotype: genotype.into(),
-            op_weights: vec![OpWeights { name: "arch_parameters".into(), rows: vec![vec![0.2; 5]; 6] }],
+            op_weights: vec![OpWeights {
+                name: "arch_parameters".into(),
+                rows: vec![vec![0.2; 5]; 6],
+            }],
             seconds: 3.0,
         }
     }

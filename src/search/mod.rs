@@ -2,3 +2,6 @@
 
 pub mod record;
 pub mod settings;
+
+mod toy;
+pub use toy::{Search, SearchError, Snapshot};

@@ -1,0 +1,6 @@
+//! stub
+use std::path::*;
+/// w
+pub fn write(dir: &Path) -> anyhow::Result<PathBuf> {
+    Ok(dir.into())
+}
