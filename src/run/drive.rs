@@ -330,16 +330,20 @@ fn round_scalars(record: &RoundRecord) -> Vec<(&'static str, f64)> {
 
 /// Where a run goes when `--out` is not given: `runs/<space>-<strategy>-<data>-s<seed>`.
 pub fn default_out(config: &RunConfig) -> PathBuf {
-    let word = |value: serde_json::Result<serde_json::Value>| match value {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => "run".into(),
-    };
     let settings = &config.search;
     let data = settings.data.split(':').next().unwrap_or_default();
     PathBuf::from("runs").join(format!(
         "{}-{}-{data}-s{}",
-        word(serde_json::to_value(settings.space)),
-        word(serde_json::to_value(settings.strategy)),
+        settings.space,
+        word(&settings.strategy),
         settings.seed
     ))
+}
+
+/// The word that stands for a setting on the command line and in files.
+pub(super) fn word(setting: &impl serde::Serialize) -> String {
+    match serde_json::to_value(setting) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
 }
