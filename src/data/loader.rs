@@ -1,0 +1,414 @@
+//! Batches: shuffled and augmented for training, plain for evaluation.
+//!
+//! Batch `step` of a [`Loader`] is a pure function of (seed, stream, step), so a search resumed at any
+//! step sees the batches of an unbroken one. A thread of its own prepares batch `step + 1` while the
+//! caller works on `step`.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use super::Images;
+use super::augment::{Augment, Normaliser};
+use super::split::shuffle;
+use crate::device::random::{Philox, Purpose};
+
+/// What a loader's batches are for; loaders of different streams draw independently under one seed.
+///
+/// The discriminants are part of what a seed means and never change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stream {
+    /// Training batches of weight steps.
+    Train = 0,
+    /// Validation batches of architecture steps.
+    Validation = 1,
+    /// Training batches of architecture steps.
+    ArchTrain = 2,
+}
+
+/// One batch of normalised images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// \[B, H, W, 3\].
+    pub images: Vec<f32>,
+    /// \[B\].
+    pub labels: Vec<u32>,
+}
+
+/// An endless stream of shuffled batches.
+pub struct Loader {
+    batches_per_epoch: usize,
+    worker: Worker,
+}
+
+enum Worker {
+    Thread {
+        /// Steps to prepare; `None` only while the loader is dropped.
+        requests: Option<Sender<u64>>,
+        batches: Receiver<Batch>,
+        handle: Option<JoinHandle<()>>,
+        /// The step that the thread prepares or has ready.
+        pending: Option<u64>,
+    },
+    /// The system gave no thread: batches are made when they are asked for. They are the same.
+    Inline(Box<Source>),
+}
+
+impl Loader {
+    /// A loader of the images at `indices`, `batch` at a time.
+    ///
+    /// `mean` and `std` are per channel, of pixels in 0..1. Each epoch is shuffled anew and cut into whole
+    /// batches; the images left over wait for another epoch.
+    ///
+    /// # Panics
+    /// Unless 1 ≤ `batch` ≤ `indices.len()` ([`check_batch`](super::check_batch)) and all indices are
+    /// below `images.len()`.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one independent setting of a search"
+    )]
+    pub fn new(
+        images: Arc<dyn Images>,
+        indices: Vec<u32>,
+        batch: usize,
+        augment: Option<Augment>,
+        mean: [f32; 3],
+        std: [f32; 3],
+        seed: u64,
+        stream: Stream,
+    ) -> Loader {
+        assert!(
+            (1..=indices.len()).contains(&batch),
+            "a batch of {batch} cannot be drawn from {} images",
+            indices.len()
+        );
+        assert!(
+            indices.iter().all(|&i| (i as usize) < images.len()),
+            "index beyond the images"
+        );
+        let source = Source {
+            images,
+            order: indices.clone(),
+            indices,
+            order_epoch: None,
+            batch,
+            augment,
+            normaliser: Normaliser::new(mean, std),
+            shuffle: Philox::new(seed, Purpose::Shuffle),
+            augmentation: Philox::new(seed, Purpose::Augment),
+            stream,
+        };
+        Loader {
+            batches_per_epoch: source.batches_per_epoch(),
+            worker: Worker::new(source),
+        }
+    }
+
+    /// Whole batches in one pass over the indices; at least 1.
+    pub fn batches_per_epoch(&self) -> usize {
+        self.batches_per_epoch
+    }
+
+    /// Batch `step`, of epoch `step / batches_per_epoch`.
+    ///
+    /// Steps in order are prepared ahead; any other order gives the same batches, later.
+    pub fn batch(&mut self, step: u64) -> Batch {
+        match &mut self.worker {
+            Worker::Inline(source) => source.batch(step),
+            Worker::Thread {
+                requests,
+                batches,
+                handle,
+                pending,
+            } => {
+                let mut exchange = || {
+                    let requests = requests.as_ref()?;
+                    if *pending != Some(step) {
+                        if pending.take().is_some() {
+                            batches.recv().ok()?;
+                        }
+                        requests.send(step).ok()?;
+                    }
+                    *pending = None;
+                    let batch = batches.recv().ok()?;
+                    requests.send(step.wrapping_add(1)).ok()?;
+                    *pending = Some(step.wrapping_add(1));
+                    Some(batch)
+                };
+                match (exchange(), handle) {
+                    (Some(batch), _) => batch,
+                    // The channels close early only when the thread panicked: hand its panic on.
+                    (None, handle) => match handle.take().map(JoinHandle::join) {
+                        Some(Err(panic)) => std::panic::resume_unwind(panic),
+                        _ => unreachable!("the loader's thread ended while its loader lives"),
+                    },
+                }
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn new(mut source: Source) -> Worker {
+        let inline = Box::new(source.clone());
+        let (requests, steps) = channel::<u64>();
+        let (sender, batches) = channel();
+        let thread = std::thread::Builder::new()
+            .name("loader".into())
+            .spawn(move || {
+                for step in steps {
+                    if sender.send(source.batch(step)).is_err() {
+                        break;
+                    }
+                }
+            });
+        match thread {
+            Ok(handle) => Worker::Thread {
+                requests: Some(requests),
+                batches,
+                handle: Some(handle),
+                pending: None,
+            },
+            Err(error) => {
+                tracing::warn!(
+                    "no thread for the data loader ({error}): batches are not prepared ahead"
+                );
+                Worker::Inline(inline)
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if let Worker::Thread {
+            requests, handle, ..
+        } = self
+        {
+            *requests = None;
+            if let Some(handle) = handle.take() {
+                // A panic of the thread was either handed on by `batch` or concerns a batch nobody asked for.
+                let _ = handle.join();
+            }
+        }
+    }
+}
+
+/// Makes the batches.
+#[derive(Clone)]
+struct Source {
+    images: Arc<dyn Images>,
+    indices: Vec<u32>,
+    /// `indices` as shuffled for `order_epoch`.
+    order: Vec<u32>,
+    order_epoch: Option<u64>,
+    batch: usize,
+    augment: Option<Augment>,
+    normaliser: Normaliser,
+    shuffle: Philox,
+    augmentation: Philox,
+    stream: Stream,
+}
+
+impl Source {
+    fn batches_per_epoch(&self) -> usize {
+        self.indices.len() / self.batch
+    }
+
+    /// The second half of the Philox counter: the stream in the top byte, epoch or step below.
+    fn counter(&self, number: u64) -> u64 {
+        (self.stream as u64) << 56 | number & ((1 << 56) - 1)
+    }
+
+    fn batch(&mut self, step: u64) -> Batch {
+        let per_epoch = self.batches_per_epoch() as u64;
+        let epoch = step / per_epoch;
+        if self.order_epoch != Some(epoch) {
+            // From the same start each time: the order depends on the epoch, not on the ones before.
+            self.order.copy_from_slice(&self.indices);
+            let mut rng = self.shuffle.rng(self.counter(epoch));
+            shuffle(&mut self.order, &mut rng);
+            self.order_epoch = Some(epoch);
+        }
+        let first = (step % per_epoch) as usize * self.batch;
+        let chosen = &self.order[first..first + self.batch];
+        let size = self.images.size();
+        assemble(&*self.images, chosen, |slot, pixels, out| {
+            match &self.augment {
+                None => self.normaliser.plain(pixels, out),
+                Some(augment) => {
+                    let placement =
+                        augment.draw(&self.augmentation, self.counter(step), slot as u64, size);
+                    self.normaliser.placed(pixels, size, &placement, out);
+                }
+            }
+        })
+    }
+}
+
+/// The images at `indices` in that order, normalised and otherwise as they are.
+///
+/// # Panics
+/// When an index is not below `images.len()`.
+pub fn evaluation_batch(
+    images: &dyn Images,
+    indices: &[u32],
+    mean: [f32; 3],
+    std: [f32; 3],
+) -> Batch {
+    let normaliser = Normaliser::new(mean, std);
+    assemble(images, indices, |_, pixels, out| {
+        normaliser.plain(pixels, out)
+    })
+}
+
+/// A batch of the images at `indices`; `convert(slot, pixels, out)` writes each.
+fn assemble(
+    images: &dyn Images,
+    indices: &[u32],
+    convert: impl Fn(usize, &[u8], &mut [f32]),
+) -> Batch {
+    let [height, width] = images.size();
+    let elements = height * width * 3;
+    let mut pixels = vec![0; elements];
+    let mut batch = Batch {
+        images: vec![0.0; indices.len() * elements],
+        labels: Vec::with_capacity(indices.len()),
+    };
+    for (slot, out) in batch.images.chunks_exact_mut(elements).enumerate() {
+        let i = indices[slot] as usize;
+        images.pixels(i, &mut pixels);
+        batch.labels.push(images.label(i));
+        convert(slot, &pixels, out);
+    }
+    batch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::InMemory;
+    use super::super::testing::counting;
+    use super::*;
+
+    /// 1×1 images whose label and red pixel are their index.
+    fn numbered(n: usize) -> Arc<dyn Images> {
+        Arc::new(InMemory {
+            size: [1, 1],
+            pixels: (0..n).flat_map(|i| [i as u8, 0, 0]).collect(),
+            labels: (0..n as u32).collect(),
+        })
+    }
+
+    fn loader(
+        images: Arc<dyn Images>,
+        batch: usize,
+        augment: Option<Augment>,
+        seed: u64,
+        stream: Stream,
+    ) -> Loader {
+        let indices = (0..images.len() as u32).collect();
+        Loader::new(
+            images, indices, batch, augment, [0.0; 3], [1.0; 3], seed, stream,
+        )
+    }
+
+    #[test]
+    fn an_epoch_shows_every_image_once_and_each_epoch_has_its_own_order() {
+        let mut loader = loader(numbered(12), 3, None, 1, Stream::Train);
+        assert_eq!(loader.batches_per_epoch(), 4);
+        let mut epoch = |e: u64| {
+            (0..4)
+                .flat_map(|b| loader.batch(4 * e + b).labels)
+                .collect::<Vec<_>>()
+        };
+        let orders = [epoch(0), epoch(1)];
+        assert_ne!(orders[0], orders[1]);
+        for mut order in orders {
+            order.sort_unstable();
+            assert!(order.into_iter().eq(0..12));
+        }
+    }
+
+    #[test]
+    fn images_left_over_by_whole_batches_change_from_epoch_to_epoch() {
+        let mut loader = loader(numbered(7), 3, None, 1, Stream::Train);
+        assert_eq!(loader.batches_per_epoch(), 2);
+        let seen: std::collections::HashSet<u32> =
+            (0..40).flat_map(|step| loader.batch(step).labels).collect();
+        assert_eq!(seen.len(), 7);
+    }
+
+    #[test]
+    fn a_batch_is_a_function_of_seed_stream_and_step_in_any_order_of_asking() {
+        let augment = Some(Augment {
+            crop_padding: 1,
+            flip: true,
+            cutout: 2,
+        });
+        let images: Arc<dyn Images> = Arc::new(counting(20, [5, 4], 4));
+        let make = |seed, stream| loader(images.clone(), 4, augment, seed, stream);
+        let mut forward = make(9, Stream::Train);
+        let batches: Vec<Batch> = (0..15).map(|step| forward.batch(step)).collect();
+        let mut jumping = make(9, Stream::Train);
+        for step in [14, 3, 4, 4, 0, 9, 10, 2] {
+            assert_eq!(jumping.batch(step), batches[step as usize], "step {step}");
+        }
+        assert_ne!(make(10, Stream::Train).batch(0), batches[0]);
+        assert_ne!(make(9, Stream::Validation).batch(0), batches[0]);
+    }
+
+    #[test]
+    fn augmentation_differs_between_two_showings_of_one_image() {
+        let augment = Some(Augment {
+            crop_padding: 2,
+            flip: true,
+            cutout: 0,
+        });
+        let images: Arc<dyn Images> = Arc::new(counting(1, [6, 6], 1));
+        let mut loader = loader(images, 1, augment, 1, Stream::Train);
+        let distinct: std::collections::HashSet<Vec<u32>> = (0..50)
+            .map(|step| {
+                loader
+                    .batch(step)
+                    .images
+                    .iter()
+                    .map(|v| v.to_bits())
+                    .collect()
+            })
+            .collect();
+        // 25 shifts, mirrored or not.
+        assert!(distinct.len() > 25);
+    }
+
+    #[test]
+    fn evaluation_batches_are_plain_and_in_order() {
+        let images = numbered(10);
+        let batch = evaluation_batch(&*images, &[7, 2], [0.0; 3], [0.5; 3]);
+        assert_eq!(batch.labels, [7, 2]);
+        assert_eq!(batch.images[0], 7.0 / 255.0 / 0.5);
+        assert_eq!(batch.images[3], 2.0 / 255.0 / 0.5);
+    }
+
+    struct Broken;
+    impl Images for Broken {
+        fn len(&self) -> usize {
+            2
+        }
+        fn size(&self) -> [usize; 2] {
+            [1, 1]
+        }
+        fn label(&self, _: usize) -> u32 {
+            0
+        }
+        fn pixels(&self, _: usize, _: &mut [u8]) {
+            panic!("the disk is gone")
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the disk is gone")]
+    fn a_panic_of_the_preparing_thread_reaches_the_caller() {
+        loader(Arc::new(Broken), 1, None, 1, Stream::Train).batch(0);
+    }
+}
