@@ -1,6 +1,151 @@
-//! The command line.
-pub mod query;
-/// Entry.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+//! The command line: one file a subcommand. Parses, calls, prints; no numerics.
+//!
+//! Exit status: 0 done, 1 failed, 2 bad usage, 130 interrupted with a checkpoint. An error is one
+//! sentence on standard error.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::run::BadUsage;
+
+mod completions;
+mod config;
+mod defaults;
+mod devices;
+mod flags;
+mod progress;
+mod query;
+mod report;
+mod search;
+mod validate;
+
+/// Exit status of bad usage.
+const BAD_USAGE: u8 = 2;
+/// Exit status of a run stopped by Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+/// Neural architecture search by the NDARTS method.
+#[derive(Parser)]
+#[command(name = "ndarts", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Search(search::Command),
+    Query(query::Command),
+    Report(report::Command),
+    Devices(devices::Command),
+    Completions(completions::Command),
+}
+
+/// Flags of every command that computes.
+#[derive(Args, Clone, Debug, Default)]
+struct Threads {
+    /// CPU threads; 0 takes all cores [default: RAYON_NUM_THREADS, else all cores]
+    #[arg(long, value_name = "N", value_parser = flags::whole, allow_negative_numbers = true)]
+    threads: Option<usize>,
+}
+
+/// What a subcommand ends with when it does not fail.
+enum End {
+    Done,
+    Interrupted,
+}
+
+/// The whole program: parses the arguments, runs the command, reports its error.
+pub fn main() -> ExitCode {
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let ended = match cli.command {
+        Command::Search(command) => command.run(),
+        Command::Query(command) => command.run(),
+        Command::Report(command) => command.run(),
+        Command::Devices(command) => command.run(),
+        Command::Completions(command) => command.run(),
+    };
+    match ended {
+        Ok(End::Done) => ExitCode::SUCCESS,
+        Ok(End::Interrupted) => ExitCode::from(INTERRUPTED),
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::from(if error.is::<BadUsage>() { BAD_USAGE } else { 1 })
+        }
+    }
+}
+
+/// The parser, with the defaults of the settings written into its help.
+fn command() -> clap::Command {
+    defaults::document(Cli::command())
+}
+
+/// Help and version as clap prints them; an error as one sentence.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // A closed pipe (`ndarts --help | head`) is no failure.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::from(BAD_USAGE);
+    }
+    let text = error.to_string();
+    let cut = text
+        .find("\n\nUsage:")
+        .or_else(|| text.find("\n\nFor more"))
+        .unwrap_or(text.len());
+    let sentence: Vec<&str> = text[..cut].split_whitespace().collect();
+    let sentence = sentence.join(" ");
+    complain(&format!(
+        "{} (see --help)",
+        sentence.trim_start_matches("error: ")
+    ));
+    ExitCode::from(BAD_USAGE)
+}
+
+fn complain(sentence: &str) {
+    let sentence = sentence.replace('\n', " ");
+    let _ = writeln!(std::io::stderr(), "error: {sentence}");
+}
+
+/// Prints to standard output; a reader that has gone away is no failure.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Sizes the thread pool, before its first use.
+fn start_threads(threads: Option<usize>) -> anyhow::Result<()> {
+    let Some(threads) = threads else {
+        return Ok(());
+    };
+    if threads > 1024 {
+        anyhow::bail!(BadUsage(format!(
+            "--threads: expected at most 1024, found {threads}"
+        )));
+    }
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|error| anyhow::anyhow!("--threads {threads}: cannot start them: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parser_is_sound() {
+        command().debug_assert();
+    }
 }

@@ -6,6 +6,7 @@
 mod darts;
 mod nb201;
 pub mod parameters;
+pub mod state_dict;
 #[cfg(test)]
 mod tests;
 

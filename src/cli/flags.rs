@@ -1,0 +1,277 @@
+//! The flags of a search, in groups that commands share, and their layers:
+//! defaults ← `--config` file ← flags.
+//!
+//! A flag left out is absent, not its default, so that layers can be told apart. Each group turns
+//! into a table whose keys are the flags' names, which are also those of `config.toml`; a layer is
+//! then laid over another key by key, and the origin of every value is remembered for messages.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Result, anyhow, bail};
+use clap::Args;
+use serde::Serialize;
+
+use super::config::ConfigFile;
+use super::{defaults, validate};
+use crate::run::BadUsage;
+use crate::search::settings::{Gamma, SearchSettings, StrategyKind, UnrolledProduct, Weights};
+use crate::space::Space;
+
+/// Which network.
+#[derive(Args, Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Network")]
+pub struct NetworkFlags {
+    /// Search space
+    #[arg(long, value_enum, value_name = "SPACE")]
+    space: Option<Space>,
+    /// Channels of the first stage
+    #[arg(long, value_name = "C", value_parser = whole, allow_negative_numbers = true)]
+    channels: Option<usize>,
+    /// DARTS: cells of the network; NAS-Bench-201: cells of each of its three stages
+    #[arg(long, value_name = "L", value_parser = whole, allow_negative_numbers = true)]
+    cells: Option<usize>,
+    /// Where to compute: `auto` or `cpu`
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+}
+
+/// Which images, and how they are altered.
+#[derive(Args, Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Data")]
+pub struct DataFlags {
+    /// Images: `digits`, `cifar10:DIR`, `cifar100:DIR`, `folder:DIR` or `pack:FILE`
+    #[arg(long, value_name = "SPEC")]
+    data: Option<String>,
+    /// Images a batch
+    #[arg(long, value_name = "B", value_parser = whole, allow_negative_numbers = true)]
+    batch: Option<usize>,
+    /// Side of the square images, pixels; 0 keeps the data's own
+    #[arg(long, value_name = "PIXELS", value_parser = whole, allow_negative_numbers = true)]
+    image_size: Option<usize>,
+    /// Random crop: zero padding on each side, pixels; 0 turns it off
+    #[arg(long, value_name = "PIXELS", value_parser = whole, allow_negative_numbers = true)]
+    crop_padding: Option<usize>,
+    /// Random horizontal flip
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    flip: Option<bool>,
+    /// Cutout: side of the square that is blanked, pixels; 0 turns it off
+    #[arg(long, value_name = "PIXELS", value_parser = whole, allow_negative_numbers = true)]
+    cutout: Option<usize>,
+    /// Normalisation: mean of each channel, pixels in 0..1, separated by commas
+    #[arg(long, value_name = "M,…", value_parser = number, value_delimiter = ',', allow_negative_numbers = true)]
+    mean: Option<Vec<f32>>,
+    /// Normalisation: standard deviation of each channel, pixels in 0..1, separated by commas
+    #[arg(long, value_name = "S,…", value_parser = number, value_delimiter = ',', allow_negative_numbers = true)]
+    std: Option<Vec<f32>>,
+    /// Seed of every random choice
+    #[arg(long, value_name = "S", value_parser = seed, allow_negative_numbers = true)]
+    seed: Option<u64>,
+}
+
+/// The Neumann series.
+#[derive(Args, Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Hypergradient")]
+pub struct NeumannFlags {
+    /// K, terms of the Neumann series beyond the first
+    #[arg(long, value_name = "K", value_parser = whole, allow_negative_numbers = true)]
+    neumann_terms: Option<usize>,
+    /// Inner learning rate of the series: a number, or `auto` for 1/λ_max of the Hessian
+    #[arg(long, value_name = "G", allow_negative_numbers = true)]
+    gamma: Option<Gamma>,
+}
+
+/// How weights and architecture are trained.
+#[derive(Args, Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Search")]
+pub struct TrainingFlags {
+    /// Search strategy
+    #[arg(long, value_enum, value_name = "STRATEGY")]
+    strategy: Option<StrategyKind>,
+    /// How the weights are trained
+    #[arg(long, value_enum, value_name = "METHOD")]
+    weights: Option<Weights>,
+    /// Passes over the training half
+    #[arg(long, value_name = "E", value_parser = whole, allow_negative_numbers = true)]
+    epochs: Option<usize>,
+    /// Epochs at the start that train the weights only
+    #[arg(long, value_name = "E", value_parser = whole, allow_negative_numbers = true)]
+    warmup_epochs: Option<usize>,
+    /// T, weight steps before each architecture step
+    #[arg(long, value_name = "T", value_parser = whole, allow_negative_numbers = true)]
+    inner_steps: Option<usize>,
+    /// Second product of darts-v2
+    #[arg(long, value_enum, value_name = "PRODUCT")]
+    unrolled_product: Option<UnrolledProduct>,
+    /// Learning rate of the architecture (Adam)
+    #[arg(long, value_name = "RATE", value_parser = number, allow_negative_numbers = true)]
+    arch_lr: Option<f32>,
+    /// Weight decay of the architecture
+    #[arg(long, value_name = "DECAY", value_parser = number, allow_negative_numbers = true)]
+    arch_weight_decay: Option<f32>,
+    /// Adam's first decay rate
+    #[arg(long, value_name = "BETA", value_parser = number, allow_negative_numbers = true)]
+    arch_beta1: Option<f32>,
+    /// Adam's second decay rate
+    #[arg(long, value_name = "BETA", value_parser = number, allow_negative_numbers = true)]
+    arch_beta2: Option<f32>,
+    /// First learning rate of the weights (SGD, cosine schedule)
+    #[arg(long, help_heading = "SGD", value_name = "RATE", value_parser = number, allow_negative_numbers = true)]
+    lr: Option<f32>,
+    /// Last learning rate of the weights
+    #[arg(long, help_heading = "SGD", value_name = "RATE", value_parser = number, allow_negative_numbers = true)]
+    lr_min: Option<f32>,
+    /// Momentum
+    #[arg(long, help_heading = "SGD", value_name = "M", value_parser = number, allow_negative_numbers = true)]
+    momentum: Option<f32>,
+    /// Weight decay
+    #[arg(long, help_heading = "SGD", value_name = "DECAY", value_parser = number, allow_negative_numbers = true)]
+    weight_decay: Option<f32>,
+    /// Gradient norm at which gradients are clipped; 0 turns it off
+    #[arg(long, help_heading = "SGD", value_name = "NORM", value_parser = number, allow_negative_numbers = true)]
+    clip: Option<f32>,
+    /// n, members of a population
+    #[arg(long, help_heading = "Evolution strategy", value_name = "N", value_parser = whole, allow_negative_numbers = true)]
+    population: Option<usize>,
+    /// σ, standard deviation of the noise, in units of the weights
+    #[arg(long, help_heading = "Evolution strategy", value_name = "S", value_parser = number, allow_negative_numbers = true)]
+    sigma: Option<f32>,
+    /// η, step size of the recombination
+    #[arg(long, help_heading = "Evolution strategy", value_name = "E", value_parser = number, allow_negative_numbers = true)]
+    es_step: Option<f32>,
+    /// Recombine as the paper prints it: plus sign, no mean subtracted
+    #[arg(long, help_heading = "Evolution strategy", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    es_literal: Option<bool>,
+    /// Draw the noise in pairs of opposite sign
+    #[arg(long, help_heading = "Evolution strategy", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    antithetic: Option<bool>,
+}
+
+/// Where the value of a setting came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag on the command line.
+    Flag,
+    /// A line of a config file: file and line, counted from 1.
+    File(String, usize),
+}
+
+/// Origins by key; a key that is missing has its default.
+pub type Origins = BTreeMap<String, Origin>;
+
+/// How a message names the setting `key`: `--sigma`, or `my.toml:3: sigma`.
+pub fn named(origins: &Origins, key: &str) -> String {
+    match origins.get(key) {
+        Some(Origin::File(file, line)) => format!("{file}:{line}: {key}"),
+        Some(Origin::Flag) | None => format!("--{key}"),
+    }
+}
+
+/// The flags that were given, as a table.
+///
+/// # Errors
+///
+/// [`BadUsage`] for a seed that TOML cannot hold.
+pub fn table(group: &impl Serialize) -> Result<toml::Table> {
+    toml::Table::try_from(group).map_err(|error| {
+        anyhow!(BadUsage(format!(
+            "expected flags that a config.toml can hold, found: {error}"
+        )))
+    })
+}
+
+/// Lays defaults, config file and flags over one another and checks the result.
+///
+/// # Errors
+///
+/// [`BadUsage`], naming the flag, or the config file's line, whose value is not good.
+pub fn resolve(flags: toml::Table, file: Option<&ConfigFile>) -> Result<SearchSettings> {
+    let mut given = toml::Table::new();
+    let mut origins = Origins::new();
+    if let Some(file) = file {
+        for (key, line, value) in file.settings() {
+            given.insert(key.into(), value.clone());
+            origins.insert(key.into(), Origin::File(file.name().into(), line));
+        }
+    }
+    for (key, value) in flags {
+        origins.insert(key.clone(), Origin::Flag);
+        given.insert(key, value);
+    }
+    let data = given
+        .get("data")
+        .and_then(toml::Value::as_str)
+        .unwrap_or(defaults::DATA);
+    let kind = defaults::DataKind::of(data).map_err(|expected| {
+        BadUsage(format!(
+            "{}: {expected}, found `{data}`",
+            named(&origins, "data")
+        ))
+    })?;
+    let space = match given.get("space") {
+        None => defaults::SPACE,
+        Some(space) => space.clone().try_into().map_err(|_| {
+            BadUsage(format!(
+                "{}: expected darts or nb201, found {space}",
+                named(&origins, "space")
+            ))
+        })?,
+    };
+    let mut settings = toml::Table::try_from(defaults::defaults_for(kind, space))?;
+    settings.extend(given);
+    let settings: SearchSettings = settings.try_into().map_err(|error: toml::de::Error| {
+        BadUsage(format!(
+            "expected good settings, found: {}",
+            error.message()
+        ))
+    })?;
+    validate::check(&settings, &origins)?;
+    Ok(settings)
+}
+
+/// Reads the file of `--config`, if one is given.
+///
+/// # Errors
+///
+/// See [`ConfigFile::read`].
+pub fn config_file(path: Option<&Path>) -> Result<Option<ConfigFile>> {
+    path.map(ConfigFile::read).transpose()
+}
+
+/// A whole number of at least 0.
+pub fn whole(text: &str) -> Result<usize, String> {
+    text.parse()
+        .map_err(|_| "expected a whole number of at least 0".into())
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(seed) if seed <= i64::MAX as u64 => Ok(seed),
+        _ => Err("expected a whole number from 0 to 9223372036854775807".into()),
+    }
+}
+
+fn number(text: &str) -> Result<f32, String> {
+    text.parse().map_err(|_| "expected a number".into())
+}
+
+/// Refuses flags beside `--resume`, which goes on with the run's own settings.
+///
+/// # Errors
+///
+/// [`BadUsage`] naming the flags.
+pub fn refuse_beside_resume(given: &[String]) -> Result<()> {
+    if given.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = given.iter().map(|key| format!("--{key}")).collect();
+    bail!(BadUsage(format!(
+        "--resume: expected at most --device, --threads and --quiet beside it, as the run keeps its \
+         own settings, found {}",
+        list.join(", ")
+    )))
+}

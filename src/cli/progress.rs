@@ -1,0 +1,182 @@
+//! Progress of a search: a bar on a terminal, plain lines elsewhere, nothing when quiet.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+
+use crate::run::drive::Observer;
+use crate::search::record::{EpochRecord, RoundRecord};
+use crate::space::Genotype;
+
+/// Least time between two plain lines of rounds.
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Shows what a search is doing, on standard error.
+pub enum Progress {
+    /// `--quiet`.
+    Quiet,
+    /// A terminal.
+    Bar(ProgressBar),
+    /// A file or a pipe.
+    Plain {
+        /// When this sitting began.
+        began: Instant,
+        /// When the last line was printed.
+        last: Instant,
+        /// Rounds done before this sitting, and in all.
+        rounds: (u64, u64),
+    },
+}
+
+impl Progress {
+    /// The form that suits standard error.
+    pub fn new(quiet: bool) -> Progress {
+        if quiet {
+            Progress::Quiet
+        } else if std::io::stderr().is_terminal() {
+            Progress::Bar(ProgressBar::new(0))
+        } else {
+            Progress::Plain {
+                began: Instant::now(),
+                last: Instant::now(),
+                rounds: (0, 0),
+            }
+        }
+    }
+
+    /// Takes the bar off the screen.
+    pub fn close(&mut self) {
+        if let Progress::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn begin(&mut self, done: u64, total: u64) {
+        match self {
+            Progress::Quiet => {}
+            Progress::Bar(bar) => {
+                let style = ProgressStyle::with_template(
+                    "{bar:24} {pos}/{len} rounds, {per_sec}, {eta} left\n{wide_msg}",
+                );
+                bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+                bar.set_length(total);
+                bar.set_position(done);
+                bar.reset_eta();
+            }
+            Progress::Plain { began, rounds, .. } => {
+                *began = Instant::now();
+                *rounds = (done, total);
+                if done > 0 {
+                    eprintln!("going on after round {done} of {total}");
+                }
+            }
+        }
+    }
+
+    fn round(&mut self, record: &RoundRecord, genotype: &Genotype) {
+        match self {
+            Progress::Quiet => {}
+            Progress::Bar(bar) => {
+                bar.set_position(record.round);
+                bar.set_message(format!("{}; {}", losses(record), in_short(genotype)));
+            }
+            Progress::Plain {
+                began,
+                last,
+                rounds,
+            } => {
+                if last.elapsed() < PLAIN_EVERY {
+                    return;
+                }
+                *last = Instant::now();
+                let (before, total) = *rounds;
+                let rate = (record.round - before) as f64 / began.elapsed().as_secs_f64().max(1e-9);
+                let left = Duration::from_secs_f64((total - record.round) as f64 / rate.max(1e-9));
+                eprintln!(
+                    "round {}/{total}, {rate:.2}/s, {} left: {}; {}",
+                    record.round,
+                    HumanDuration(left),
+                    losses(record),
+                    in_short(genotype)
+                );
+            }
+        }
+    }
+
+    fn epoch(&mut self, record: &EpochRecord) {
+        let genotype = record
+            .genotype
+            .parse()
+            .map_or_else(|_| String::new(), |g| in_short(&g));
+        let line = format!(
+            "epoch {}: validation loss {:.4}, accuracy {:.2} %, {:.1} s; {genotype}",
+            record.epoch + 1,
+            record.loss_val,
+            100.0 * record.accuracy_val,
+            record.seconds
+        );
+        match self {
+            Progress::Quiet => {}
+            Progress::Bar(bar) => bar.println(line),
+            Progress::Plain { last, .. } => {
+                *last = Instant::now();
+                eprintln!("{line}");
+            }
+        }
+    }
+}
+
+fn losses(record: &RoundRecord) -> String {
+    let train = format!(
+        "train {:.4} ({:.1} %)",
+        record.loss_train,
+        100.0 * record.accuracy_train
+    );
+    match (record.loss_val, record.accuracy_val) {
+        (Some(loss), Some(accuracy)) => {
+            format!("{train}, val {loss:.4} ({:.1} %)", 100.0 * accuracy)
+        }
+        _ => train,
+    }
+}
+
+/// How often each op stands in each cell: `normal 5 sep_conv_3x3 2 skip_connect, reduction …`.
+fn in_short(genotype: &Genotype) -> String {
+    let cells = genotype.cells().into_iter().map(|cell| {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for (_, _, op) in cell.edges.iter().filter(|(_, _, op)| !op.is_empty()) {
+            *counts.entry(op).or_default() += 1;
+        }
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_by_key(|&(op, count)| (std::cmp::Reverse(count), op));
+        let counts: Vec<String> = counts
+            .iter()
+            .map(|(op, count)| format!("{count} {op}"))
+            .collect();
+        let counts = if counts.is_empty() {
+            "no ops".into()
+        } else {
+            counts.join(" ")
+        };
+        format!("{} {counts}", cell.name)
+    });
+    cells.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_genotype_in_short_counts_ops_most_frequent_first() {
+        let text = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|none~0|none~1|none~2|";
+        assert_eq!(
+            in_short(&text.parse().unwrap()),
+            "cell 2 nor_conv_3x3 1 skip_connect"
+        );
+    }
+}

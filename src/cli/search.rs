@@ -1,0 +1,167 @@
+//! `ndarts search`: a search, from its first round or from the checkpoint of an earlier one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use super::config::{ConfigFile, RunKeys};
+use super::flags::{self, DataFlags, NetworkFlags, NeumannFlags, TrainingFlags};
+use super::progress::Progress;
+use super::{End, INTERRUPTED, Threads, say};
+use crate::run::config::RunConfig;
+use crate::run::drive::{self, Outcome};
+
+/// Search for an architecture.
+///
+/// Flags win over the config file, which wins over the defaults.
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  ndarts search --space nb201 --data cifar10:cifar-10-batches-bin --epochs 5 --out runs/first"
+)]
+pub struct Command {
+    #[command(flatten)]
+    network: NetworkFlags,
+    #[command(flatten)]
+    data: DataFlags,
+    #[command(flatten)]
+    neumann: NeumannFlags,
+    #[command(flatten)]
+    training: TrainingFlags,
+    #[command(flatten)]
+    run: RunFlags,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Run")]
+struct RunFlags {
+    /// Run directory to make [default: runs/<space>-<strategy>-<data>-s<seed>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on with the run in DIR from its last checkpoint, with that run's settings
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
+    /// Settings in TOML, under the flags' names without dashes
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Rounds between checkpoints, besides the one at the end of each epoch; 0: only those [default: 0]
+    #[arg(long, value_name = "ROUNDS", value_parser = flags::whole, allow_negative_numbers = true)]
+    checkpoint_every: Option<usize>,
+    /// Print the found genotype and nothing else
+    #[arg(long)]
+    quiet: bool,
+    #[command(flatten)]
+    threads: Threads,
+}
+
+impl Command {
+    pub(super) fn run(self) -> Result<End> {
+        let mut given = flags::table(&self.network)?;
+        given.extend(flags::table(&self.data)?);
+        given.extend(flags::table(&self.neumann)?);
+        given.extend(flags::table(&self.training)?);
+        if self.run.resume.is_some() {
+            return self.run.resume(&given);
+        }
+        let file = flags::config_file(self.run.config.as_deref())?;
+        let keys = file.as_ref().map(ConfigFile::run_keys).unwrap_or_default();
+        let config = RunConfig {
+            search: flags::resolve(given, file.as_ref())?,
+            checkpoint_every: match self.run.checkpoint_every {
+                Some(rounds) => rounds as u64,
+                None => keys.checkpoint_every.unwrap_or(0),
+            },
+        };
+        self.run.start(&config, keys)
+    }
+}
+
+impl RunFlags {
+    fn start(self, config: &RunConfig, keys: RunKeys) -> Result<End> {
+        super::start_threads(self.threads.threads.or(keys.threads))?;
+        let out = self
+            .out
+            .or(keys.out)
+            .unwrap_or_else(|| drive::default_out(config));
+        let quiet = self.quiet || keys.quiet.unwrap_or(false);
+        let stop = catch_interrupts(quiet)?;
+        let mut progress = Progress::new(quiet);
+        let outcome = drive::start(config, &out, &mut progress, &stop);
+        progress.close();
+        Ok(conclude(outcome?, &out, quiet))
+    }
+
+    fn resume(self, given: &toml::Table) -> Result<End> {
+        let mut beside: Vec<String> = given
+            .keys()
+            .filter(|key| *key != "device")
+            .cloned()
+            .collect();
+        for (key, present) in [
+            ("out", self.out.is_some()),
+            ("config", self.config.is_some()),
+            ("checkpoint-every", self.checkpoint_every.is_some()),
+        ] {
+            if present {
+                beside.push(key.into());
+            }
+        }
+        flags::refuse_beside_resume(&beside)?;
+        let device = given
+            .get("device")
+            .and_then(|device| device.as_str())
+            .map(String::from);
+        if let Some(device) = &device {
+            super::validate::check_device(device)?;
+        }
+        super::start_threads(self.threads.threads)?;
+        let path = self.resume.unwrap_or_default();
+        let stop = catch_interrupts(self.quiet)?;
+        let mut progress = Progress::new(self.quiet);
+        let outcome = drive::resume(&path, device, &mut progress, &stop);
+        progress.close();
+        Ok(conclude(outcome?, &path, self.quiet))
+    }
+}
+
+/// The first Ctrl-C asks for a stop after the round; the second ends the process at once.
+fn catch_interrupts(quiet: bool) -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        if !quiet {
+            eprintln!("\nstopping after this round, with a checkpoint; Ctrl-C again stops at once");
+        }
+    })
+    .context("Ctrl-C cannot be caught")?;
+    Ok(stop)
+}
+
+fn conclude(outcome: Outcome, out: &std::path::Path, quiet: bool) -> End {
+    let shown = out.display();
+    match outcome {
+        Outcome::Finished(epoch) => {
+            say(&format!("{}\n", epoch.genotype));
+            if !quiet {
+                eprintln!(
+                    "validation accuracy {:.2} %, loss {:.4}, {:.1} s; report: {shown}/report.html",
+                    100.0 * epoch.accuracy_val,
+                    epoch.loss_val,
+                    epoch.seconds
+                );
+            }
+            End::Done
+        }
+        Outcome::Interrupted { round } => {
+            if !quiet {
+                eprintln!("interrupted after round {round}; go on: ndarts search --resume {shown}");
+            }
+            End::Interrupted
+        }
+    }
+}

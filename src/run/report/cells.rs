@@ -1,0 +1,268 @@
+//! A cell drawn as a graph: states as boxes, ops as coloured pills on the edges between them.
+//!
+//! An op is a vertex of the layout, so that its label gets room and never lies on another. Edges
+//! that span several layers get a vertex in each layer between, so that the layout keeps their way
+//! free; the drawn curve passes through those.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use rust_sugiyama::configure::Config;
+use rust_sugiyama::from_vertices_and_edges;
+
+use super::escape;
+use super::palette::{of_op, short_name};
+use crate::space::CellGraph;
+
+/// Height of boxes and pills, pixels.
+const HEIGHT: f64 = 24.0;
+/// Width of a pill, pixels: the longest short name.
+const PILL: f64 = 70.0;
+/// Width kept free for a passing edge, pixels.
+const PASSING: f64 = 8.0;
+/// Empty border of the drawing, pixels.
+const MARGIN: f64 = 12.0;
+
+/// A vertex of the layout.
+enum Vertex<'a> {
+    State(&'a str),
+    Op(&'a str),
+    /// A long edge on its way.
+    Passing,
+}
+
+impl Vertex<'_> {
+    fn size(&self) -> (f64, f64) {
+        let width = match self {
+            Vertex::State(name) => 16.0 + 8.0 * name.chars().count() as f64,
+            Vertex::Op(_) => PILL,
+            Vertex::Passing => PASSING,
+        };
+        (width, HEIGHT)
+    }
+}
+
+/// The graph that is laid out: every edge goes from one layer to the next.
+#[derive(Default)]
+struct Layered<'a> {
+    vertices: Vec<Vertex<'a>>,
+    layers: Vec<usize>,
+    edges: Vec<(usize, usize)>,
+    /// Each drawn curve as the vertices it passes.
+    curves: Vec<Vec<usize>>,
+}
+
+impl<'a> Layered<'a> {
+    fn of(cell: &'a CellGraph) -> Layered<'a> {
+        let mut graph = Layered::default();
+        for (name, layer) in cell.nodes.iter().zip(state_layers(cell)) {
+            graph.add(Vertex::State(name), layer);
+        }
+        for (from, to, op) in &cell.edges {
+            if op.is_empty() {
+                graph.connect(*from, *to);
+            } else {
+                // Beside the node it feeds: ops of one node then stand in one row.
+                let pill = graph.add(Vertex::Op(op), graph.layers[*to] - 1);
+                graph.connect(*from, pill);
+                graph.connect(pill, *to);
+            }
+        }
+        graph
+    }
+
+    fn add(&mut self, vertex: Vertex<'a>, layer: usize) -> usize {
+        self.vertices.push(vertex);
+        self.layers.push(layer);
+        self.vertices.len() - 1
+    }
+
+    fn connect(&mut self, from: usize, to: usize) {
+        let mut curve = vec![from];
+        for layer in self.layers[from] + 1..self.layers[to] {
+            let passing = self.add(Vertex::Passing, layer);
+            curve.push(passing);
+        }
+        curve.push(to);
+        self.edges
+            .extend(curve.windows(2).map(|pair| (pair[0], pair[1])));
+        self.curves.push(curve);
+    }
+
+    /// Centres of the vertices, and the size of the whole.
+    fn place(&self) -> (BTreeMap<usize, (f64, f64)>, f64, f64) {
+        let id = |vertex: usize| vertex as u32;
+        let vertices: Vec<_> = self
+            .vertices
+            .iter()
+            .enumerate()
+            .map(|(v, vertex)| (id(v), vertex.size()))
+            .collect();
+        let edges: Vec<_> = self
+            .edges
+            .iter()
+            .map(|&(from, to)| (id(from), id(to)))
+            .collect();
+        let config = Config {
+            vertex_spacing: 10.0,
+            dummy_vertices: false,
+            ..Config::default()
+        };
+        let mut places = BTreeMap::new();
+        let mut width = 0.0f64;
+        let mut height = 0.0f64;
+        // A state that no edge touches is a graph of its own: they are set side by side.
+        for (layout, _, _) in from_vertices_and_edges(&vertices, &edges, &config) {
+            let edge_of = |(v, (x, y)): &(usize, (f64, f64))| {
+                let (w, h) = self.vertices[*v].size();
+                (x - w / 2.0, x + w / 2.0, y - h / 2.0, y + h / 2.0)
+            };
+            let fold = |pick: fn((f64, f64, f64, f64)) -> f64, choose: fn(f64, f64) -> f64| {
+                layout
+                    .iter()
+                    .map(edge_of)
+                    .map(pick)
+                    .reduce(choose)
+                    .unwrap_or(0.0)
+            };
+            let (left, right) = (fold(|e| e.0, f64::min), fold(|e| e.1, f64::max));
+            let (top, bottom) = (fold(|e| e.2, f64::min), fold(|e| e.3, f64::max));
+            let start = if width > 0.0 {
+                width + 2.0 * MARGIN
+            } else {
+                0.0
+            };
+            for (vertex, (x, y)) in layout {
+                places.insert(vertex, (start + x - left, y - top));
+            }
+            width = start + right - left;
+            height = height.max(bottom - top);
+        }
+        (places, width, height)
+    }
+}
+
+/// Layer of each state: inputs at 0; a node two below its lowest input, as its ops stand between.
+fn state_layers(cell: &CellGraph) -> Vec<usize> {
+    let mut layers = vec![0; cell.nodes.len()];
+    // Edges go from lower to higher states, so one sweep in the order of targets is enough.
+    for state in 0..cell.nodes.len() {
+        for (from, _, op) in cell.edges.iter().filter(|(_, to, _)| *to == state) {
+            let step = if op.is_empty() { 1 } else { 2 };
+            layers[state] = layers[state].max(layers[*from] + step);
+        }
+    }
+    layers
+}
+
+/// The drawing of a cell, as an SVG element.
+pub fn draw(cell: &CellGraph) -> String {
+    let graph = Layered::of(cell);
+    let (places, width, height) = graph.place();
+    let at = |vertex: usize| {
+        let (x, y) = places.get(&vertex).copied().unwrap_or_default();
+        (x + MARGIN, y + MARGIN)
+    };
+    let (width, height) = (width + 2.0 * MARGIN, height + 2.0 * MARGIN);
+    let mut svg = format!(
+        "<svg class=\"cell\" xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" \
+         viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" \
+         aria-label=\"{} cell\">\n",
+        escape(&cell.name)
+    );
+    for curve in &graph.curves {
+        let points: Vec<_> = curve.iter().map(|&vertex| at(vertex)).collect();
+        let _ = writeln!(svg, "<path d=\"{}\"/>", path(&points));
+    }
+    for (index, vertex) in graph.vertices.iter().enumerate() {
+        let (x, y) = at(index);
+        let (width, _) = vertex.size();
+        let (left, top) = (x - width / 2.0, y - HEIGHT / 2.0);
+        let (class, colour, text, title) = match vertex {
+            Vertex::Passing => continue,
+            Vertex::State(name) => ("state", "axis", (*name).to_owned(), *name),
+            Vertex::Op(op) => ("op", of_op(op).name, short_name(op), *op),
+        };
+        let _ = writeln!(
+            svg,
+            "<g class=\"{class}\" style=\"--c:var(--{colour})\"><title>{}</title>\
+             <rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{HEIGHT}\"/>\
+             <text x=\"{x:.1}\" y=\"{y:.1}\">{}</text></g>",
+            escape(title),
+            escape(&text)
+        );
+    }
+    svg + "</svg>\n"
+}
+
+/// A smooth way from the bottom of the first vertex to the top of the last, upright at every
+/// vertex between.
+fn path(points: &[(f64, f64)]) -> String {
+    let mut path = String::new();
+    let last = points.len() - 1;
+    let mut from = (0.0, 0.0);
+    for (index, &(x, y)) in points.iter().enumerate() {
+        let enters = (x, y - HEIGHT / 2.0);
+        if index == 0 {
+            let _ = write!(path, "M{x:.1} {:.1}", y + HEIGHT / 2.0);
+        } else {
+            let bend = (enters.1 - from.1) / 2.0;
+            let _ = write!(
+                path,
+                "C{:.1} {:.1} {:.1} {:.1} {:.1} {:.1}",
+                from.0,
+                from.1 + bend,
+                x,
+                enters.1 - bend,
+                x,
+                enters.1
+            );
+            if index < last {
+                let _ = write!(path, "V{:.1}", y + HEIGHT / 2.0);
+            }
+        }
+        from = (x, y + HEIGHT / 2.0);
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::space::Genotype;
+    use proptest::prelude::*;
+
+    #[test]
+    fn all_ops_and_states_are_drawn_and_boxes_do_not_overlap() {
+        let text = "Genotype(normal=[('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 0), \
+                    ('sep_conv_3x3', 1), ('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), \
+                    ('dil_conv_3x3', 2)], normal_concat=[2, 3, 4, 5], reduce=[('max_pool_3x3', 0), \
+                    ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1), ('max_pool_3x3', 0), \
+                    ('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)], \
+                    reduce_concat=[2, 3, 4, 5])";
+        let genotype: Genotype = text.parse().unwrap();
+        for cell in genotype.cells() {
+            let graph = Layered::of(&cell);
+            let (places, ..) = graph.place();
+            assert_eq!(places.len(), graph.vertices.len());
+            for (a, (xa, ya)) in &places {
+                for (b, (xb, yb)) in places.range(a + 1..) {
+                    let apart_x = (xa - xb).abs() * 2.0
+                        >= graph.vertices[*a].size().0 + graph.vertices[*b].size().0 - 1e-6;
+                    assert!(apart_x || (ya - yb).abs() >= HEIGHT, "{a} {b}");
+                }
+            }
+            assert_eq!(draw(&cell).matches("class=\"op\"").count(), 8);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_nb201_cell_is_drawn(index in 0usize..15_625) {
+            let cell = crate::space::Nb201Genotype::from_index(index).unwrap();
+            for graph in Genotype::from(cell).cells() {
+                prop_assert_eq!(draw(&graph).matches("class=\"op\"").count(), graph.edges.len());
+            }
+        }
+    }
+}
