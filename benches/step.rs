@@ -16,8 +16,14 @@ use std::time::Instant;
 
 fn peak_rss_mb() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
-    let kilobytes = line.split_whitespace().nth(1).and_then(|n| n.parse::<f64>().ok());
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap_or_default();
+    let kilobytes = line
+        .split_whitespace()
+        .nth(1)
+        .and_then(|n| n.parse::<f64>().ok());
     kilobytes.unwrap_or(f64::NAN) / 1024.0
 }
 
@@ -44,9 +50,14 @@ fn timed(rounds: usize, mut work: impl FnMut()) -> Vec<f64> {
 }
 
 fn main() {
-    let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with("--"))
+        .collect();
     let number = |i: usize, otherwise: usize| -> usize {
-        words.get(i).map_or(otherwise, |w| w.parse().expect("a whole number"))
+        words
+            .get(i)
+            .map_or(otherwise, |w| w.parse().expect("a whole number"))
     };
     let space = match words.first().map_or("darts", String::as_str) {
         "nb201" => Space::NasBench201,
@@ -79,7 +90,12 @@ fn main() {
         executor.forward(Mode::Gradient, &theta);
         executor.backward(&theta, &mut gradient);
         let clip_factor = (5.0 / (norm(&gradient[..omega]) + 1e-6)).min(1.0) as f32;
-        let step = Sgd { lr: 0.025, momentum: 0.9, weight_decay: 3e-4, clip_factor };
+        let step = Sgd {
+            lr: 0.025,
+            momentum: 0.9,
+            weight_decay: 3e-4,
+            clip_factor,
+        };
         sgd(step, &gradient[..omega], &mut buffer, &mut theta[..omega]);
     });
     report("step", &setting, step);
@@ -89,5 +105,11 @@ fn main() {
     executor.forward(Mode::Products, &theta);
     executor.backward(&theta, &mut gradient);
     let direction = gradient.clone();
-    report("product", &setting, timed(rounds, || executor.product(&theta, &direction, &mut gradient)));
+    report(
+        "product",
+        &setting,
+        timed(rounds, || {
+            executor.product(&theta, &direction, &mut gradient)
+        }),
+    );
 }

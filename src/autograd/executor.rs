@@ -2,8 +2,8 @@
 
 use super::plan::{Mode, Plan};
 use super::tape::Tape;
-use crate::device::{Arena, Device, View};
 use crate::device::simd::padded;
+use crate::device::{Arena, Device, View};
 use crate::ops::{ActivationId, Context, Moments, Outcome, Pass, Role};
 use std::sync::Mutex;
 
@@ -44,7 +44,11 @@ impl Executor {
         }
         let writes = [Pass::Backward, Pass::TangentBackward].map(|pass| {
             let of = |op: &Box<dyn crate::ops::Op>| {
-                op.uses(&tape.graph, pass).writes.iter().map(|&(id, _)| id).collect()
+                op.uses(&tape.graph, pass)
+                    .writes
+                    .iter()
+                    .map(|&(id, _)| id)
+                    .collect()
             };
             tape.ops.iter().map(of).collect()
         });
@@ -82,7 +86,10 @@ impl Executor {
     /// # Panics
     /// Another length, or a label out of range: the loaders check both where data comes in.
     pub fn load(&mut self, images: &[f32], labels: &[u32]) {
-        assert!(labels.iter().all(|&l| (l as usize) < self.tape.classes), "labels below classes");
+        assert!(
+            labels.iter().all(|&l| (l as usize) < self.tape.classes),
+            "labels below classes"
+        );
         self.images.copy_from_slice(images);
         self.labels.copy_from_slice(labels);
     }
@@ -114,7 +121,10 @@ impl Executor {
         let outcome = Mutex::new(Outcome::default());
         {
             let cx = self.context(theta, &[], View::of(&[]), &outcome);
-            cx.dense(self.tape.images, Role::Value).view.write().copy_from_slice(&self.images);
+            cx.dense(self.tape.images, Role::Value)
+                .view
+                .write()
+                .copy_from_slice(&self.images);
         }
         self.run(Pass::Forward, theta, &[], View::of(&[]), &outcome);
         outcome.into_inner().expect("no op panicked")
@@ -122,10 +132,19 @@ impl Executor {
 
     /// Pass 2: the gradient of the loss by θ, after `forward` with the same `theta`.
     pub fn backward(&mut self, theta: &[f32], gradient: &mut [f32]) {
-        assert!(matches!(self.mode, Some(Mode::Gradient | Mode::Products)), "forward kept values");
+        assert!(
+            matches!(self.mode, Some(Mode::Gradient | Mode::Products)),
+            "forward kept values"
+        );
         assert_eq!(gradient.len(), self.tape.theta_len());
         self.clear(Role::Adjoint, Moments::AdjointSums);
-        self.run(Pass::Backward, theta, &[], View::of_mut(gradient), &Mutex::default());
+        self.run(
+            Pass::Backward,
+            theta,
+            &[],
+            View::of_mut(gradient),
+            &Mutex::default(),
+        );
     }
 
     /// Passes 3 and 4: `product` = ∂(∇L)/∂θ · `direction`, that is (H·v, ∂²L/∂α∂ω·v) for v = (v, 0),
@@ -137,9 +156,18 @@ impl Executor {
 
     /// Pass 3: tangents of the values along `direction` of (ω, α).
     pub fn tangent(&mut self, theta: &[f32], direction: &[f32]) {
-        assert!(self.mode == Some(Mode::Products), "forward and backward ran for products");
+        assert!(
+            self.mode == Some(Mode::Products),
+            "forward and backward ran for products"
+        );
         assert_eq!(direction.len(), self.tape.theta_len());
-        self.run(Pass::Tangent, theta, direction, View::of(&[]), &Mutex::default());
+        self.run(
+            Pass::Tangent,
+            theta,
+            direction,
+            View::of(&[]),
+            &Mutex::default(),
+        );
     }
 
     /// Pass 4: tangents of the adjoints, after `tangent` with the same `direction`.
@@ -147,19 +175,31 @@ impl Executor {
         assert_eq!(product.len(), self.tape.theta_len());
         self.clear(Role::AdjointTangent, Moments::AdjointSumsTangent);
         let product = View::of_mut(product);
-        self.run(Pass::TangentBackward, theta, direction, product, &Mutex::default());
+        self.run(
+            Pass::TangentBackward,
+            theta,
+            direction,
+            product,
+            &Mutex::default(),
+        );
     }
 
     /// Zeroes the small sums that ops add to in a backward pass.
     fn clear(&mut self, role: Role, kind: Moments) {
         self.written.fill(false);
         for (&offset, &len) in self.op_weight_offsets.iter().zip(&self.tape.graph.weights) {
-            self.op_weights.view(offset + role as usize * len, len).write().fill(0.0);
+            self.op_weights
+                .view(offset + role as usize * len, len)
+                .write()
+                .fill(0.0);
         }
         for (activation, &offset) in self.tape.graph.activations.iter().zip(&self.moment_offsets) {
             if activation.normalised {
                 let len = 2 * padded(activation.channels);
-                self.moments.view(offset + kind as usize * len, len).write().fill(0.0);
+                self.moments
+                    .view(offset + kind as usize * len, len)
+                    .write()
+                    .fill(0.0);
             }
         }
     }
@@ -172,7 +212,9 @@ impl Executor {
         outcome: &'a Mutex<Outcome>,
     ) -> Context<'a> {
         let mode = self.mode.expect("a forward pass began");
-        let plan = self.plans[mode as usize].as_ref().expect("planned by forward");
+        let plan = self.plans[mode as usize]
+            .as_ref()
+            .expect("planned by forward");
         Context {
             graph: &self.tape.graph,
             arena: self.arena.view(0, self.arena.len()),

@@ -26,9 +26,12 @@ impl Mode {
         match self {
             Mode::Evaluate => &[Pass::Forward],
             Mode::Gradient => &[Pass::Forward, Pass::Backward],
-            Mode::Products => {
-                &[Pass::Forward, Pass::Backward, Pass::Tangent, Pass::TangentBackward]
-            }
+            Mode::Products => &[
+                Pass::Forward,
+                Pass::Backward,
+                Pass::Tangent,
+                Pass::TangentBackward,
+            ],
         }
     }
 }
@@ -85,7 +88,13 @@ fn lifetimes(tape: &Tape, mode: Mode) -> (Vec<Buffer>, usize) {
         let whole = tape.graph.activation(owner);
         let len = tape.graph.batch * whole.height * whole.width * whole.channels;
         let kept = first < repeated && last >= repeated;
-        Buffer { owner, role, first, last: if kept { end } else { last }, len: aligned(len) }
+        Buffer {
+            owner,
+            role,
+            first,
+            last: if kept { end } else { last },
+            len: aligned(len),
+        }
     });
     (buffers.collect(), workspace)
 }
@@ -116,7 +125,12 @@ impl Plan {
             len = len.max(offset + buffer.len);
             placed.push((buffer, offset));
         }
-        Plan { offsets, workspace: len, workspace_len, len: len + aligned(workspace_len) }
+        Plan {
+            offsets,
+            workspace: len,
+            workspace_len,
+            len: len + aligned(workspace_len),
+        }
     }
 }
 
@@ -130,7 +144,9 @@ mod tests {
     fn buffers_alive_together_never_overlap() {
         for space in [Space::Darts, Space::NasBench201] {
             let cells = if space == Space::Darts { 3 } else { 1 };
-            let tape = Supernet::record(space, 4, cells, 10, 2, [8, 8]).expect("valid shapes").tape;
+            let tape = Supernet::record(space, 4, cells, 10, 2, [8, 8])
+                .expect("valid shapes")
+                .tape;
             for mode in [Mode::Evaluate, Mode::Gradient, Mode::Products] {
                 let plan = Plan::new(&tape, mode);
                 let (buffers, _) = lifetimes(&tape, mode);

@@ -31,7 +31,10 @@ impl Tape {
     /// An empty tape for batches of `batch` images of `height`×`width`×3.
     pub fn new(batch: usize, height: usize, width: usize) -> Tape {
         let mut tape = Tape {
-            graph: Graph { batch, ..Graph::default() },
+            graph: Graph {
+                batch,
+                ..Graph::default()
+            },
             ops: Vec::new(),
             images: ActivationId(0),
             classes: 0,
@@ -88,7 +91,10 @@ impl Tape {
 
     /// A new weight tensor of `len` elements, next in ω.
     pub fn weight(&mut self, len: usize) -> ParameterId {
-        self.graph.parameters.push(Span { offset: self.omega_len, len });
+        self.graph.parameters.push(Span {
+            offset: self.omega_len,
+            len,
+        });
         self.omega_len += len;
         ParameterId(self.graph.parameters.len() - 1)
     }
@@ -97,7 +103,10 @@ impl Tape {
     /// is behind ω, and final after [`Tape::finish`].
     pub fn alpha(&mut self, edges: usize, ops: usize) -> (ParameterId, WeightsId) {
         let len = edges * ops;
-        self.graph.parameters.push(Span { offset: self.alpha_len, len });
+        self.graph.parameters.push(Span {
+            offset: self.alpha_len,
+            len,
+        });
         self.alpha_len += len;
         let alpha = ParameterId(self.graph.parameters.len() - 1);
         self.alphas.push(alpha);
@@ -110,7 +119,10 @@ impl Tape {
     /// Notes that `reader` reads the normalised `z` with factor `scale`.
     fn read_by(&mut self, z: ActivationId, reader: ActivationId, scale: Scale) {
         let sources = &mut self.graph.activations[z.0].sources;
-        assert!(sources.len() < MAX_SOURCES, "more readers of one activation than planned for");
+        assert!(
+            sources.len() < MAX_SOURCES,
+            "more readers of one activation than planned for"
+        );
         sources.push(Source { at: reader, scale });
     }
 
@@ -173,7 +185,9 @@ impl Tape {
             })
             .collect();
         let branches = kinds.iter().zip(&outputs);
-        let branches = branches.map(|(&kind, &output)| pool::Branch { kind, output }).collect();
+        let branches = branches
+            .map(|(&kind, &output)| pool::Branch { kind, output })
+            .collect();
         let op = Pool::new(&self.graph, input, stride, branches);
         self.ops.push(Box::new(op));
         outputs
@@ -198,7 +212,11 @@ impl Tape {
     ) -> ActivationId {
         let output = self.activation(self.size(z), self.channels(z), false);
         let scale = affine.map_or(Scale::One, |(gain, _)| Scale::Gain(gain));
-        self.mix(vec![Term { input: z, scale }], affine.map(|(_, shift)| shift), output);
+        self.mix(
+            vec![Term { input: z, scale }],
+            affine.map(|(_, shift)| shift),
+            output,
+        );
         output
     }
 

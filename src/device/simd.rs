@@ -69,11 +69,16 @@ pub fn check_environment() -> anyhow::Result<()> {
 fn choose(wish: Option<&str>) -> anyhow::Result<Level> {
     let all = [Level::Avx512, Level::Avx2, Level::Portable];
     let Some(wish) = wish else {
-        return Ok(all.into_iter().find(|l| l.available()).unwrap_or(Level::Portable));
+        return Ok(all
+            .into_iter()
+            .find(|l| l.available())
+            .unwrap_or(Level::Portable));
     };
     match all.into_iter().find(|l| l.name() == wish) {
         Some(level) if level.available() => Ok(level),
-        Some(_) => anyhow::bail!("NDARTS_SIMD={wish}: this processor lacks it; unset it to take the best level there is"),
+        Some(_) => anyhow::bail!(
+            "NDARTS_SIMD={wish}: this processor lacks it; unset it to take the best level there is"
+        ),
         None => anyhow::bail!("NDARTS_SIMD: expected avx512, avx2 or portable, found `{wish}`"),
     }
 }
@@ -216,7 +221,11 @@ impl Lanes for Avx512 {
     fn select_greater(self, other: Self, yes: Self, no: Self) -> Self {
         // SAFETY: see the impl.
         Avx512(unsafe {
-            _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, other.0), no.0, yes.0)
+            _mm512_mask_blend_ps(
+                _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, other.0),
+                no.0,
+                yes.0,
+            )
         })
     }
 }
@@ -374,7 +383,9 @@ impl Lanes for Portable {
     #[inline(always)]
     fn mul_add(self, factor: Self, addend: Self) -> Self {
         // Two roundings: a fused multiply-add without the instruction is a library call.
-        Portable(std::array::from_fn(|i| self.0[i] * factor.0[i] + addend.0[i]))
+        Portable(std::array::from_fn(|i| {
+            self.0[i] * factor.0[i] + addend.0[i]
+        }))
     }
     #[inline(always)]
     fn max(self, other: Self) -> Self {
@@ -387,7 +398,11 @@ impl Lanes for Portable {
     #[inline(always)]
     fn select_greater(self, other: Self, yes: Self, no: Self) -> Self {
         Portable(std::array::from_fn(|i| {
-            if self.0[i] > other.0[i] { yes.0[i] } else { no.0[i] }
+            if self.0[i] > other.0[i] {
+                yes.0[i]
+            } else {
+                no.0[i]
+            }
         }))
     }
 }

@@ -20,6 +20,10 @@ impl Hypergradient for FirstOrder {
         self.gradient.resize(theta.len(), 0.0);
         let validation = losses.gradient(Level::Validation, theta, &mut self.gradient);
         alpha_gradient.copy_from_slice(&self.gradient[losses.omega_len()..]);
-        Report { validation, direct_norm: norm(alpha_gradient), ..Report::default() }
+        Report {
+            validation,
+            direct_norm: norm(alpha_gradient),
+            ..Report::default()
+        }
     }
 }

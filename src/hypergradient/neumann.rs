@@ -62,7 +62,9 @@ impl Neumann {
         let mut eigenvalue = 0.0;
         for _ in 0..iterations {
             let length = norm(&self.eigenvector);
-            self.eigenvector.iter_mut().for_each(|x| *x /= length as f32);
+            self.eigenvector
+                .iter_mut()
+                .for_each(|x| *x /= length as f32);
             losses.product(theta, &self.eigenvector, &mut self.product);
             clear_alpha(&mut self.product, omega);
             eigenvalue = norm(&self.product);
@@ -103,7 +105,11 @@ impl Hypergradient for Neumann {
             Gamma::Auto => {
                 let eigenvalue = self.largest_eigenvalue(losses, theta);
                 // A flat L1 has no curvature to invert: any γ leaves v as it is.
-                if eigenvalue > 0.0 { (1.0 / eigenvalue) as f32 } else { 1.0 }
+                if eigenvalue > 0.0 {
+                    (1.0 / eigenvalue) as f32
+                } else {
+                    1.0
+                }
             }
         };
         report.gamma = Some(f64::from(gamma));

@@ -3,9 +3,9 @@
 //! L1 = ½ωᵀHω − ωᵀBα with H symmetric positive definite, L2 = ½‖ω − t‖² + ½‖α‖²: then
 //! ω*(α) = H⁻¹Bα, ∂²L1/∂α∂ω = −Bᵀ, and at ω the implicit hypergradient is α + BᵀH⁻¹(ω − t).
 
-use super::*;
 use super::neumann::Gamma;
 use super::unrolled::UnrolledProduct;
+use super::*;
 
 const N: usize = 3;
 const M: usize = 2;
@@ -82,12 +82,19 @@ fn solve(x: [f64; N]) -> [f64; N] {
 }
 
 const THETA: [f32; N + M] = [0.4, -0.2, 0.9, 0.7, -1.1];
-const INNER: InnerStep<'static> =
-    InnerStep { lr: 0.1, momentum: 0.9, weight_decay: 0.01, buffer: &[0.5, -0.1, 0.2] };
+const INNER: InnerStep<'static> = InnerStep {
+    lr: 0.1,
+    momentum: 0.9,
+    weight_decay: 0.01,
+    buffer: &[0.5, -0.1, 0.2],
+};
 
 fn close(found: &[f32], expected: [f64; M], within: f64) {
     for (f, e) in found.iter().zip(expected) {
-        assert!((f64::from(*f) - e).abs() < within, "{found:?} and {expected:?}");
+        assert!(
+            (f64::from(*f) - e).abs() < within,
+            "{found:?} and {expected:?}"
+        );
     }
 }
 
@@ -130,7 +137,11 @@ fn each_truncation_matches_the_recursion() {
 fn automatic_gamma_is_one_over_the_largest_eigenvalue() {
     let (_, report) = compute(&mut Neumann::new(0, Gamma::Auto, true, 1));
     // The largest eigenvalue of H, from its characteristic polynomial.
-    assert!((report.gamma.unwrap() - 1.0 / 2.086).abs() < 2e-3, "{:?}", report.gamma);
+    assert!(
+        (report.gamma.unwrap() - 1.0 / 2.086).abs() < 2e-3,
+        "{:?}",
+        report.gamma
+    );
 }
 
 #[test]

@@ -32,7 +32,12 @@ pub struct Unrolled {
 impl Unrolled {
     /// The method with the given kind of product.
     pub fn new(product: UnrolledProduct) -> Unrolled {
-        Unrolled { product, gradient: Vec::new(), moved: Vec::new(), vector: Vec::new() }
+        Unrolled {
+            product,
+            gradient: Vec::new(),
+            moved: Vec::new(),
+            vector: Vec::new(),
+        }
     }
 
     /// `gradient[α]` = (∂²L1/∂α∂ω)·vector by a central difference along `vector`.

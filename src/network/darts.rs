@@ -90,8 +90,9 @@ impl Cell {
             .collect();
         let size = r.tape.size(first).map(|s| s / self.stride);
         let output = r.tape.activation(size, NODES * self.channels, false);
-        let nodes: Vec<_> =
-            (0..NODES).map(|i| r.tape.slice(output, i * self.channels, self.channels)).collect();
+        let nodes: Vec<_> = (0..NODES)
+            .map(|i| r.tape.slice(output, i * self.channels, self.channels))
+            .collect();
         let mut states = vec![first, second];
         let mut branches: Vec<Branches> = vec![Vec::new(); DARTS_EDGES.len()];
         self.read_states(r, &states, 0, &weights, &mut branches);
@@ -108,7 +109,9 @@ impl Cell {
     fn preprocess(&self, r: &mut Recorder, name: &str, input: ActivationId) -> ActivationId {
         let cin = r.tape.channels(input);
         let weight = r.conv_weight(format!("{name}.op.1.weight"), self.channels, cin, 1);
-        let z = r.tape.conv(input, (1, 1), self.channels, true, true, (weight, None));
+        let z = r
+            .tape
+            .conv(input, (1, 1), self.channels, true, true, (weight, None));
         r.tape.norm(z, None)
     }
 
@@ -123,11 +126,13 @@ impl Cell {
         let c = self.channels;
         let edge_name = format!("{}._ops.{edge}._ops", self.name);
         let strided = self.stride == 2 && DARTS_EDGES[edge].from < 2;
-        let reduce =
-            strided.then(|| self.factorized(r, &format!("{edge_name}.{SKIP}"), state));
+        let reduce = strided.then(|| self.factorized(r, &format!("{edge_name}.{SKIP}"), state));
         let mut pair = |op: usize, at: usize, k: usize| {
             let name = |i| format!("{edge_name}.{op}.op.{i}.weight");
-            (r.depthwise_weight(name(at), c, k), r.conv_weight(name(at + 1), c, c, 1))
+            (
+                r.depthwise_weight(name(at), c, k),
+                r.conv_weight(name(at + 1), c, c, 1),
+            )
         };
         EdgeWeights {
             sep: [(SEP_3, 3), (SEP_5, 5)].map(|(op, k)| [pair(op, 1, k), pair(op, 5, k)]),
@@ -151,12 +156,21 @@ impl Cell {
             let stride = if number < 2 { self.stride } else { 1 };
             let size = r.tape.size(state).map(|s| s / stride);
             let outgoing = (0..DARTS_EDGES.len()).filter(|&e| DARTS_EDGES[e].from == number);
-            let mut group = Group { input: state, branches: Vec::new() };
+            let mut group = Group {
+                input: state,
+                branches: Vec::new(),
+            };
             for edge in outgoing.clone() {
                 let branch = |r: &mut Recorder, kernel, stride, dilation, (w, p)| {
                     let output = r.tape.activation(size, self.channels, true);
-                    let branch =
-                        Branch { kernel, stride, dilation, depthwise: w, pointwise: p, output };
+                    let branch = Branch {
+                        kernel,
+                        stride,
+                        dilation,
+                        depthwise: w,
+                        pointwise: p,
+                        output,
+                    };
                     (output, branch)
                 };
                 for (i, (op, kernel)) in [(SEP_3, 3), (SEP_5, 5)].into_iter().enumerate() {
@@ -164,7 +178,10 @@ impl Cell {
                     let (middle, half) = branch(r, kernel, stride, 1, w1);
                     group.branches.push(half);
                     let (output, half) = branch(r, kernel, 1, 1, w2);
-                    second.push(Group { input: middle, branches: vec![half] });
+                    second.push(Group {
+                        input: middle,
+                        branches: vec![half],
+                    });
                     branches[edge].push((op, output));
                 }
                 for (i, (op, kernel)) in [(DIL_3, 3), (DIL_5, 5)].into_iter().enumerate() {
@@ -179,7 +196,9 @@ impl Cell {
         r.tape.separable(second);
         for (number, &state) in states.iter().enumerate().skip(first) {
             let stride = if number < 2 { self.stride } else { 1 };
-            let pools = r.tape.pool(state, stride, &[Kind::Maximum3, Kind::Average3], true);
+            let pools = r
+                .tape
+                .pool(state, stride, &[Kind::Maximum3, Kind::Average3], true);
             for edge in (0..DARTS_EDGES.len()).filter(|&e| DARTS_EDGES[e].from == number) {
                 branches[edge].push((MAX_POOL, pools[0]));
                 branches[edge].push((AVG_POOL, pools[1]));
@@ -201,14 +220,24 @@ impl Cell {
         to: ActivationId,
     ) {
         let mut terms = Vec::new();
-        for (edge, between) in DARTS_EDGES.iter().enumerate().filter(|(_, e)| e.to == node + 2) {
+        for (edge, between) in DARTS_EDGES
+            .iter()
+            .enumerate()
+            .filter(|(_, e)| e.to == node + 2)
+        {
             let scale = |op: usize| Scale::OpWeight(self.weights, edge * DARTS_OPS.len() + op);
             let strided = self.stride == 2 && between.from < 2;
             if !strided {
-                terms.push(Term { input: states[between.from], scale: scale(SKIP) });
+                terms.push(Term {
+                    input: states[between.from],
+                    scale: scale(SKIP),
+                });
             }
             for &(op, z) in &branches[edge] {
-                terms.push(Term { input: z, scale: scale(op) });
+                terms.push(Term {
+                    input: z,
+                    scale: scale(op),
+                });
             }
         }
         r.tape.mix(terms, None, to);

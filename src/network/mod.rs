@@ -54,7 +54,10 @@ impl Supernet {
             size[0],
             size[1]
         );
-        let mut recorder = Recorder { tape: Tape::new(batch, size[0], size[1]), parameters: vec![] };
+        let mut recorder = Recorder {
+            tape: Tape::new(batch, size[0], size[1]),
+            parameters: vec![],
+        };
         match space {
             Space::Darts => darts::record(&mut recorder, channels, cells, classes),
             Space::NasBench201 => nb201::record(&mut recorder, channels, cells, classes),
@@ -80,23 +83,42 @@ impl Recorder {
         initialisation: Initialisation,
     ) -> ParameterId {
         let id = self.tape.weight(shape.iter().product());
-        self.parameters.push(Parameter { name, shape, layout, initialisation, id, span: None });
+        self.parameters.push(Parameter {
+            name,
+            shape,
+            layout,
+            initialisation,
+            id,
+            span: None,
+        });
         id
     }
 
     /// PyTorch's default for convolutions and linear layers: U(−1/√fan_in, 1/√fan_in).
     fn uniform(fan_in: usize) -> Initialisation {
-        Initialisation::Uniform { bound: 1.0 / (fan_in as f32).sqrt() }
+        Initialisation::Uniform {
+            bound: 1.0 / (fan_in as f32).sqrt(),
+        }
     }
 
     /// `[Cout, Cin, k, k]`
     fn conv_weight(&mut self, name: String, cout: usize, cin: usize, k: usize) -> ParameterId {
-        self.add(name, vec![cout, cin, k, k], Layout::Conv, Self::uniform(cin * k * k))
+        self.add(
+            name,
+            vec![cout, cin, k, k],
+            Layout::Conv,
+            Self::uniform(cin * k * k),
+        )
     }
 
     /// `[C, 1, k, k]`
     fn depthwise_weight(&mut self, name: String, channels: usize, k: usize) -> ParameterId {
-        self.add(name, vec![channels, 1, k, k], Layout::Conv, Self::uniform(k * k))
+        self.add(
+            name,
+            vec![channels, 1, k, k],
+            Layout::Conv,
+            Self::uniform(k * k),
+        )
     }
 
     fn conv_bias(&mut self, name: String, cout: usize, fan_in: usize) -> ParameterId {
@@ -138,7 +160,9 @@ impl Recorder {
     ) -> ActivationId {
         let weight = self.conv_weight(conv, cout, self.tape.channels(input), k);
         let affine = self.affine(norm, cout);
-        let z = self.tape.conv(input, (k, stride), cout, relu, true, (weight, None));
+        let z = self
+            .tape
+            .conv(input, (k, stride), cout, relu, true, (weight, None));
         self.tape.norm(z, Some(affine))
     }
 
@@ -158,6 +182,9 @@ impl Recorder {
         }
         // α was recorded first (its relaxation opens the tape) but comes last in θ.
         self.parameters.sort_by_key(|p| p.span().offset);
-        Supernet { tape: self.tape, parameters: self.parameters }
+        Supernet {
+            tape: self.tape,
+            parameters: self.parameters,
+        }
     }
 }

@@ -44,14 +44,25 @@ pub(super) fn record(r: &mut Recorder, channels: usize, cells: usize, classes: u
 fn block(r: &mut Recorder, name: &str, input: ActivationId, channels: usize) -> ActivationId {
     let conv = |part: &str| format!("{name}.{part}.op.1.weight");
     let norm = |part: &str| format!("{name}.{part}.op.2");
-    let a = r.conv_norm(input, (conv("conv_a"), &norm("conv_a")), channels, (3, 2), true);
+    let a = r.conv_norm(
+        input,
+        (conv("conv_a"), &norm("conv_a")),
+        channels,
+        (3, 2),
+        true,
+    );
     let b = r.conv_norm(a, (conv("conv_b"), &norm("conv_b")), channels, (3, 1), true);
     let cin = r.tape.channels(input);
     let weight = r.conv_weight(format!("{name}.downsample.1.weight"), channels, cin, 1);
     let pooled = r.tape.pool(input, 2, &[Kind::Average2], false)[0];
-    let shortcut = r.tape.conv(pooled, (1, 1), channels, false, false, (weight, None));
+    let shortcut = r
+        .tape
+        .conv(pooled, (1, 1), channels, false, false, (weight, None));
     let output = r.tape.activation(r.tape.size(b), channels, false);
-    let terms = [b, shortcut].map(|input| Term { input, scale: Scale::One });
+    let terms = [b, shortcut].map(|input| Term {
+        input,
+        scale: Scale::One,
+    });
     r.tape.mix(terms.to_vec(), None, output);
     output
 }
@@ -94,7 +105,10 @@ fn cell(
         let mut terms = Vec::new();
         for (edge, _) in NB201_EDGES.iter().enumerate().filter(|(_, e)| e.to == node) {
             let scale = |op| Scale::OpWeight(weights, edge * NB201_OPS.len() + op);
-            terms.extend(branches[edge].iter().map(|&(op, input)| Term { input, scale: scale(op) }));
+            terms.extend(branches[edge].iter().map(|&(op, input)| Term {
+                input,
+                scale: scale(op),
+            }));
         }
         r.tape.mix(terms, None, output);
         states.push(output);

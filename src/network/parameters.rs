@@ -99,13 +99,20 @@ impl Parameter {
 
 /// θ at the start: each parameter drawn by itself, indexed by its element's place in θ.
 pub fn initial_theta(parameters: &[Parameter], seed: u64) -> Vec<f32> {
-    let len = parameters.iter().map(|p| p.span().offset + p.span().len).max().unwrap_or(0);
+    let len = parameters
+        .iter()
+        .map(|p| p.span().offset + p.span().len)
+        .max()
+        .unwrap_or(0);
     let mut theta = vec![0.0; len];
     let weights = Philox::new(seed, Purpose::WeightInit);
     let arch = Philox::new(seed, Purpose::ArchInit);
     for parameter in parameters {
         let span = parameter.span();
-        for (i, value) in theta[span.offset..span.offset + span.len].iter_mut().enumerate() {
+        for (i, value) in theta[span.offset..span.offset + span.len]
+            .iter_mut()
+            .enumerate()
+        {
             let element = (span.offset + i) as u64;
             let (block, lane) = (element / 4, (element % 4) as usize);
             *value = match parameter.initialisation {

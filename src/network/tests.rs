@@ -10,7 +10,9 @@ use crate::space::Space;
 
 fn normal(len: usize, stream: u64) -> Vec<f32> {
     let philox = Philox::new(3, Purpose::ProbeVector);
-    (0..len as u64).map(|i| philox.normal4(i / 4, stream)[(i % 4) as usize]).collect()
+    (0..len as u64)
+        .map(|i| philox.normal4(i / 4, stream)[(i % 4) as usize])
+        .collect()
 }
 
 fn tiny(space: Space) -> (Executor, Vec<f32>) {
@@ -19,7 +21,10 @@ fn tiny(space: Space) -> (Executor, Vec<f32>) {
     let mut theta = initial_theta(&supernet.parameters, 1);
     let omega = supernet.tape.omega_len;
     // α far from uniform, so that its derivatives matter.
-    for (a, n) in theta[omega..].iter_mut().zip(normal(supernet.tape.alpha_len, 9)) {
+    for (a, n) in theta[omega..]
+        .iter_mut()
+        .zip(normal(supernet.tape.alpha_len, 9))
+    {
         *a = n;
     }
     let mut executor = Executor::new(supernet.tape, Device::Cpu);
@@ -104,6 +109,9 @@ fn hessian_is_symmetric() {
         executor.product(&theta, &u, &mut hu);
         executor.product(&theta, &v, &mut hv);
         let (left, right) = (dot(&u, &hv), dot(&v, &hu));
-        assert!((left - right).abs() < 1e-3 * norm(&u) * norm(&hv) / 10.0, "{left} and {right}");
+        assert!(
+            (left - right).abs() < 1e-3 * norm(&u) * norm(&hv) / 10.0,
+            "{left} and {right}"
+        );
     }
 }

@@ -86,7 +86,10 @@ impl AdjointReader {
         let activation = cx.graph.activation(id);
         let step = padded(self.channels);
         let m = (cx.graph.batch * activation.height * activation.width) as f32;
-        let table = self.coefficients.part(0, coefficients_len(self.channels, self.count)).write();
+        let table = self
+            .coefficients
+            .part(0, coefficients_len(self.channels, self.count))
+            .write();
         table.fill(0.0);
         let statistics = cx.moments(id, Moments::Statistics).read();
         let sums = cx.moments(id, Moments::AdjointSums).read();
@@ -113,8 +116,8 @@ impl AdjointReader {
             table[VALUE_DOT * step + c] = normed * r;
             table[TANGENT_DOT * step + c] = -r * r * s2;
             for (j, source) in activation.sources.iter().enumerate() {
-                table[(SOURCES + 2 * j + 1) * step + c] =
-                    r * scale(cx, source.scale, c, true) + r_dot * scale(cx, source.scale, c, false);
+                table[(SOURCES + 2 * j + 1) * step + c] = r * scale(cx, source.scale, c, true)
+                    + r_dot * scale(cx, source.scale, c, false);
             }
         }
     }
@@ -141,10 +144,31 @@ impl AdjointReader {
                     self.start::<V>(image, y, c, target, dot);
                     for j in 0..self.count {
                         if dot {
-                            self.accumulate::<V>(image, y, c, target, self.adjoints[j], SOURCES + 2 * j + 1);
-                            self.accumulate::<V>(image, y, c, target, self.adjoint_tangents[j], SOURCES + 2 * j);
+                            self.accumulate::<V>(
+                                image,
+                                y,
+                                c,
+                                target,
+                                self.adjoints[j],
+                                SOURCES + 2 * j + 1,
+                            );
+                            self.accumulate::<V>(
+                                image,
+                                y,
+                                c,
+                                target,
+                                self.adjoint_tangents[j],
+                                SOURCES + 2 * j,
+                            );
                         } else {
-                            self.accumulate::<V>(image, y, c, target, self.adjoints[j], SOURCES + 2 * j);
+                            self.accumulate::<V>(
+                                image,
+                                y,
+                                c,
+                                target,
+                                self.adjoints[j],
+                                SOURCES + 2 * j,
+                            );
                         }
                     }
                 }
@@ -156,11 +180,24 @@ impl AdjointReader {
     #[inline(always)]
     unsafe fn coefficient<V: Lanes>(&self, row: usize, c: usize) -> V {
         // SAFETY: the table has that row; channels are padded.
-        unsafe { V::load(self.coefficients.pointer().add(row * padded(self.channels) + c)) }
+        unsafe {
+            V::load(
+                self.coefficients
+                    .pointer()
+                    .add(row * padded(self.channels) + c),
+            )
+        }
     }
 
     #[inline(always)]
-    unsafe fn start<V: Lanes>(&self, image: usize, y: usize, c: usize, target: RowTarget, dot: bool) {
+    unsafe fn start<V: Lanes>(
+        &self,
+        image: usize,
+        y: usize,
+        c: usize,
+        target: RowTarget,
+        dot: bool,
+    ) {
         let zero = V::splat(0.0);
         let Some(value) = self.value else {
             for x in 0..self.width {
@@ -173,13 +210,24 @@ impl AdjointReader {
         // SAFETY: the caller's promise.
         unsafe {
             let (constant, slope) = if dot {
-                (self.coefficient::<V>(CONSTANT_DOT, c), self.coefficient::<V>(VALUE_DOT, c))
+                (
+                    self.coefficient::<V>(CONSTANT_DOT, c),
+                    self.coefficient::<V>(VALUE_DOT, c),
+                )
             } else {
-                (self.coefficient::<V>(CONSTANT, c), self.coefficient::<V>(VALUE, c))
+                (
+                    self.coefficient::<V>(CONSTANT, c),
+                    self.coefficient::<V>(VALUE, c),
+                )
             };
             let tangent = if dot {
-                self.tangent
-                    .map(|t| (t.row(image, y).cast_const(), t.pixel_stride, self.coefficient::<V>(TANGENT_DOT, c)))
+                self.tangent.map(|t| {
+                    (
+                        t.row(image, y).cast_const(),
+                        t.pixel_stride,
+                        self.coefficient::<V>(TANGENT_DOT, c),
+                    )
+                })
             } else {
                 None
             };

@@ -47,7 +47,8 @@ impl Window {
 
     /// Output H, W: ⌈(H − shift)/s⌉, as PyTorch's floor((H + 2p − d(k−1) − 1)/s) + 1.
     pub fn output(&self) -> [usize; 2] {
-        self.input.map(|size| (size - self.shift).div_ceil(self.stride))
+        self.input
+            .map(|size| (size - self.shift).div_ceil(self.stride))
     }
 
     /// Border that the transpose needs around the output adjoint.
@@ -79,9 +80,8 @@ impl Window {
         let width = self.output()[1] + 2 * border;
         let s = self.stride as isize;
         let reach = |a: usize, k: usize| {
-            let from = (a + self.padding()) as isize
-                - self.shift as isize
-                - (k * self.dilation) as isize;
+            let from =
+                (a + self.padding()) as isize - self.shift as isize - (k * self.dilation) as isize;
             (from.rem_euclid(s) == 0).then(|| from.div_euclid(s) + border as isize)
         };
         let mut classes = Vec::with_capacity(self.stride * self.stride);

@@ -330,8 +330,14 @@ pub unsafe fn depthwise_gradient_row<V: Lanes>(
     while c < channels {
         // SAFETY: the caller's promise.
         unsafe {
-            let a = Row { start: a.start.add(c), ..a };
-            let g = Row { start: g.start.add(c), ..g };
+            let a = Row {
+                start: a.start.add(c),
+                ..a
+            };
+            let g = Row {
+                start: g.start.add(c),
+                ..g
+            };
             let dw = dw.add(c);
             let mut rest = taps;
             while !rest.is_empty() {

@@ -73,7 +73,12 @@ pub enum Role {
 
 impl Role {
     /// All roles, in the order of their discriminants.
-    pub const ALL: [Role; 4] = [Role::Value, Role::Adjoint, Role::Tangent, Role::AdjointTangent];
+    pub const ALL: [Role; 4] = [
+        Role::Value,
+        Role::Adjoint,
+        Role::Tangent,
+        Role::AdjointTangent,
+    ];
 }
 
 /// Factor between a reader's adjoint and ∂L/∂x̂.
@@ -181,33 +186,60 @@ impl Uses {
         input_adjoint: impl Fn(ActivationId) -> bool,
         workspace: usize,
     ) -> Uses {
-        let mut uses = Uses { workspace, ..Uses::default() };
-        let stored = |id: &&ActivationId| graph.activation(**id).differentiable && input_adjoint(**id);
+        let mut uses = Uses {
+            workspace,
+            ..Uses::default()
+        };
+        let stored =
+            |id: &&ActivationId| graph.activation(**id).differentiable && input_adjoint(**id);
         let tangents = |id: &&ActivationId| graph.activation(**id).differentiable;
-        uses.reads.extend(inputs.iter().map(|&id| (id, Role::Value)));
+        uses.reads
+            .extend(inputs.iter().map(|&id| (id, Role::Value)));
         match pass {
-            Pass::Forward => uses.writes.extend(outputs.iter().map(|&id| (id, Role::Value))),
+            Pass::Forward => uses
+                .writes
+                .extend(outputs.iter().map(|&id| (id, Role::Value))),
             Pass::Backward => {
                 for &id in outputs {
                     uses.reads.push((id, Role::Value));
                     uses.reads.extend(graph.adjoint_buffers(id, Role::Adjoint));
                 }
-                uses.writes.extend(inputs.iter().filter(stored).map(|&id| (id, Role::Adjoint)));
+                uses.writes
+                    .extend(inputs.iter().filter(stored).map(|&id| (id, Role::Adjoint)));
             }
             Pass::Tangent => {
-                uses.reads.extend(inputs.iter().filter(tangents).map(|&id| (id, Role::Tangent)));
-                uses.reads.extend(outputs.iter().map(|&id| (id, Role::Value)));
-                uses.writes.extend(outputs.iter().map(|&id| (id, Role::Tangent)));
+                uses.reads.extend(
+                    inputs
+                        .iter()
+                        .filter(tangents)
+                        .map(|&id| (id, Role::Tangent)),
+                );
+                uses.reads
+                    .extend(outputs.iter().map(|&id| (id, Role::Value)));
+                uses.writes
+                    .extend(outputs.iter().map(|&id| (id, Role::Tangent)));
             }
             Pass::TangentBackward => {
-                uses.reads.extend(inputs.iter().filter(tangents).map(|&id| (id, Role::Tangent)));
+                uses.reads.extend(
+                    inputs
+                        .iter()
+                        .filter(tangents)
+                        .map(|&id| (id, Role::Tangent)),
+                );
                 for &id in outputs {
                     uses.reads.extend([(id, Role::Value), (id, Role::Tangent)]);
                     uses.reads.extend(graph.adjoint_buffers(id, Role::Adjoint));
-                    uses.reads.extend(graph.adjoint_buffers(id, Role::AdjointTangent));
+                    uses.reads
+                        .extend(graph.adjoint_buffers(id, Role::AdjointTangent));
                 }
-                uses.reads.extend(inputs.iter().filter(stored).map(|&id| (id, Role::Adjoint)));
-                uses.writes.extend(inputs.iter().filter(stored).map(|&id| (id, Role::AdjointTangent)));
+                uses.reads
+                    .extend(inputs.iter().filter(stored).map(|&id| (id, Role::Adjoint)));
+                uses.writes.extend(
+                    inputs
+                        .iter()
+                        .filter(stored)
+                        .map(|&id| (id, Role::AdjointTangent)),
+                );
             }
         }
         uses
@@ -322,7 +354,11 @@ impl Context<'_> {
         let (owner, first) = activation.slice_of.unwrap_or((id, 0));
         let whole = self.graph.activation(owner);
         let offset = self.offsets[owner.0][role as usize];
-        assert!(offset != usize::MAX, "{role:?} of activation {} is not planned", id.0);
+        assert!(
+            offset != usize::MAX,
+            "{role:?} of activation {} is not planned",
+            id.0
+        );
         let len = self.graph.batch * whole.height * whole.width * whole.channels;
         Dense {
             view: self.arena.part(offset + first, len - first),
@@ -336,15 +372,20 @@ impl Context<'_> {
     /// The moments of a normalised activation: `[2, padded(C)]`.
     pub fn moments(&self, id: ActivationId, kind: Moments) -> View {
         let activation = self.graph.activation(id);
-        assert!(activation.normalised, "only normalised activations have moments");
+        assert!(
+            activation.normalised,
+            "only normalised activations have moments"
+        );
         let len = 2 * padded(activation.channels);
-        self.moments_arena.part(self.moment_offsets[id.0] + kind as usize * len, len)
+        self.moments_arena
+            .part(self.moment_offsets[id.0] + kind as usize * len, len)
     }
 
     /// A vector of op weights in a role.
     pub fn weights(&self, id: WeightsId, role: Role) -> View {
         let len = self.graph.weights[id.0];
-        self.op_weights.part(self.op_weight_offsets[id.0] + role as usize * len, len)
+        self.op_weights
+            .part(self.op_weight_offsets[id.0] + role as usize * len, len)
     }
 
     /// A parameter of θ.

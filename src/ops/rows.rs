@@ -20,7 +20,11 @@ pub unsafe fn load<V: Lanes>(pixel: *const f32, channels: usize, c: usize) -> V 
     let lanes = lanes_at(channels, c);
     // SAFETY: the caller's promise.
     unsafe {
-        if lanes == LANES { V::load(pixel.add(c)) } else { V::load_part(pixel.add(c), lanes) }
+        if lanes == LANES {
+            V::load(pixel.add(c))
+        } else {
+            V::load_part(pixel.add(c), lanes)
+        }
     }
 }
 
@@ -33,7 +37,11 @@ pub unsafe fn store<V: Lanes>(value: V, pixel: *mut f32, channels: usize, c: usi
     let lanes = lanes_at(channels, c);
     // SAFETY: the caller's promise.
     unsafe {
-        if lanes == LANES { value.store(pixel.add(c)) } else { value.store_part(pixel.add(c), lanes) }
+        if lanes == LANES {
+            value.store(pixel.add(c))
+        } else {
+            value.store_part(pixel.add(c), lanes)
+        }
     }
 }
 
@@ -100,7 +108,10 @@ impl Padded {
     #[inline(always)]
     pub unsafe fn interior(&self, y: usize) -> *mut f32 {
         // SAFETY: the caller's promise.
-        unsafe { self.origin(y + self.border).add(self.border * self.channels) }
+        unsafe {
+            self.origin(y + self.border)
+                .add(self.border * self.channels)
+        }
     }
 }
 
@@ -124,7 +135,11 @@ impl Reader {
             value: cx.dense(id, Role::Value),
             tangent: tangent.then(|| cx.dense(id, Role::Tangent)),
             statistics: moments(Moments::Statistics),
-            statistics_tangent: if tangent { moments(Moments::StatisticsTangent) } else { None },
+            statistics_tangent: if tangent {
+                moments(Moments::StatisticsTangent)
+            } else {
+                None
+            },
             relu,
         }
     }
@@ -140,7 +155,9 @@ impl Reader {
         let channels = self.value.channels;
         for y in 0..self.value.height {
             let mut from = self.value.row(image, y).cast_const();
-            let mut from_dot = self.tangent.map(|t| (t.row(image, y).cast_const(), t.pixel_stride));
+            let mut from_dot = self
+                .tangent
+                .map(|t| (t.row(image, y).cast_const(), t.pixel_stride));
             // SAFETY: rows of the input and of scratch images of its size.
             unsafe {
                 let mut to = a.interior(y);
@@ -152,7 +169,9 @@ impl Reader {
                         let mut normed = raw;
                         if let Some(statistics) = self.statistics {
                             let s = statistics.pointer();
-                            normed = raw.sub(V::load(s.add(c))).mul(V::load(s.add(a.channels + c)));
+                            normed = raw
+                                .sub(V::load(s.add(c)))
+                                .mul(V::load(s.add(a.channels + c)));
                         }
                         // max(0, x), in this order, lets a NaN through.
                         let value = if self.relu { zero.max(normed) } else { normed };
@@ -233,7 +252,9 @@ impl InputAdjoint {
         let step = padded(channels);
         let zero = V::splat(0.0);
         let to = self.to.row(image, y);
-        let first = self.first_order.map(|d| (d.row(image, y).cast_const(), d.pixel_stride));
+        let first = self
+            .first_order
+            .map(|d| (d.row(image, y).cast_const(), d.pixel_stride));
         let mut c = 0;
         while c < step {
             // SAFETY: rows as promised; this task owns the image it writes.
@@ -281,7 +302,10 @@ pub fn pack(from: &[f32], c: usize, to: &mut [f32]) {
 pub fn pack_transposed(from: &[f32], rows: usize, c: usize, to: &mut [f32]) {
     let step = padded(rows);
     to.fill(0.0);
-    for (matrix, out) in from.chunks_exact(rows * c).zip(to.chunks_exact_mut(c * step)) {
+    for (matrix, out) in from
+        .chunks_exact(rows * c)
+        .zip(to.chunks_exact_mut(c * step))
+    {
         for (r, row) in matrix.chunks_exact(c).enumerate() {
             for (k, &value) in row.iter().enumerate() {
                 out[k * step + r] = value;
@@ -304,7 +328,9 @@ pub fn combine_gradient(
     for (r, row) in gradient.chunks_exact_mut(c).enumerate() {
         for (k, value) in row.iter_mut().enumerate() {
             let at = offset + r * step + k;
-            *value = (0..count).map(|i| f64::from(partials[i * stride + at])).sum::<f64>() as f32;
+            *value = (0..count)
+                .map(|i| f64::from(partials[i * stride + at]))
+                .sum::<f64>() as f32;
         }
     }
 }
@@ -321,7 +347,9 @@ pub fn combine_sums(
 ) {
     let sums = cx.moments(id, kind).write();
     for (k, sum) in sums.iter_mut().enumerate() {
-        *sum += (0..count).map(|i| f64::from(partials[i * stride + offset + k])).sum::<f64>() as f32;
+        *sum += (0..count)
+            .map(|i| f64::from(partials[i * stride + offset + k]))
+            .sum::<f64>() as f32;
     }
 }
 

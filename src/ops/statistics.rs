@@ -31,7 +31,10 @@ pub struct ValueWriter {
 impl ValueWriter {
     /// A writer of `id`.
     pub fn new(cx: &Context, id: ActivationId) -> ValueWriter {
-        ValueWriter { to: cx.dense(id, Role::Value), normalised: cx.graph.activation(id).normalised }
+        ValueWriter {
+            to: cx.dense(id, Role::Value),
+            normalised: cx.graph.activation(id).normalised,
+        }
     }
 
     /// Writes `row` `[W, padded(C)]` to row `y`; `partial` (see [`partial_len`]) gains its sums, or
@@ -178,7 +181,13 @@ impl TangentWriter {
 }
 
 /// Turns the chunks' partial sums into mean(ż) and mean(x̂·ż). Does nothing for a raw output.
-pub fn finish_tangent(cx: &Context, id: ActivationId, partials: View, stride: usize, offset: usize) {
+pub fn finish_tangent(
+    cx: &Context,
+    id: ActivationId,
+    partials: View,
+    stride: usize,
+    offset: usize,
+) {
     let activation = cx.graph.activation(id);
     if !activation.normalised {
         return;
@@ -189,8 +198,9 @@ pub fn finish_tangent(cx: &Context, id: ActivationId, partials: View, stride: us
     let partials = partials.read();
     let out = cx.moments(id, Moments::StatisticsTangent).write();
     for (c, value) in out.iter_mut().enumerate().take(2 * step) {
-        let sum: f64 =
-            (0..chunks(images)).map(|i| f64::from(partials[i * stride + offset + c])).sum();
+        let sum: f64 = (0..chunks(images))
+            .map(|i| f64::from(partials[i * stride + offset + c]))
+            .sum();
         *value = (sum / count) as f32;
     }
 }

@@ -21,7 +21,14 @@ pub struct Adam {
 impl Adam {
     /// An optimiser of `len` parameters, at rest.
     pub fn new(len: usize, lr: f32, betas: [f32; 2], weight_decay: f32) -> Adam {
-        Adam { lr, betas, weight_decay, m: vec![0.0; len], v: vec![0.0; len], steps: 0 }
+        Adam {
+            lr,
+            betas,
+            weight_decay,
+            m: vec![0.0; len],
+            v: vec![0.0; len],
+            steps: 0,
+        }
     }
 
     /// One step.

@@ -79,15 +79,25 @@ impl Evolution {
         let mut best = (Choice::Current, loss_before);
         let mut losses = Vec::with_capacity(self.population);
         for member in 0..self.population {
-            perturb(&noise, member, self.sigma, &theta[..omega], &mut candidate[..omega]);
+            perturb(
+                &noise,
+                member,
+                self.sigma,
+                &theta[..omega],
+                &mut candidate[..omega],
+            );
             losses.push(loss(candidate));
         }
         let weights = self.recombination(&losses);
         candidate[..omega].copy_from_slice(&theta[..omega]);
         recombine(&noise, &weights, &mut candidate[..omega]);
         let recombined = loss(candidate);
-        let others = std::iter::once((Choice::Recombined, recombined))
-            .chain(losses.iter().enumerate().map(|(i, &l)| (Choice::Member(i), l)));
+        let others = std::iter::once((Choice::Recombined, recombined)).chain(
+            losses
+                .iter()
+                .enumerate()
+                .map(|(i, &l)| (Choice::Member(i), l)),
+        );
         for (choice, value) in others {
             if value < best.1 || (best.1.is_nan() && !value.is_nan()) {
                 best = (choice, value);
@@ -97,11 +107,21 @@ impl Evolution {
             Choice::Current => {}
             Choice::Recombined => theta[..omega].copy_from_slice(&candidate[..omega]),
             Choice::Member(i) => {
-                perturb(&noise, i, self.sigma, &theta[..omega], &mut candidate[..omega]);
+                perturb(
+                    &noise,
+                    i,
+                    self.sigma,
+                    &theta[..omega],
+                    &mut candidate[..omega],
+                );
                 theta[..omega].copy_from_slice(&candidate[..omega]);
             }
         }
-        Generation { choice: best.0, loss: best.1, loss_before }
+        Generation {
+            choice: best.0,
+            loss: best.1,
+            loss_before,
+        }
     }
 
     /// Weight of each ε_i in ω₀ − ω.
@@ -126,7 +146,14 @@ mod tests {
 
     fn strategy(population: usize) -> Evolution {
         let (sigma, step) = (0.1, 0.05);
-        Evolution { population, sigma, step, literal: false, antithetic: false, seed: 4 }
+        Evolution {
+            population,
+            sigma,
+            step,
+            literal: false,
+            antithetic: false,
+            seed: 4,
+        }
     }
 
     fn sphere(theta: &[f32]) -> f64 {
@@ -136,7 +163,10 @@ mod tests {
     #[test]
     fn keeps_the_best_of_current_recombined_and_members() {
         for seed in 0..20 {
-            let evolution = Evolution { seed, ..strategy(5) };
+            let evolution = Evolution {
+                seed,
+                ..strategy(5)
+            };
             let start = [0.3f32, -0.2, 0.1, 0.4, -0.5, 9.0];
             let mut theta = start;
             let mut seen = Vec::new();
@@ -145,7 +175,9 @@ mod tests {
                 seen.push(t.to_vec());
                 sphere(&t[..5])
             });
-            let best = seen.iter().min_by(|a, b| sphere(&a[..5]).total_cmp(&sphere(&b[..5])));
+            let best = seen
+                .iter()
+                .min_by(|a, b| sphere(&a[..5]).total_cmp(&sphere(&b[..5])));
             assert_eq!(seen.len(), 7);
             assert_eq!(&theta[..], best.unwrap().as_slice());
             assert_eq!(generation.loss, sphere(&theta[..5]));
@@ -156,8 +188,7 @@ mod tests {
     #[test]
     fn reverts_to_the_current_weights_when_nothing_is_better() {
         let mut theta = [0.0f32; 4];
-        let generation =
-            strategy(4).generation(0, &mut theta, 4, &mut Vec::new(), sphere);
+        let generation = strategy(4).generation(0, &mut theta, 4, &mut Vec::new(), sphere);
         assert_eq!(generation.choice, Choice::Current);
         assert_eq!(theta, [0.0; 4]);
     }
@@ -166,7 +197,11 @@ mod tests {
     fn descent_recombines_downhill_and_the_printed_formula_uphill() {
         let start = vec![1.0f32; 64];
         let recombined = |literal| {
-            let evolution = Evolution { literal, antithetic: true, ..strategy(64) };
+            let evolution = Evolution {
+                literal,
+                antithetic: true,
+                ..strategy(64)
+            };
             let (mut theta, mut calls, mut last) = (start.clone(), 0, 0.0);
             evolution.generation(0, &mut theta, 64, &mut Vec::new(), |t| {
                 calls += 1;

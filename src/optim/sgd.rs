@@ -17,7 +17,12 @@ pub struct Sgd {
 impl Sgd {
     /// An optimiser of `len` weights, at rest.
     pub fn new(len: usize, momentum: f32, weight_decay: f32, clip: f32) -> Sgd {
-        Sgd { momentum, weight_decay, clip, buffer: vec![0.0; len] }
+        Sgd {
+            momentum,
+            weight_decay,
+            clip,
+            buffer: vec![0.0; len],
+        }
     }
 
     /// One step; returns the gradient's norm before clipping. As PyTorch's `clip_grad_norm_`, the

@@ -102,8 +102,11 @@ impl Search {
         let data = Dataset::open(&s.data, s.image_size, &s.mean, &s.std)?;
         let (train_half, validation_half) = halves(data.train.len(), s.seed);
         check_batch(s.batch, train_half.len().min(validation_half.len()))?;
-        let augment =
-            Augment { crop_padding: s.crop_padding, flip: s.flip, cutout: s.cutout };
+        let augment = Augment {
+            crop_padding: s.crop_padding,
+            flip: s.flip,
+            cutout: s.cutout,
+        };
         augment.check(data.train.size())?;
         let supernet = Supernet::record(
             s.space,
@@ -116,7 +119,9 @@ impl Search {
         let loader = |half: &[u32], stream| {
             let (images, half) = (Arc::clone(&data.train), half.to_vec());
             let augment = Some(augment);
-            Loader::new(images, half, s.batch, augment, data.mean, data.std, s.seed, stream)
+            Loader::new(
+                images, half, s.batch, augment, data.mean, data.std, s.seed, stream,
+            )
         };
         let omega = supernet.tape.omega_len;
         let theta = initial_theta(&supernet.parameters, s.seed);
@@ -134,7 +139,11 @@ impl Search {
             executor: Executor::new(supernet.tape, device),
             parameters: supernet.parameters,
             theta,
-            progress: Progress { last_loss: f64::NAN, last_norm: f64::NAN, ..Progress::default() },
+            progress: Progress {
+                last_loss: f64::NAN,
+                last_norm: f64::NAN,
+                ..Progress::default()
+            },
             validation_half,
             data,
             settings,
@@ -218,8 +227,12 @@ impl Search {
         for norm in norms {
             self.finite("a norm of the hypergradient's series", norm)?;
         }
-        self.finite("the architecture gradient", crate::ops::update::norm(&self.gradient[omega..]))?;
-        self.adam.step(&self.gradient[omega..], &mut self.theta[omega..]);
+        self.finite(
+            "the architecture gradient",
+            crate::ops::update::norm(&self.gradient[omega..]),
+        )?;
+        self.adam
+            .step(&self.gradient[omega..], &mut self.theta[omega..]);
         Ok(())
     }
 
@@ -254,7 +267,10 @@ impl Search {
             count += 1;
         }
         self.validation_half = half;
-        (loss / f64::from(count), hits as f64 / (count as f64 * batch as f64))
+        (
+            loss / f64::from(count),
+            hits as f64 / (count as f64 * batch as f64),
+        )
     }
 
     /// Evaluates the supernet and derives the genotype, at the end of an epoch.
@@ -299,7 +315,12 @@ impl Search {
             };
             alpha.chunks_exact(p.shape[1]).map(row).collect()
         };
-        self.alphas().map(|(p, a)| OpWeights { name: p.name.clone(), rows: rows(p, a) }).collect()
+        self.alphas()
+            .map(|(p, a)| OpWeights {
+                name: p.name.clone(),
+                rows: rows(p, a),
+            })
+            .collect()
     }
 
     /// Freezes the search between rounds.
@@ -361,8 +382,9 @@ impl Search {
             state.len()
         );
         self.strategy.restore(state);
-        self.progress = serde_json::from_value(snapshot.state.clone())
-            .context("checkpoint: the counters cannot be read; it was not written by this program")?;
+        self.progress = serde_json::from_value(snapshot.state.clone()).context(
+            "checkpoint: the counters cannot be read; it was not written by this program",
+        )?;
         self.adam.steps = self.progress.adam_steps;
         Ok(())
     }

@@ -52,7 +52,8 @@ impl<H: Hypergradient + Send> Strategy for Differentiable<H> {
             weight_decay: step.sgd.weight_decay,
             buffer: &step.sgd.buffer,
         };
-        self.hypergradient.compute(&mut losses, step.theta, inner, alpha_gradient)
+        self.hypergradient
+            .compute(&mut losses, step.theta, inner, alpha_gradient)
     }
 
     fn state(&self) -> &[f32] {
@@ -72,7 +73,9 @@ pub fn strategy(settings: &SearchSettings) -> Box<dyn Strategy> {
             let hypergradient = Neumann::new(terms, gamma, true, settings.seed);
             Box::new(Differentiable { hypergradient })
         }
-        StrategyKind::DartsV1 => Box::new(Differentiable { hypergradient: FirstOrder::default() }),
+        StrategyKind::DartsV1 => Box::new(Differentiable {
+            hypergradient: FirstOrder::default(),
+        }),
         StrategyKind::DartsV2 => {
             let hypergradient = Unrolled::new(settings.unrolled_product);
             Box::new(Differentiable { hypergradient })

@@ -47,11 +47,16 @@ impl Search {
         let outcome = self.executor.forward(Mode::Gradient, &self.theta);
         self.finite("the training loss", outcome.loss)?;
         self.executor.backward(&self.theta, &mut self.gradient);
-        let norm = self.sgd.step(lr, &self.gradient[..omega], &mut self.theta[..omega]);
+        let norm = self
+            .sgd
+            .step(lr, &self.gradient[..omega], &mut self.theta[..omega]);
         self.finite("the norm of the weight gradient", norm)?;
         record.grad_norm = Some(norm);
         (self.progress.last_loss, self.progress.last_norm) = (outcome.loss, norm);
-        Ok((outcome.loss, outcome.top1 as f64 / batch.labels.len() as f64))
+        Ok((
+            outcome.loss,
+            outcome.top1 as f64 / batch.labels.len() as f64,
+        ))
     }
 
     fn generation(
@@ -73,12 +78,11 @@ impl Search {
         self.executor.load(&batch.images, &batch.labels);
         let (executor, candidate) = (&mut self.executor, &mut self.candidate);
         let mut first = None;
-        let generation =
-            evolution.generation(number, &mut self.theta, omega, candidate, |theta| {
-                let outcome = executor.forward(Mode::Evaluate, theta);
-                first.get_or_insert(outcome.top1);
-                outcome.loss
-            });
+        let generation = evolution.generation(number, &mut self.theta, omega, candidate, |theta| {
+            let outcome = executor.forward(Mode::Evaluate, theta);
+            first.get_or_insert(outcome.top1);
+            outcome.loss
+        });
         self.finite("the training loss", generation.loss)?;
         record.es_choice = Some(generation.choice.to_string());
         record.es_loss = Some(generation.loss);

@@ -78,7 +78,10 @@ fn softmax(logits: &[f32]) -> (f64, impl Iterator<Item = f64> + '_) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&l| f64::from(l - max).exp()).sum();
     let log_sum = sum.ln() + f64::from(max);
-    (log_sum, logits.iter().map(move |&l| (f64::from(l) - log_sum).exp()))
+    (
+        log_sum,
+        logits.iter().map(move |&l| (f64::from(l) - log_sum).exp()),
+    )
 }
 
 pub(super) fn forward(op: &Classifier, cx: &Context) {
@@ -124,7 +127,9 @@ fn outer(op: &Classifier, pooled: View, bar: View, to: &mut [f32], add: bool) {
     for (f, row) in to.chunks_exact_mut(op.classes).enumerate() {
         for (k, value) in row.iter_mut().enumerate() {
             let sum: f64 = (0..op.batch)
-                .map(|n| f64::from(pooled[n * op.channels + f]) * f64::from(bar[n * op.classes + k]))
+                .map(|n| {
+                    f64::from(pooled[n * op.channels + f]) * f64::from(bar[n * op.classes + k])
+                })
                 .sum();
             *value = if add { *value + sum as f32 } else { sum as f32 };
         }
@@ -134,8 +139,9 @@ fn outer(op: &Classifier, pooled: View, bar: View, to: &mut [f32], add: bool) {
 fn column_sums(op: &Classifier, bar: View, to: &mut [f32]) {
     let bar = bar.read();
     for (k, value) in to.iter_mut().enumerate() {
-        *value =
-            (0..op.batch).map(|n| f64::from(bar[n * op.classes + k])).sum::<f64>() as f32;
+        *value = (0..op.batch)
+            .map(|n| f64::from(bar[n * op.classes + k]))
+            .sum::<f64>() as f32;
     }
 }
 
@@ -159,7 +165,10 @@ fn spread(op: &Classifier, cx: &Context, role: Role, products: [Option<(View, &[
                 * share
         };
         // The pooled row of this image is not needed any more in these passes: reuse it.
-        let pulled = rows(op, cx).pooled.part(n * op.channels, op.channels).write();
+        let pulled = rows(op, cx)
+            .pooled
+            .part(n * op.channels, op.channels)
+            .write();
         for (f, value) in pulled.iter_mut().enumerate() {
             *value = pull(f);
         }
@@ -178,7 +187,13 @@ pub(super) fn backward(op: &Classifier, cx: &Context) {
     let rows = rows(op, cx);
     pool(op, cx, &rows, false);
     fill_bar(op, cx, &rows);
-    outer(op, rows.pooled, rows.bar, cx.parameter_gradient(op.weight).write(), false);
+    outer(
+        op,
+        rows.pooled,
+        rows.bar,
+        cx.parameter_gradient(op.weight).write(),
+        false,
+    );
     column_sums(op, rows.bar, cx.parameter_gradient(op.bias).write());
     let weight = cx.parameter(op.weight).read();
     spread(op, cx, Role::Adjoint, [Some((rows.bar, weight)), None]);
@@ -192,13 +207,29 @@ pub(super) fn tangent_backward(op: &Classifier, cx: &Context) {
     let rows = rows(op, cx);
     pool(op, cx, &rows, true);
     fill_bar(op, cx, &rows);
-    let (weight, weight_dot) = (cx.parameter(op.weight).read(), cx.parameter_tangent(op.weight).read());
+    let (weight, weight_dot) = (
+        cx.parameter(op.weight).read(),
+        cx.parameter_tangent(op.weight).read(),
+    );
     let bias_dot = cx.parameter_tangent(op.bias).read();
-    let (mut first, mut second) = (Vec::with_capacity(op.classes), Vec::with_capacity(op.classes));
+    let (mut first, mut second) = (
+        Vec::with_capacity(op.classes),
+        Vec::with_capacity(op.classes),
+    );
     for n in 0..op.batch {
         let of = |view: View| view.part(n * op.channels, op.channels).read();
-        linear(of(rows.pooled), weight_dot, bias_dot.iter().map(|&b| f64::from(b)), &mut first);
-        linear(of(rows.pooled_dot), weight, first.iter().copied(), &mut second);
+        linear(
+            of(rows.pooled),
+            weight_dot,
+            bias_dot.iter().map(|&b| f64::from(b)),
+            &mut first,
+        );
+        linear(
+            of(rows.pooled_dot),
+            weight,
+            first.iter().copied(),
+            &mut second,
+        );
         let logits = cx.logits.part(n * op.classes, op.classes).read();
         let mean: f64 = softmax(logits).1.zip(&second).map(|(p, &l)| p * l).sum();
         let bar_dot = rows.bar_dot.part(n * op.classes, op.classes).write();

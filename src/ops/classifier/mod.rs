@@ -40,7 +40,15 @@ impl Classifier {
     ) -> Classifier {
         let channels = graph.activation(features).channels;
         let classes = graph.parameters[bias.0].len;
-        Classifier { features, relu, weight, bias, batch: graph.batch, channels, classes }
+        Classifier {
+            features,
+            relu,
+            weight,
+            bias,
+            batch: graph.batch,
+            channels,
+            classes,
+        }
     }
 
     /// Number of classes.

@@ -44,7 +44,13 @@ fn prepare(op: &Conv, cx: &Context, pass: Pass) {
         if tangent && !tangents {
             continue;
         }
-        let of = |id| if tangent { cx.parameter_tangent(id) } else { cx.parameter(id) };
+        let of = |id| {
+            if tangent {
+                cx.parameter_tangent(id)
+            } else {
+                cx.parameter(id)
+            }
+        };
         let to = shared(op, cx, tangent);
         let (packed, transposed) = (to.packed.write(), to.transposed.write());
         let (step, step_in) = (padded(op.cout), padded(op.cin));
@@ -92,7 +98,8 @@ fn scratch_len(op: &Conv) -> usize {
 }
 
 fn partials(op: &Conv, cx: &Context) -> View {
-    cx.workspace.part(op.shared_len(), chunks(op.batch) * op.chunk_len())
+    cx.workspace
+        .part(op.shared_len(), chunks(op.batch) * op.chunk_len())
 }
 
 macro_rules! run_pass {
@@ -139,12 +146,16 @@ fn finish_gradients(op: &Conv, cx: &Context) {
     let step = padded(op.cout);
     for part in &op.parts {
         let gradient = cx.parameter_gradient(part.weight).write();
-        for (to, &tap) in gradient.chunks_exact_mut(op.cin * part.channels).zip(&part.taps) {
+        for (to, &tap) in gradient
+            .chunks_exact_mut(op.cin * part.channels)
+            .zip(&part.taps)
+        {
             for (k, row) in to.chunks_exact_mut(part.channels).enumerate() {
                 let at = (tap * op.cin + k) * step + part.first;
                 for (o, value) in row.iter_mut().enumerate() {
-                    let sum: f64 =
-                        (0..chunks(op.batch)).map(|i| f64::from(all[i * stride + at + o])).sum();
+                    let sum: f64 = (0..chunks(op.batch))
+                        .map(|i| f64::from(all[i * stride + at + o]))
+                        .sum();
                     *value = sum as f32;
                 }
             }
@@ -169,7 +180,13 @@ impl Kernel for Forward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task { cx, op, images, partial, scratch } = self.0;
+        let Task {
+            cx,
+            op,
+            images,
+            partial,
+            scratch,
+        } = self.0;
         let (cin, cout) = (padded(op.cin), padded(op.cout));
         let [height, width] = op.window.output();
         let weights = shared(op, cx, false);
@@ -185,8 +202,14 @@ impl Kernel for Forward<'_> {
                 for y in 0..height {
                     fill_bias(z, weights.bias.read());
                     let step = op.window.stride * cin;
-                    let input = Row { start: a.origin(y * op.window.stride), step };
-                    let out = RowMut { start: z.as_mut_ptr(), step: cout };
+                    let input = Row {
+                        start: a.origin(y * op.window.stride),
+                        step,
+                    };
+                    let out = RowMut {
+                        start: z.as_mut_ptr(),
+                        step: cout,
+                    };
                     let w = weights.packed.pointer();
                     matmul_row::<V>(input, &op.taps, op.cin, w, cout, out, width, Start::Add);
                     let first = image == images.start && y == 0;
@@ -203,7 +226,13 @@ impl Kernel for Tangent<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task { cx, op, images, partial, scratch } = self.0;
+        let Task {
+            cx,
+            op,
+            images,
+            partial,
+            scratch,
+        } = self.0;
         let (cin, cout) = (padded(op.cin), padded(op.cout));
         let [height, width] = op.window.output();
         let (w, w_dot) = (shared(op, cx, false), shared(op, cx, true));
@@ -221,13 +250,31 @@ impl Kernel for Tangent<'_> {
                     fill_bias(z, w_dot.bias.read());
                     let step = op.window.stride * cin;
                     let at = y * op.window.stride;
-                    let input = Row { start: a.origin(at), step };
-                    let input_dot = Row { start: a_dot.origin(at), step };
-                    let out = RowMut { start: z.as_mut_ptr(), step: cout };
+                    let input = Row {
+                        start: a.origin(at),
+                        step,
+                    };
+                    let input_dot = Row {
+                        start: a_dot.origin(at),
+                        step,
+                    };
+                    let out = RowMut {
+                        start: z.as_mut_ptr(),
+                        step: cout,
+                    };
                     let (w, w_dot) = (w.packed.pointer(), w_dot.packed.pointer());
                     matmul_row::<V>(input, &op.taps, op.cin, w_dot, cout, out, width, Start::Add);
                     if moving {
-                        matmul_row::<V>(input_dot, &op.taps, op.cin, w, cout, out, width, Start::Add);
+                        matmul_row::<V>(
+                            input_dot,
+                            &op.taps,
+                            op.cin,
+                            w,
+                            cout,
+                            out,
+                            width,
+                            Start::Add,
+                        );
                     }
                     let first = image == images.start && y == 0;
                     writer.row::<V>(image, y, z.as_ptr(), partial.pointer(), first);
@@ -249,11 +296,19 @@ unsafe fn transpose_row<V: Lanes>(
 ) {
     let (cin, stride) = (padded(op.cin), op.window.stride);
     for class in op.classes.iter().filter(|class| class.row == y % stride) {
-        let width = op.window.input[1].saturating_sub(class.column).div_ceil(stride);
+        let width = op.window.input[1]
+            .saturating_sub(class.column)
+            .div_ceil(stride);
         // SAFETY: as in `Forward`; the border covers the transposed taps.
         unsafe {
-            let input = Row { start: adjoint.origin(y / stride), step: adjoint.channels };
-            let out = RowMut { start: row.add(class.column * cin), step: stride * cin };
+            let input = Row {
+                start: adjoint.origin(y / stride),
+                step: adjoint.channels,
+            };
+            let out = RowMut {
+                start: row.add(class.column * cin),
+                step: stride * cin,
+            };
             matmul_row::<V>(input, &class.taps, op.cout, w, cin, out, width, start);
         }
     }
@@ -265,7 +320,10 @@ unsafe fn weight_gradient<V: Lanes>(op: &Conv, a: Row, g: Row, width: usize, dw:
     for tap in &op.taps {
         // SAFETY: as in `Forward`.
         unsafe {
-            let input = Row { start: a.start.add(tap.input), step: a.step };
+            let input = Row {
+                start: a.start.add(tap.input),
+                step: a.step,
+            };
             outer_row::<V>(input, op.cin, g, padded(op.cout), width, dw.add(tap.weight));
         }
     }
@@ -277,7 +335,13 @@ impl Kernel for Backward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task { cx, op, images, partial, scratch } = self.0;
+        let Task {
+            cx,
+            op,
+            images,
+            partial,
+            scratch,
+        } = self.0;
         let (cin, cout) = (padded(op.cin), padded(op.cout));
         let [height, width] = op.window.output();
         let w = shared(op, cx, false);
@@ -296,10 +360,24 @@ impl Kernel for Backward<'_> {
                 reader.image::<V>(image, a, None);
                 for y in 0..height {
                     let row = z_bar.interior(y);
-                    adjoint.row::<V>(image, y, RowMut { start: row, step: cout }, None);
+                    adjoint.row::<V>(
+                        image,
+                        y,
+                        RowMut {
+                            start: row,
+                            step: cout,
+                        },
+                        None,
+                    );
                     let step = op.window.stride * cin;
-                    let input = Row { start: a.origin(y * op.window.stride), step };
-                    let g = Row { start: row, step: cout };
+                    let input = Row {
+                        start: a.origin(y * op.window.stride),
+                        step,
+                    };
+                    let g = Row {
+                        start: row,
+                        step: cout,
+                    };
                     weight_gradient::<V>(op, input, g, width, partial.pointer());
                 }
                 let Some(to) = to else { continue };
@@ -320,7 +398,13 @@ impl Kernel for TangentBackward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task { cx, op, images, partial, scratch } = self.0;
+        let Task {
+            cx,
+            op,
+            images,
+            partial,
+            scratch,
+        } = self.0;
         let (cin, cout) = (padded(op.cin), padded(op.cout));
         let [height, width] = op.window.output();
         let (w, w_dot) = (shared(op, cx, false), shared(op, cx, true));
@@ -342,17 +426,35 @@ impl Kernel for TangentBackward<'_> {
                 reader.image::<V>(image, a, Some(a_dot));
                 for y in 0..height {
                     let (row, row_dot) = (z_bar.interior(y), z_bar_dot.interior(y));
-                    let target = RowMut { start: row, step: cout };
-                    let target_dot = RowMut { start: row_dot, step: cout };
+                    let target = RowMut {
+                        start: row,
+                        step: cout,
+                    };
+                    let target_dot = RowMut {
+                        start: row_dot,
+                        step: cout,
+                    };
                     adjoint.row::<V>(image, y, target, Some(target_dot));
                     let step = op.window.stride * cin;
                     let at = y * op.window.stride;
-                    let input = Row { start: a.origin(at), step };
-                    let g_dot = Row { start: row_dot, step: cout };
+                    let input = Row {
+                        start: a.origin(at),
+                        step,
+                    };
+                    let g_dot = Row {
+                        start: row_dot,
+                        step: cout,
+                    };
                     weight_gradient::<V>(op, input, g_dot, width, partial.pointer());
                     if moving {
-                        let input_dot = Row { start: a_dot.origin(at), step };
-                        let g = Row { start: row, step: cout };
+                        let input_dot = Row {
+                            start: a_dot.origin(at),
+                            step,
+                        };
+                        let g = Row {
+                            start: row,
+                            step: cout,
+                        };
                         weight_gradient::<V>(op, input_dot, g, width, partial.pointer());
                     }
                 }

@@ -70,8 +70,16 @@ impl Conv {
     ) -> Conv {
         let channels = graph.activation(output).channels;
         let taps = (0..kernel * kernel).collect();
-        let parts = vec![Part { weight, taps, first: 0, channels }];
-        assert!(bias.is_none() || graph.activation(output).normalised, "a bias is normalised away");
+        let parts = vec![Part {
+            weight,
+            taps,
+            first: 0,
+            channels,
+        }];
+        assert!(
+            bias.is_none() || graph.activation(output).normalised,
+            "a bias is normalised away"
+        );
         Conv::planned(graph, (input, output), (kernel, stride), relu, parts, bias)
     }
 
@@ -103,9 +111,17 @@ impl Conv {
     ) -> Conv {
         let from = graph.activation(input);
         let (cin, cout) = (from.channels, graph.activation(output).channels);
-        assert!(!from.normalised, "a dense convolution reads a plain activation");
-        let window =
-            Window { kernel, stride, dilation: 1, shift: 0, input: [from.height, from.width] };
+        assert!(
+            !from.normalised,
+            "a dense convolution reads a plain activation"
+        );
+        let window = Window {
+            kernel,
+            stride,
+            dilation: 1,
+            shift: 0,
+            input: [from.height, from.width],
+        };
         // A 2×2 window reaches one pixel past the image's end, never before its start.
         let border = window.padding().max(usize::from(kernel == 2));
         let used: Vec<usize> = parts.iter().flat_map(|p| p.taps.clone()).collect();
@@ -117,7 +133,20 @@ impl Conv {
             class.taps.retain(|t| used.contains(&(t.weight / per_tap)));
         }
         let batch = graph.batch;
-        Conv { input, output, relu, window, cin, cout, parts, bias, border, taps, classes, batch }
+        Conv {
+            input,
+            output,
+            relu,
+            window,
+            cin,
+            cout,
+            parts,
+            bias,
+            border,
+            taps,
+            classes,
+            batch,
+        }
     }
 
     fn tap_count(&self) -> usize {
@@ -148,12 +177,23 @@ impl Conv {
 
 impl Op for Conv {
     fn name(&self) -> &'static str {
-        if self.window.kernel == 2 { "factorized_reduce" } else { "conv" }
+        if self.window.kernel == 2 {
+            "factorized_reduce"
+        } else {
+            "conv"
+        }
     }
 
     fn uses(&self, graph: &Graph, pass: Pass) -> Uses {
         let workspace = self.shared_len() + chunks(self.batch) * self.chunk_len();
-        Uses::of_pass(graph, pass, &[self.input], &[self.output], |_| true, workspace)
+        Uses::of_pass(
+            graph,
+            pass,
+            &[self.input],
+            &[self.output],
+            |_| true,
+            workspace,
+        )
     }
 
     fn forward(&self, cx: &Context) {

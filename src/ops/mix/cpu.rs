@@ -45,7 +45,11 @@ fn fill_table(op: &Mix, cx: &Context, tangent: bool) {
         };
         for (t, term) in op.terms.iter().enumerate() {
             let s = scale(cx, term.scale, c, Role::Value);
-            let s_dot = if tangent { scale(cx, term.scale, c, Role::Tangent) } else { 0.0 };
+            let s_dot = if tangent {
+                scale(cx, term.scale, c, Role::Tangent)
+            } else {
+                0.0
+            };
             let (mut value, mut dot) = if tangent { (s_dot, s) } else { (s, 0.0) };
             if op.normalised[t] {
                 let statistics = cx.moments(term.input, Moments::Statistics).read();
@@ -73,7 +77,8 @@ fn coefficients(op: &Mix, cx: &Context) -> View {
 }
 
 fn partials(op: &Mix, cx: &Context) -> View {
-    cx.workspace.part(op.shared_len(), chunks(op.batch) * op.chunk_len())
+    cx.workspace
+        .part(op.shared_len(), chunks(op.batch) * op.chunk_len())
 }
 
 macro_rules! run_pass {
@@ -122,7 +127,9 @@ fn finish_sums(op: &Mix, cx: &Context, pass: Pass) {
     let tangent = pass == Pass::TangentBackward;
     let (all, step) = (partials(op, cx).read(), padded(op.channels));
     let sum = |row: usize, c: usize| -> f64 {
-        (0..chunks(op.batch)).map(|i| f64::from(all[i * op.chunk_len() + row * step + c])).sum()
+        (0..chunks(op.batch))
+            .map(|i| f64::from(all[i * op.chunk_len() + row * step + c]))
+            .sum()
     };
     let (role, kind) = if tangent {
         (Role::AdjointTangent, Moments::AdjointSumsTangent)
@@ -169,7 +176,13 @@ fn finish_sums(op: &Mix, cx: &Context, pass: Pass) {
 
 /// out[x, c] += factor[c] · in[x, c] for a row of a planned buffer.
 #[inline(always)]
-unsafe fn add_row<V: Lanes>(from: Dense, image: usize, y: usize, factor: *const f32, out: *mut f32) {
+unsafe fn add_row<V: Lanes>(
+    from: Dense,
+    image: usize,
+    y: usize,
+    factor: *const f32,
+    out: *mut f32,
+) {
     let (channels, step) = (from.channels, padded(from.channels));
     let row = from.row(image, y).cast_const();
     for c in (0..step).step_by(LANES) {
@@ -205,9 +218,19 @@ impl Kernel for Forward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task { cx, op, images, partial, scratch } = self.0;
+        let Task {
+            cx,
+            op,
+            images,
+            partial,
+            scratch,
+        } = self.0;
         let step = padded(op.channels);
-        let table = cx.workspace.part(0, op.table_rows() * step).pointer().cast_const();
+        let table = cx
+            .workspace
+            .part(0, op.table_rows() * step)
+            .pointer()
+            .cast_const();
         let writer = ValueWriter::new(cx, op.output);
         for image in images.clone() {
             for y in 0..op.size[0] {
@@ -233,9 +256,19 @@ impl Kernel for Tangent<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task { cx, op, images, partial, scratch } = self.0;
+        let Task {
+            cx,
+            op,
+            images,
+            partial,
+            scratch,
+        } = self.0;
         let step = padded(op.channels);
-        let table = cx.workspace.part(0, op.table_rows() * step).pointer().cast_const();
+        let table = cx
+            .workspace
+            .part(0, op.table_rows() * step)
+            .pointer()
+            .cast_const();
         let writer = TangentWriter::new(cx, op.output);
         for image in images.clone() {
             for y in 0..op.size[0] {
@@ -302,7 +335,11 @@ unsafe fn hand_on<V: Lanes>(
     if op.normalised[t] || !cx.graph.activation(term.input).differentiable {
         return;
     }
-    let role = if y_bar_dot.is_some() { Role::AdjointTangent } else { Role::Adjoint };
+    let role = if y_bar_dot.is_some() {
+        Role::AdjointTangent
+    } else {
+        Role::Adjoint
+    };
     let (to, add) = (cx.dense(term.input, role), cx.adds_to(term.input));
     let s = V::splat(scale(cx, term.scale, 0, Role::Value));
     let s_dot = y_bar_dot.map(|_| V::splat(scale(cx, term.scale, 0, Role::Tangent)));
@@ -334,7 +371,13 @@ impl Kernel for Backward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task { cx, op, images, partial, scratch } = self.0;
+        let Task {
+            cx,
+            op,
+            images,
+            partial,
+            scratch,
+        } = self.0;
         let (step, width) = (padded(op.channels), op.size[1]);
         let adjoint = AdjointReader::new(cx, op.output, coefficients(op, cx), false);
         partial.write().fill(0.0);
@@ -351,8 +394,15 @@ impl Kernel for Backward<'_> {
                     sum_row::<V>(row, step, width, sums);
                     for (t, term) in op.terms.iter().enumerate() {
                         let value = cx.dense(term.input, Role::Value);
-                        let moments = op.normalised[t].then(|| cx.moments(term.input, Moments::Statistics));
-                        weighted_sum::<V>(value, moments, (image, y), row, sums.add((2 + 2 * t) * step));
+                        let moments =
+                            op.normalised[t].then(|| cx.moments(term.input, Moments::Statistics));
+                        weighted_sum::<V>(
+                            value,
+                            moments,
+                            (image, y),
+                            row,
+                            sums.add((2 + 2 * t) * step),
+                        );
                         hand_on::<V>(cx, op, t, (image, y), row, None);
                     }
                 }
@@ -376,7 +426,10 @@ unsafe fn weighted_sum<V: Lanes>(
         // SAFETY: rows of `width` pixels; moments hold two rows of `step`.
         unsafe {
             let (mean, r) = match moments {
-                Some(m) => (V::load(m.pointer().add(c)), V::load(m.pointer().add(step + c))),
+                Some(m) => (
+                    V::load(m.pointer().add(c)),
+                    V::load(m.pointer().add(step + c)),
+                ),
                 None => (V::splat(0.0), V::splat(1.0)),
             };
             let mut sum = V::splat(0.0);
@@ -395,7 +448,13 @@ impl Kernel for TangentBackward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task { cx, op, images, partial, scratch } = self.0;
+        let Task {
+            cx,
+            op,
+            images,
+            partial,
+            scratch,
+        } = self.0;
         let (step, width) = (padded(op.channels), op.size[1]);
         let adjoint = AdjointReader::new(cx, op.output, coefficients(op, cx), true);
         partial.write().fill(0.0);
@@ -409,7 +468,12 @@ impl Kernel for TangentBackward<'_> {
                     let target = |start| RowMut { start, step };
                     adjoint.row::<V>(image, y, target(row), Some(target(row_dot)));
                     if op.output_normalised {
-                        store_row::<V>(row_dot, cx.dense(op.output, Role::AdjointTangent), image, y);
+                        store_row::<V>(
+                            row_dot,
+                            cx.dense(op.output, Role::AdjointTangent),
+                            image,
+                            y,
+                        );
                     }
                     sum_row::<V>(row, step, width, sums);
                     sum_row::<V>(row_dot, step, width, sums.add(step));
@@ -441,17 +505,26 @@ unsafe fn second_order_sums<V: Lanes>(
     let row = value.row(image, y).cast_const();
     let row_tangent = tangent.row(image, y).cast_const();
     let moments = op.normalised[t].then(|| {
-        (cx.moments(input, Moments::Statistics), cx.moments(input, Moments::StatisticsTangent))
+        (
+            cx.moments(input, Moments::Statistics),
+            cx.moments(input, Moments::StatisticsTangent),
+        )
     });
     for c in (0..step).step_by(LANES) {
         // SAFETY: as in `weighted_sum`.
         unsafe {
             let two = |view: View| {
-                (V::load(view.pointer().add(c)), V::load(view.pointer().add(step + c)))
+                (
+                    V::load(view.pointer().add(c)),
+                    V::load(view.pointer().add(step + c)),
+                )
             };
             let ((mean, r), (mean_dot, slope)) = match moments {
                 Some((statistics, tangents)) => (two(statistics), two(tangents)),
-                None => ((V::splat(0.0), V::splat(1.0)), (V::splat(0.0), V::splat(0.0))),
+                None => (
+                    (V::splat(0.0), V::splat(1.0)),
+                    (V::splat(0.0), V::splat(0.0)),
+                ),
             };
             let (mut first, mut second) = (V::splat(0.0), V::splat(0.0));
             for x in 0..value.width {
@@ -465,7 +538,9 @@ unsafe fn second_order_sums<V: Lanes>(
                 second = adjoint.mul_add(normed_dot, second);
             }
             first.add(V::load(sums.add(c))).store(sums.add(c));
-            second.add(V::load(sums.add(step + c))).store(sums.add(step + c));
+            second
+                .add(V::load(sums.add(step + c)))
+                .store(sums.add(step + c));
         }
     }
 }

@@ -59,7 +59,10 @@ impl Mix {
         output: ActivationId,
     ) -> Mix {
         let to = graph.activation(output);
-        let normalised = terms.iter().map(|t| graph.activation(t.input).normalised).collect();
+        let normalised = terms
+            .iter()
+            .map(|t| graph.activation(t.input).normalised)
+            .collect();
         Mix {
             terms,
             normalised,

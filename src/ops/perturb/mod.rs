@@ -31,7 +31,10 @@ impl Noise {
     fn of(&self, member: usize) -> (u64, f32) {
         let odd = self.antithetic && member % 2 == 1;
         let drawn = member - usize::from(odd);
-        (self.first_stream + drawn as u64, if odd { -1.0 } else { 1.0 })
+        (
+            self.first_stream + drawn as u64,
+            if odd { -1.0 } else { 1.0 },
+        )
     }
 }
 
@@ -54,7 +57,8 @@ impl Kernel for AddNoise<'_> {
         for (block, to) in self.to.chunks_mut(BLOCK).enumerate() {
             let first = (self.first + block * BLOCK) as u64;
             for (stream, factor) in (0..).map_while(self.terms) {
-                self.philox.fill_normal(first, stream, &mut epsilon[..to.len()]);
+                self.philox
+                    .fill_normal(first, stream, &mut epsilon[..to.len()]);
                 for (to, &e) in to.iter_mut().zip(&epsilon) {
                     *to += factor * e;
                 }
@@ -84,7 +88,12 @@ fn add(noise: &Noise, terms: &(dyn Fn(usize) -> Option<(u64, f32)> + Sync), out:
     let out = View::of_mut(out);
     for_ranges(len, |range| {
         let to = out.part(range.start, range.len()).write();
-        dispatch(AddNoise { philox: noise.philox, first: range.start, terms, to });
+        dispatch(AddNoise {
+            philox: noise.philox,
+            first: range.start,
+            terms,
+            to,
+        });
     });
 }
 
@@ -118,7 +127,10 @@ mod tests {
         let noise = Noise::new(5, 1, 2, false);
         let omega = vec![1.0f32; 100_001];
         let with = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
             let mut out = vec![0.0; omega.len()];
             pool.install(|| perturb(&noise, 1, 0.1, &omega, &mut out));
             out

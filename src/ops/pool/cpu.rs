@@ -54,7 +54,9 @@ fn run(op: &Pool, cx: &Context, mode: Mode) {
             AdjointReader::prepare(cx, branch.output, coefficients(op, cx, b), tangent);
         }
     }
-    let partials = cx.workspace.part(op.shared_len(), chunks(op.batch) * op.chunk_len());
+    let partials = cx
+        .workspace
+        .part(op.shared_len(), chunks(op.batch) * op.chunk_len());
     let step = padded(op.channels);
     let len = 3 * Padded::len(op.size, op.channels, 0) + 2 * op.size[1] * step;
     for_each(chunks(op.batch), |chunk| {
@@ -129,7 +131,8 @@ impl Window {
                     let (mut rest, mut sum) = (V::splat(1.0), zero);
                     for y in rows {
                         for x in columns.clone() {
-                            let here = best.select_greater(V::load(self.at(self.x, y, x)), zero, rest);
+                            let here =
+                                best.select_greater(V::load(self.at(self.x, y, x)), zero, rest);
                             rest = rest.sub(here);
                             sum = here.mul_add(V::load(self.at(dot, y, x)), sum);
                         }
@@ -188,7 +191,8 @@ impl Window {
                 for x in columns.clone() {
                     let here = match best {
                         Some(best) => {
-                            let here = best.select_greater(V::load(self.at(self.x, y, x)), zero, rest);
+                            let here =
+                                best.select_greater(V::load(self.at(self.x, y, x)), zero, rest);
                             rest = rest.sub(here);
                             here
                         }
@@ -206,7 +210,14 @@ impl Kernel for Task<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task { cx, op, mode, images, partial, scratch } = self;
+        let Task {
+            cx,
+            op,
+            mode,
+            images,
+            partial,
+            scratch,
+        } = self;
         let step = padded(op.channels);
         let tangent = mode == Mode::Tangent;
         let (x, scratch) = Padded::carve(scratch, op.size, op.channels, 0);
@@ -214,7 +225,11 @@ impl Kernel for Task<'_> {
         let (x_bar, scratch) = Padded::carve(scratch, op.size, op.channels, 0);
         let (row, row_dot) = scratch.split_at_mut(op.size[1] * step);
         let reader = Reader::new(cx, op.input, false, tangent);
-        let role = if mode == Mode::Backward { Role::Adjoint } else { Role::AdjointTangent };
+        let role = if mode == Mode::Backward {
+            Role::Adjoint
+        } else {
+            Role::AdjointTangent
+        };
         let to = match mode {
             Mode::Backward | Mode::TangentBackward => InputAdjoint::new(cx, op.input, role, false),
             Mode::Forward | Mode::Tangent => None,
@@ -237,29 +252,71 @@ impl Kernel for Task<'_> {
                         let rows = window(branch.kind, op.stride, y, op.size[0]);
                         if to.is_some() {
                             let second = mode == Mode::TangentBackward;
-                            let adjoint = AdjointReader::new(cx, branch.output, coefficients(op, cx, b), second);
-                            let target = RowMut { start: row.as_mut_ptr(), step };
-                            let dot = RowMut { start: row_dot.as_mut_ptr(), step };
+                            let adjoint = AdjointReader::new(
+                                cx,
+                                branch.output,
+                                coefficients(op, cx, b),
+                                second,
+                            );
+                            let target = RowMut {
+                                start: row.as_mut_ptr(),
+                                step,
+                            };
+                            let dot = RowMut {
+                                start: row_dot.as_mut_ptr(),
+                                step,
+                            };
                             adjoint.row::<V>(image, y, target, second.then_some(dot));
                         }
-                        let g = if mode == Mode::TangentBackward { row_dot.as_ptr() } else { row.as_ptr() };
+                        let g = if mode == Mode::TangentBackward {
+                            row_dot.as_ptr()
+                        } else {
+                            row.as_ptr()
+                        };
                         for at in 0..width {
                             let columns = window(branch.kind, op.stride, at, op.size[1]);
                             for c in (0..step).step_by(LANES) {
-                                let here = Window { x: x.start.add(c), step, width: op.size[1] };
+                                let here = Window {
+                                    x: x.start.add(c),
+                                    step,
+                                    width: op.size[1],
+                                };
                                 if to.is_some() {
                                     let g = V::load(g.add(at * step + c));
-                                    here.scatter::<V>(branch.kind, rows.clone(), columns.clone(), g, x_bar.start.add(c));
+                                    here.scatter::<V>(
+                                        branch.kind,
+                                        rows.clone(),
+                                        columns.clone(),
+                                        g,
+                                        x_bar.start.add(c),
+                                    );
                                 } else {
                                     let dot = tangent.then(|| x_dot.start.add(c).cast_const());
-                                    here.gather::<V>(branch.kind, rows.clone(), columns.clone(), dot)
-                                        .store(row.as_mut_ptr().add(at * step + c));
+                                    here.gather::<V>(
+                                        branch.kind,
+                                        rows.clone(),
+                                        columns.clone(),
+                                        dot,
+                                    )
+                                    .store(row.as_mut_ptr().add(at * step + c));
                                 }
                             }
                         }
                         match mode {
-                            Mode::Forward => ValueWriter::new(cx, branch.output).row::<V>(image, y, row.as_ptr(), sums, first),
-                            Mode::Tangent => TangentWriter::new(cx, branch.output).row::<V>(image, y, row.as_ptr(), sums, first),
+                            Mode::Forward => ValueWriter::new(cx, branch.output).row::<V>(
+                                image,
+                                y,
+                                row.as_ptr(),
+                                sums,
+                                first,
+                            ),
+                            Mode::Tangent => TangentWriter::new(cx, branch.output).row::<V>(
+                                image,
+                                y,
+                                row.as_ptr(),
+                                sums,
+                                first,
+                            ),
                             Mode::Backward | Mode::TangentBackward => {}
                         }
                     }

@@ -55,7 +55,14 @@ impl Pool {
         let from = graph.activation(input);
         assert!(!from.normalised, "a pool reads a plain activation");
         let (size, channels, batch) = ([from.height, from.width], from.channels, graph.batch);
-        Pool { input, stride, branches, size, channels, batch }
+        Pool {
+            input,
+            stride,
+            branches,
+            size,
+            channels,
+            batch,
+        }
     }
 
     /// Output H, W.

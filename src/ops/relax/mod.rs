@@ -19,7 +19,11 @@ pub struct Relax {
 impl Relax {
     /// Relaxes `alpha` row by row of `ops` into `weights`.
     pub fn new(alpha: ParameterId, weights: WeightsId, ops: usize) -> Relax {
-        Relax { alpha, weights, ops }
+        Relax {
+            alpha,
+            weights,
+            ops,
+        }
     }
 
     /// Calls `row` with the range of each edge.
@@ -42,7 +46,10 @@ pub fn softmax(alpha: &[f32], out: &mut [f32]) {
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    a.iter()
+        .zip(b)
+        .map(|(&a, &b)| f64::from(a) * f64::from(b))
+        .sum()
 }
 
 impl Op for Relax {
@@ -55,7 +62,10 @@ impl Op for Relax {
     }
 
     fn forward(&self, cx: &Context) {
-        let (alpha, c) = (cx.parameter(self.alpha).read(), cx.weights(self.weights, Role::Value));
+        let (alpha, c) = (
+            cx.parameter(self.alpha).read(),
+            cx.weights(self.weights, Role::Value),
+        );
         self.rows(cx, |row| softmax(&alpha[row.clone()], &mut c.write()[row]));
     }
 

@@ -21,7 +21,10 @@ use crate::ops::statistics::{TangentWriter, ValueWriter, finish_tangent, finish_
 use crate::ops::{Context, Moments, Pass, Role};
 
 /// Taps of a pointwise product: the pixel itself.
-const HERE: &[Tap] = &[Tap { input: 0, weight: 0 }];
+const HERE: &[Tap] = &[Tap {
+    input: 0,
+    weight: 0,
+}];
 
 /// Packed weights of a branch, padded to whole vectors.
 #[derive(Clone, Copy)]
@@ -54,7 +57,13 @@ fn prepare(op: &Separable, cx: &Context, pass: Pass) {
                 if tangent && !tangents {
                     continue;
                 }
-                let of = |id| if tangent { cx.parameter_tangent(id) } else { cx.parameter(id) };
+                let of = |id| {
+                    if tangent {
+                        cx.parameter_tangent(id)
+                    } else {
+                        cx.parameter(id)
+                    }
+                };
                 let (dw, pw) = (branch.depthwise_len(cin), branch.pointwise_len(cin));
                 let start = branch.packed + usize::from(tangent) * branch.packed_len(cin);
                 let pointwise = of(branch.branch.pointwise).read();
@@ -77,16 +86,22 @@ fn prepare(op: &Separable, cx: &Context, pass: Pass) {
 }
 
 fn coefficients(branch: &PlannedBranch, cx: &Context) -> View {
-    cx.workspace.part(branch.coefficients, cx.workspace.len() - branch.coefficients)
+    cx.workspace.part(
+        branch.coefficients,
+        cx.workspace.len() - branch.coefficients,
+    )
 }
 
 fn for_each_task(op: &Separable, task: impl Fn(&PlannedGroup, usize) + Sync + Send) {
     let count = chunks(op.batch);
-    for_each(op.groups.len() * count, |i| task(&op.groups[i / count], i % count));
+    for_each(op.groups.len() * count, |i| {
+        task(&op.groups[i / count], i % count)
+    });
 }
 
 fn partials(op: &Separable, cx: &Context) -> View {
-    cx.workspace.part(op.shared_len, chunks(op.batch) * op.chunk_len)
+    cx.workspace
+        .part(op.shared_len, chunks(op.batch) * op.chunk_len)
 }
 
 /// Where the rows and images of one task lie.
@@ -105,11 +120,20 @@ impl Task<'_> {
         let cin = padded(group.channels);
         let width = group.size[1];
         let rows = |channels: usize| width * padded(channels);
-        let widest = group.branches.iter().map(|b| b.channels_out).max().unwrap_or(0);
+        let widest = group
+            .branches
+            .iter()
+            .map(|b| b.channels_out)
+            .max()
+            .unwrap_or(0);
         let mut len = copies * Padded::len(group.size, group.channels, group.border);
         len += copies * (rows(group.channels) + rows(widest));
         if backward {
-            let border = group.branches.iter().map(|b| b.window.transpose_border()).max();
+            let border = group
+                .branches
+                .iter()
+                .map(|b| b.window.transpose_border())
+                .max();
             let adjoint = Padded::len(group.size, group.channels, border.unwrap_or(0));
             len += group.size[0] * width * cin + copies * adjoint;
         }
@@ -190,7 +214,13 @@ impl Kernel for Forward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task { cx, group, images, partial, scratch } = self.0;
+        let Task {
+            cx,
+            group,
+            images,
+            partial,
+            scratch,
+        } = self.0;
         let cin = padded(group.channels);
         let (a, scratch) = Padded::carve(scratch, group.size, group.channels, group.border);
         let (d, z) = scratch.split_at_mut(group.size[1] * cin);
@@ -207,12 +237,41 @@ impl Kernel for Forward<'_> {
                     let [height, width] = branch.window.output();
                     for y in 0..height {
                         let stride = branch.window.stride;
-                        let input = Row { start: a.origin(y * stride), step: stride * cin };
-                        let d_row = RowMut { start: d.as_mut_ptr(), step: cin };
-                        depthwise_row::<V>(input, &branch.taps, packed.depthwise, d_row, width, cin, Start::Zero);
-                        let d_row = Row { start: d.as_ptr(), step: cin };
-                        let z_row = RowMut { start: z.as_mut_ptr(), step: cout };
-                        matmul_row::<V>(d_row, HERE, group.channels, packed.pointwise, cout, z_row, width, Start::Zero);
+                        let input = Row {
+                            start: a.origin(y * stride),
+                            step: stride * cin,
+                        };
+                        let d_row = RowMut {
+                            start: d.as_mut_ptr(),
+                            step: cin,
+                        };
+                        depthwise_row::<V>(
+                            input,
+                            &branch.taps,
+                            packed.depthwise,
+                            d_row,
+                            width,
+                            cin,
+                            Start::Zero,
+                        );
+                        let d_row = Row {
+                            start: d.as_ptr(),
+                            step: cin,
+                        };
+                        let z_row = RowMut {
+                            start: z.as_mut_ptr(),
+                            step: cout,
+                        };
+                        matmul_row::<V>(
+                            d_row,
+                            HERE,
+                            group.channels,
+                            packed.pointwise,
+                            cout,
+                            z_row,
+                            width,
+                            Start::Zero,
+                        );
                         let first = image == images.start && y == 0;
                         let sums = partial.pointer().add(branch.partial);
                         writer.row::<V>(image, y, z.as_ptr(), sums, first);
@@ -237,13 +296,49 @@ unsafe fn depthwise_rows<V: Lanes>(
     let step = stride * cin;
     // SAFETY: as in `Forward`.
     unsafe {
-        let input = Row { start: a.origin(y * stride), step };
-        let input_dot = Row { start: a_dot.origin(y * stride), step };
-        let out = RowMut { start: d, step: cin };
-        let out_dot = RowMut { start: d_dot, step: cin };
-        depthwise_row::<V>(input, &branch.taps, w.depthwise, out, width, cin, Start::Zero);
-        depthwise_row::<V>(input_dot, &branch.taps, w.depthwise, out_dot, width, cin, Start::Zero);
-        depthwise_row::<V>(input, &branch.taps, w_dot.depthwise, out_dot, width, cin, Start::Add);
+        let input = Row {
+            start: a.origin(y * stride),
+            step,
+        };
+        let input_dot = Row {
+            start: a_dot.origin(y * stride),
+            step,
+        };
+        let out = RowMut {
+            start: d,
+            step: cin,
+        };
+        let out_dot = RowMut {
+            start: d_dot,
+            step: cin,
+        };
+        depthwise_row::<V>(
+            input,
+            &branch.taps,
+            w.depthwise,
+            out,
+            width,
+            cin,
+            Start::Zero,
+        );
+        depthwise_row::<V>(
+            input_dot,
+            &branch.taps,
+            w.depthwise,
+            out_dot,
+            width,
+            cin,
+            Start::Zero,
+        );
+        depthwise_row::<V>(
+            input,
+            &branch.taps,
+            w_dot.depthwise,
+            out_dot,
+            width,
+            cin,
+            Start::Add,
+        );
     }
 }
 
@@ -253,7 +348,13 @@ impl Kernel for Tangent<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task { cx, group, images, partial, scratch } = self.0;
+        let Task {
+            cx,
+            group,
+            images,
+            partial,
+            scratch,
+        } = self.0;
         let cin = padded(group.channels);
         let (a, scratch) = Padded::carve(scratch, group.size, group.channels, group.border);
         let (a_dot, scratch) = Padded::carve(scratch, group.size, group.channels, group.border);
@@ -271,12 +372,43 @@ impl Kernel for Tangent<'_> {
                     let cout = padded(branch.channels_out);
                     let [height, width] = branch.window.output();
                     for y in 0..height {
-                        depthwise_rows::<V>(branch, y, (a, a_dot), (w, w_dot), d.as_mut_ptr(), d_dot.as_mut_ptr());
-                        let out = RowMut { start: z.as_mut_ptr(), step: cout };
-                        let row = |r: &[f32]| Row { start: r.as_ptr(), step: cin };
+                        depthwise_rows::<V>(
+                            branch,
+                            y,
+                            (a, a_dot),
+                            (w, w_dot),
+                            d.as_mut_ptr(),
+                            d_dot.as_mut_ptr(),
+                        );
+                        let out = RowMut {
+                            start: z.as_mut_ptr(),
+                            step: cout,
+                        };
+                        let row = |r: &[f32]| Row {
+                            start: r.as_ptr(),
+                            step: cin,
+                        };
                         let c = group.channels;
-                        matmul_row::<V>(row(d_dot), HERE, c, w.pointwise, cout, out, width, Start::Zero);
-                        matmul_row::<V>(row(d), HERE, c, w_dot.pointwise, cout, out, width, Start::Add);
+                        matmul_row::<V>(
+                            row(d_dot),
+                            HERE,
+                            c,
+                            w.pointwise,
+                            cout,
+                            out,
+                            width,
+                            Start::Zero,
+                        );
+                        matmul_row::<V>(
+                            row(d),
+                            HERE,
+                            c,
+                            w_dot.pointwise,
+                            cout,
+                            out,
+                            width,
+                            Start::Add,
+                        );
                         let first = image == images.start && y == 0;
                         let sums = partial.pointer().add(branch.partial);
                         writer.row::<V>(image, y, z.as_ptr(), sums, first);
@@ -302,7 +434,10 @@ unsafe fn transpose<V: Lanes>(
         for (m, y) in (class.row..size[0]).step_by(stride).enumerate() {
             // SAFETY: as in `Forward`; the border covers the transposed taps.
             unsafe {
-                let input = Row { start: adjoint.origin(m), step: cin };
+                let input = Row {
+                    start: adjoint.origin(m),
+                    step: cin,
+                };
                 let out = RowMut {
                     start: a_bar.add((y * size[1] + class.column) * cin),
                     step: stride * cin,
@@ -319,7 +454,13 @@ impl Kernel for Backward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task { cx, group, images, partial, scratch } = self.0;
+        let Task {
+            cx,
+            group,
+            images,
+            partial,
+            scratch,
+        } = self.0;
         let (cin, size) = (padded(group.channels), group.size);
         clear(group, partial);
         let (a, scratch) = Padded::carve(scratch, size, group.channels, group.border);
@@ -334,7 +475,12 @@ impl Kernel for Backward<'_> {
                 a_bar.fill(0.0);
                 for branch in &group.branches {
                     let w = Packed::at(branch, group.channels, cx.workspace, false);
-                    let adjoint = AdjointReader::new(cx, branch.branch.output, coefficients(branch, cx), false);
+                    let adjoint = AdjointReader::new(
+                        cx,
+                        branch.branch.output,
+                        coefficients(branch, cx),
+                        false,
+                    );
                     let cout = padded(branch.channels_out);
                     let [height, width] = branch.window.output();
                     let border = branch.window.transpose_border();
@@ -344,16 +490,66 @@ impl Kernel for Backward<'_> {
                     let pw = dw.add(branch.depthwise_len(group.channels));
                     for y in 0..height {
                         let stride = branch.window.stride;
-                        let input = Row { start: a.origin(y * stride), step: stride * cin };
-                        let d_row = RowMut { start: d.as_mut_ptr(), step: cin };
-                        depthwise_row::<V>(input, &branch.taps, w.depthwise, d_row, width, cin, Start::Zero);
-                        adjoint.row::<V>(image, y, RowMut { start: z_bar.as_mut_ptr(), step: cout }, None);
-                        let z_row = Row { start: z_bar.as_ptr(), step: cout };
-                        outer_row::<V>(Row { start: d.as_ptr(), step: cin }, group.channels, z_row, cout, width, pw);
+                        let input = Row {
+                            start: a.origin(y * stride),
+                            step: stride * cin,
+                        };
+                        let d_row = RowMut {
+                            start: d.as_mut_ptr(),
+                            step: cin,
+                        };
+                        depthwise_row::<V>(
+                            input,
+                            &branch.taps,
+                            w.depthwise,
+                            d_row,
+                            width,
+                            cin,
+                            Start::Zero,
+                        );
+                        adjoint.row::<V>(
+                            image,
+                            y,
+                            RowMut {
+                                start: z_bar.as_mut_ptr(),
+                                step: cout,
+                            },
+                            None,
+                        );
+                        let z_row = Row {
+                            start: z_bar.as_ptr(),
+                            step: cout,
+                        };
+                        outer_row::<V>(
+                            Row {
+                                start: d.as_ptr(),
+                                step: cin,
+                            },
+                            group.channels,
+                            z_row,
+                            cout,
+                            width,
+                            pw,
+                        );
                         let d_bar_row = d_bar.interior(y);
-                        let out = RowMut { start: d_bar_row, step: cin };
-                        matmul_row::<V>(z_row, HERE, branch.channels_out, w.transposed, cin, out, width, Start::Zero);
-                        let g = Row { start: d_bar_row, step: cin };
+                        let out = RowMut {
+                            start: d_bar_row,
+                            step: cin,
+                        };
+                        matmul_row::<V>(
+                            z_row,
+                            HERE,
+                            branch.channels_out,
+                            w.transposed,
+                            cin,
+                            out,
+                            width,
+                            Start::Zero,
+                        );
+                        let g = Row {
+                            start: d_bar_row,
+                            step: cin,
+                        };
                         depthwise_gradient_row::<V>(input, &branch.taps, g, width, cin, dw);
                     }
                     transpose::<V>(branch, size, d_bar, w.depthwise, a_bar.as_mut_ptr());
@@ -376,7 +572,13 @@ impl Kernel for TangentBackward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task { cx, group, images, partial, scratch } = self.0;
+        let Task {
+            cx,
+            group,
+            images,
+            partial,
+            scratch,
+        } = self.0;
         let (cin, size) = (padded(group.channels), group.size);
         clear(group, partial);
         let (a, scratch) = Padded::carve(scratch, size, group.channels, group.border);
@@ -394,36 +596,115 @@ impl Kernel for TangentBackward<'_> {
                 for branch in &group.branches {
                     let w = Packed::at(branch, group.channels, cx.workspace, false);
                     let w_dot = Packed::at(branch, group.channels, cx.workspace, true);
-                    let adjoint = AdjointReader::new(cx, branch.branch.output, coefficients(branch, cx), true);
+                    let adjoint = AdjointReader::new(
+                        cx,
+                        branch.branch.output,
+                        coefficients(branch, cx),
+                        true,
+                    );
                     let cout = padded(branch.channels_out);
                     let [height, width] = branch.window.output();
                     let border = branch.window.transpose_border();
                     let (z_bar, rest) = scratch.split_at_mut(width * cout);
                     let (z_bar_dot, rest) = rest.split_at_mut(width * cout);
-                    let (d_bar, rest) = Padded::carve(rest, [height, width], group.channels, border);
-                    let (d_bar_dot, _) = Padded::carve(rest, [height, width], group.channels, border);
+                    let (d_bar, rest) =
+                        Padded::carve(rest, [height, width], group.channels, border);
+                    let (d_bar_dot, _) =
+                        Padded::carve(rest, [height, width], group.channels, border);
                     let dw = partial.pointer().add(branch.partial);
                     let pw = dw.add(branch.depthwise_len(group.channels));
                     let (c, taps) = (group.channels, branch.taps.as_slice());
                     for y in 0..height {
-                        depthwise_rows::<V>(branch, y, (a, a_dot), (w, w_dot), d.as_mut_ptr(), d_dot.as_mut_ptr());
-                        let target = |row: &mut [f32]| RowMut { start: row.as_mut_ptr(), step: cout };
+                        depthwise_rows::<V>(
+                            branch,
+                            y,
+                            (a, a_dot),
+                            (w, w_dot),
+                            d.as_mut_ptr(),
+                            d_dot.as_mut_ptr(),
+                        );
+                        let target = |row: &mut [f32]| RowMut {
+                            start: row.as_mut_ptr(),
+                            step: cout,
+                        };
                         adjoint.row::<V>(image, y, target(z_bar), Some(target(z_bar_dot)));
-                        let g = Row { start: z_bar.as_ptr(), step: cout };
-                        let g_dot = Row { start: z_bar_dot.as_ptr(), step: cout };
-                        outer_row::<V>(Row { start: d_dot.as_ptr(), step: cin }, c, g, cout, width, pw);
-                        outer_row::<V>(Row { start: d.as_ptr(), step: cin }, c, g_dot, cout, width, pw);
-                        let row = RowMut { start: d_bar.interior(y), step: cin };
-                        let row_dot = RowMut { start: d_bar_dot.interior(y), step: cin };
+                        let g = Row {
+                            start: z_bar.as_ptr(),
+                            step: cout,
+                        };
+                        let g_dot = Row {
+                            start: z_bar_dot.as_ptr(),
+                            step: cout,
+                        };
+                        outer_row::<V>(
+                            Row {
+                                start: d_dot.as_ptr(),
+                                step: cin,
+                            },
+                            c,
+                            g,
+                            cout,
+                            width,
+                            pw,
+                        );
+                        outer_row::<V>(
+                            Row {
+                                start: d.as_ptr(),
+                                step: cin,
+                            },
+                            c,
+                            g_dot,
+                            cout,
+                            width,
+                            pw,
+                        );
+                        let row = RowMut {
+                            start: d_bar.interior(y),
+                            step: cin,
+                        };
+                        let row_dot = RowMut {
+                            start: d_bar_dot.interior(y),
+                            step: cin,
+                        };
                         let o = branch.channels_out;
                         matmul_row::<V>(g, HERE, o, w.transposed, cin, row, width, Start::Zero);
-                        matmul_row::<V>(g_dot, HERE, o, w.transposed, cin, row_dot, width, Start::Zero);
-                        matmul_row::<V>(g, HERE, o, w_dot.transposed, cin, row_dot, width, Start::Add);
+                        matmul_row::<V>(
+                            g_dot,
+                            HERE,
+                            o,
+                            w.transposed,
+                            cin,
+                            row_dot,
+                            width,
+                            Start::Zero,
+                        );
+                        matmul_row::<V>(
+                            g,
+                            HERE,
+                            o,
+                            w_dot.transposed,
+                            cin,
+                            row_dot,
+                            width,
+                            Start::Add,
+                        );
                         let step = branch.window.stride * cin;
-                        let input = Row { start: a.origin(y * branch.window.stride), step };
-                        let input_dot = Row { start: a_dot.origin(y * branch.window.stride), step };
-                        let d_g = Row { start: row.start, step: cin };
-                        let d_g_dot = Row { start: row_dot.start, step: cin };
+                        let input = Row {
+                            start: a.origin(y * branch.window.stride),
+                            step,
+                        };
+                        let input_dot = Row {
+                            start: a_dot.origin(y * branch.window.stride),
+                            step,
+                        };
+                        let d_g = Row {
+                            start: row.start,
+                            step: cin,
+                        };
+                        let d_g_dot = Row {
+                            start: row_dot.start,
+                            step: cin,
+                        };
                         depthwise_gradient_row::<V>(input, taps, d_g_dot, width, cin, dw);
                         depthwise_gradient_row::<V>(input_dot, taps, d_g, width, cin, dw);
                     }

@@ -129,8 +129,12 @@ impl Separable {
                     shift: 0,
                     input: size,
                 };
-                let border =
-                    group.branches.iter().map(|b| window(b).padding()).max().unwrap_or(0);
+                let border = group
+                    .branches
+                    .iter()
+                    .map(|b| window(b).padding())
+                    .max()
+                    .unwrap_or(0);
                 let branches = group.branches.iter().map(|branch| {
                     let window = window(branch);
                     let step = padded(channels);
@@ -151,20 +155,37 @@ impl Separable {
                     );
                     let gradient =
                         planned.depthwise_len(channels) + planned.pointwise_len(channels);
-                    planned.partial =
-                        take(&mut chunk_len, gradient.max(partial_len(planned.channels_out)));
+                    planned.partial = take(
+                        &mut chunk_len,
+                        gradient.max(partial_len(planned.channels_out)),
+                    );
                     planned
                 });
                 let branches = branches.collect();
                 let sums = take(&mut chunk_len, 2 * padded(channels));
-                PlannedGroup { input: group.input, channels, size, border, sums, branches }
+                PlannedGroup {
+                    input: group.input,
+                    channels,
+                    size,
+                    border,
+                    sums,
+                    branches,
+                }
             })
             .collect();
-        Separable { groups, shared_len, chunk_len, batch: graph.batch }
+        Separable {
+            groups,
+            shared_len,
+            chunk_len,
+            batch: graph.batch,
+        }
     }
 
     fn outputs(&self) -> Vec<ActivationId> {
-        self.groups.iter().flat_map(|g| g.branches.iter().map(|b| b.branch.output)).collect()
+        self.groups
+            .iter()
+            .flat_map(|g| g.branches.iter().map(|b| b.branch.output))
+            .collect()
     }
 }
 

@@ -112,7 +112,12 @@ mod tests {
 
     #[test]
     fn two_sgd_steps_match_pytorchs_formula() {
-        let step = Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.01, clip_factor: 0.5 };
+        let step = Sgd {
+            lr: 0.1,
+            momentum: 0.9,
+            weight_decay: 0.01,
+            clip_factor: 0.5,
+        };
         let (mut theta, mut buffer) = (vec![1.0f32, -2.0], vec![0.0f32; 2]);
         sgd(step, &[4.0, 2.0], &mut buffer, &mut theta);
         assert_eq!(buffer, [2.01, 0.98]);
@@ -126,7 +131,14 @@ mod tests {
 
     #[test]
     fn first_adam_step_moves_by_the_learning_rate() {
-        let step = Adam { lr: 0.01, beta1: 0.5, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, step: 1 };
+        let step = Adam {
+            lr: 0.01,
+            beta1: 0.5,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            step: 1,
+        };
         let (mut m, mut v, mut theta) = ([0.0], [0.0], [0.5]);
         adam(step, &[-3.0], &mut m, &mut v, &mut theta);
         assert!((theta[0] - 0.51).abs() < 1e-6);
@@ -136,7 +148,10 @@ mod tests {
     fn sums_do_not_depend_on_the_thread_count() {
         let a: Vec<f32> = (0..200_003).map(|i| (i as f32 * 0.37).sin()).collect();
         let with = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
             pool.install(|| norm(&a).to_bits())
         };
         assert_eq!(with(1), with(2));
