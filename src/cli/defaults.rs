@@ -3,6 +3,7 @@
 //! They are DARTS's (Liu et al. 2019) and NAS-Bench-201's; on the bundled digits a search is to end
 //! within a minute on two cores, so there the network and the number of epochs are smaller.
 
+use crate::data::Spec;
 use crate::search::settings::{Gamma, SearchSettings, StrategyKind, UnrolledProduct, Weights};
 use crate::space::Space;
 
@@ -23,19 +24,12 @@ pub enum DataKind {
 }
 
 impl DataKind {
-    /// The kind of a data SPEC.
-    ///
-    /// # Errors
-    ///
-    /// What was expected, where the SPEC is none.
-    pub fn of(spec: &str) -> Result<DataKind, &'static str> {
-        match spec.split_once(':') {
-            None if spec == "digits" => Ok(DataKind::Digits),
-            Some(("cifar10" | "cifar100", path)) if !path.is_empty() => Ok(DataKind::Cifar),
-            Some(("folder" | "pack", path)) if !path.is_empty() => Ok(DataKind::Images),
-            _ => {
-                Err("expected `digits`, `cifar10:DIR`, `cifar100:DIR`, `folder:DIR` or `pack:FILE`")
-            }
+    /// The kind of a data set.
+    pub fn of(spec: &Spec) -> DataKind {
+        match spec {
+            Spec::Digits => DataKind::Digits,
+            Spec::Cifar10(_) | Spec::Cifar100(_) => DataKind::Cifar,
+            Spec::Folder(_) | Spec::Pack(_) => DataKind::Images,
         }
     }
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::config::ConfigFile;
 use super::{defaults, validate};
+use crate::data::Spec;
 use crate::run::BadUsage;
 use crate::search::settings::{Gamma, SearchSettings, StrategyKind, UnrolledProduct, Weights};
 use crate::space::Space;
@@ -206,12 +207,14 @@ pub fn resolve(flags: toml::Table, file: Option<&ConfigFile>) -> Result<SearchSe
         .get("data")
         .and_then(toml::Value::as_str)
         .unwrap_or(defaults::DATA);
-    let kind = defaults::DataKind::of(data).map_err(|expected| {
-        BadUsage(format!(
-            "{}: {expected}, found `{data}`",
-            named(&origins, "data")
-        ))
+    let spec: Spec = data.parse().map_err(|error| {
+        let at = match origins.get("data") {
+            Some(Origin::File(file, line)) => format!("{file}:{line}: "),
+            _ => String::new(),
+        };
+        BadUsage(format!("{at}{error:#}"))
     })?;
+    let kind = defaults::DataKind::of(&spec);
     let space = match given.get("space") {
         None => defaults::SPACE,
         Some(space) => space.clone().try_into().map_err(|_| {

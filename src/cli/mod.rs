@@ -12,9 +12,11 @@ use crate::run::BadUsage;
 
 mod completions;
 mod config;
+mod data;
 mod defaults;
 mod devices;
 mod flags;
+// mod probe;
 mod progress;
 mod query;
 mod report;
@@ -36,7 +38,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Search(search::Command),
+    Search(Box<search::Command>),
+    // Probe(Box<probe::Command>),
+    Data(data::Command),
     Query(query::Command),
     Report(report::Command),
     Devices(devices::Command),
@@ -69,6 +73,8 @@ pub fn main() -> ExitCode {
     };
     let ended = match cli.command {
         Command::Search(command) => command.run(),
+        // Command::Probe(command) => command.run(),
+        Command::Data(command) => command.run(),
         Command::Query(command) => command.run(),
         Command::Report(command) => command.run(),
         Command::Devices(command) => command.run(),

@@ -124,26 +124,15 @@ impl Check<'_> {
             ),
             s.warmup_epochs,
         )?;
-        let means_good = s.mean.iter().all(|m| (0.0..=1.0).contains(m));
-        self.that(
-            means_good,
-            "mean",
-            "numbers from 0 to 1",
-            format_args!("{:?}", s.mean),
-        )?;
-        let stds_good = s.std.iter().all(|d| d.is_finite() && *d > 0.0);
-        self.that(
-            stds_good,
-            "std",
-            "finite numbers above 0",
-            format_args!("{:?}", s.std),
-        )?;
-        self.that(
-            s.mean.len() == s.std.len(),
-            "std",
-            &format!("as many numbers as --mean has ({})", s.mean.len()),
-            s.std.len(),
-        )
+        for (key, values) in [("mean", &s.mean), ("std", &s.std)] {
+            let least = if key == "std" { f32::MIN_POSITIVE } else { 0.0 };
+            let good = matches!(values.len(), 0 | 1 | 3)
+                && values.iter().all(|value| (least..=1.0).contains(value));
+            let expected =
+                "one number for all channels or three, each from 0 (--std: above 0) to 1";
+            self.that(good, key, expected, format_args!("{values:?}"))?;
+        }
+        Ok(())
     }
 }
 

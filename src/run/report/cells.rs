@@ -11,15 +11,18 @@ use rust_sugiyama::configure::Config;
 use rust_sugiyama::from_vertices_and_edges;
 
 use super::escape;
-use super::palette::{of_op, short_name};
+use super::palette::{AXIS, Colour, of_op, short_name};
 use crate::space::CellGraph;
 
 /// Height of boxes and pills, pixels.
 const HEIGHT: f64 = 24.0;
 /// Width of a pill, pixels: the longest short name.
-const PILL: f64 = 70.0;
+const PILL: f64 = 64.0;
 /// Width kept free for a passing edge, pixels.
 const PASSING: f64 = 8.0;
+/// How far the layout's layers are drawn apart, so that edges between them stay steep enough to
+/// follow.
+const STRETCH: f64 = 1.75;
 /// Empty border of the drawing, pixels.
 const MARGIN: f64 = 12.0;
 
@@ -34,7 +37,8 @@ enum Vertex<'a> {
 impl Vertex<'_> {
     fn size(&self) -> (f64, f64) {
         let width = match self {
-            Vertex::State(name) => 16.0 + 8.0 * name.chars().count() as f64,
+            Vertex::State(name) if name.len() > 1 => 40.0,
+            Vertex::State(_) => 24.0,
             Vertex::Op(_) => PILL,
             Vertex::Passing => PASSING,
         };
@@ -48,8 +52,8 @@ struct Layered<'a> {
     vertices: Vec<Vertex<'a>>,
     layers: Vec<usize>,
     edges: Vec<(usize, usize)>,
-    /// Each drawn curve as the vertices it passes.
-    curves: Vec<Vec<usize>>,
+    /// Each drawn curve: its colour and the vertices it passes.
+    curves: Vec<(Colour, Vec<usize>)>,
 }
 
 impl<'a> Layered<'a> {
@@ -60,12 +64,12 @@ impl<'a> Layered<'a> {
         }
         for (from, to, op) in &cell.edges {
             if op.is_empty() {
-                graph.connect(*from, *to);
+                graph.connect(*from, *to, AXIS);
             } else {
                 // Beside the node it feeds: ops of one node then stand in one row.
                 let pill = graph.add(Vertex::Op(op), graph.layers[*to] - 1);
-                graph.connect(*from, pill);
-                graph.connect(pill, *to);
+                graph.connect(*from, pill, of_op(op));
+                graph.connect(pill, *to, of_op(op));
             }
         }
         graph
@@ -77,7 +81,7 @@ impl<'a> Layered<'a> {
         self.vertices.len() - 1
     }
 
-    fn connect(&mut self, from: usize, to: usize) {
+    fn connect(&mut self, from: usize, to: usize, colour: Colour) {
         let mut curve = vec![from];
         for layer in self.layers[from] + 1..self.layers[to] {
             let passing = self.add(Vertex::Passing, layer);
@@ -86,7 +90,7 @@ impl<'a> Layered<'a> {
         curve.push(to);
         self.edges
             .extend(curve.windows(2).map(|pair| (pair[0], pair[1])));
-        self.curves.push(curve);
+        self.curves.push((colour, curve));
     }
 
     /// Centres of the vertices, and the size of the whole.
@@ -104,7 +108,7 @@ impl<'a> Layered<'a> {
             .map(|&(from, to)| (id(from), id(to)))
             .collect();
         let config = Config {
-            vertex_spacing: 10.0,
+            vertex_spacing: 7.0,
             dummy_vertices: false,
             ..Config::default()
         };
@@ -133,10 +137,16 @@ impl<'a> Layered<'a> {
                 0.0
             };
             for (vertex, (x, y)) in layout {
-                places.insert(vertex, (start + x - left, y - top));
+                places.insert(
+                    vertex,
+                    (
+                        start + x - left,
+                        (y - top - HEIGHT / 2.0) * STRETCH + HEIGHT / 2.0,
+                    ),
+                );
             }
             width = start + right - left;
-            height = height.max(bottom - top);
+            height = height.max((bottom - top - HEIGHT) * STRETCH + HEIGHT);
         }
         (places, width, height)
     }
@@ -167,12 +177,20 @@ pub fn draw(cell: &CellGraph) -> String {
     let mut svg = format!(
         "<svg class=\"cell\" xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" \
          viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" \
+         style=\"min-width:{:.0}px\" \
          aria-label=\"{} cell\">\n",
+        // Smaller, and the text is not readable: the page then scrolls the drawing sideways.
+        0.8 * width,
         escape(&cell.name)
     );
-    for curve in &graph.curves {
+    for (colour, curve) in &graph.curves {
         let points: Vec<_> = curve.iter().map(|&vertex| at(vertex)).collect();
-        let _ = writeln!(svg, "<path d=\"{}\"/>", path(&points));
+        let _ = writeln!(
+            svg,
+            "<path style=\"--c:var(--{})\" d=\"{}\"/>",
+            colour.name,
+            path(&points)
+        );
     }
     for (index, vertex) in graph.vertices.iter().enumerate() {
         let (x, y) = at(index);
@@ -180,19 +198,32 @@ pub fn draw(cell: &CellGraph) -> String {
         let (left, top) = (x - width / 2.0, y - HEIGHT / 2.0);
         let (class, colour, text, title) = match vertex {
             Vertex::Passing => continue,
-            Vertex::State(name) => ("state", "axis", (*name).to_owned(), *name),
-            Vertex::Op(op) => ("op", of_op(op).name, short_name(op), *op),
+            Vertex::State(name) => ("state", AXIS.name, with_subscript(name), *name),
+            Vertex::Op(op) => ("op", of_op(op).name, escape(&short_name(op)), *op),
         };
         let _ = writeln!(
             svg,
             "<g class=\"{class}\" style=\"--c:var(--{colour})\"><title>{}</title>\
              <rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{HEIGHT}\"/>\
-             <text x=\"{x:.1}\" y=\"{y:.1}\">{}</text></g>",
-            escape(title),
-            escape(&text)
+             <text x=\"{x:.1}\" y=\"{y:.1}\">{text}</text></g>",
+            escape(title)
         );
     }
     svg + "</svg>\n"
+}
+
+/// `c_{k-2}` with its index set low; other names as they are.
+fn with_subscript(name: &str) -> String {
+    match name
+        .strip_prefix("c_{")
+        .and_then(|rest| rest.strip_suffix('}'))
+    {
+        Some(index) => {
+            let index = escape(&index.replace('-', "−"));
+            format!("c<tspan dy=\"4\" font-size=\"10\">{index}</tspan>")
+        }
+        None => escape(name),
+    }
 }
 
 /// A smooth way from the bottom of the first vertex to the top of the last, upright at every

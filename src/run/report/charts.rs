@@ -76,8 +76,9 @@ fn draw(
     let root = SVGBackend::with_string(svg, frame.size).into_drawing_area();
     let mut chart = ChartBuilder::on(&root)
         .margin(4)
+        .margin_top(12)
         .margin_right(14)
-        .x_label_area_size(36)
+        .x_label_area_size(if frame.x_label.is_empty() { 22 } else { 36 })
         .y_label_area_size(44)
         .build_cartesian_2d(x, y.clone())?;
     let decimals = if y.end - y.start < 0.02 {

@@ -60,8 +60,8 @@ pub fn genotype(genotype: &Genotype) -> String {
     for cell in genotype.cells() {
         let _ = writeln!(
             html,
-            "<figure><figcaption>{} cell</figcaption>\n<div class=\"wide\">{}</div></figure>",
-            capitalised(&escape(&cell.name)),
+            "<figure><figcaption>{}</figcaption>\n<div class=\"wide\">{}</div></figure>",
+            caption(&cell.name),
             cells::draw(&cell)
         );
     }
@@ -105,6 +105,8 @@ pub fn curves(history: &History) -> Result<String> {
         |r| r.correction_ratio,
     )];
     html += &chart("Size of the correction", None, ratio)?;
+    let chosen = vec![series("L1 of the choice", TRAIN, rounds, |r| r.es_loss)];
+    html += &chart("Evolution strategy", None, chosen)?;
     html += "</div>\n";
     let stopped = rounds.iter().filter(|round| round.neumann_stopped).count();
     if stopped > 0 {
@@ -185,7 +187,7 @@ pub fn op_weights(space: Space, epochs: &[EpochRecord]) -> Result<String> {
             let _ = writeln!(
                 html,
                 "<figure><figcaption>{}</figcaption>\n{svg}</figure>",
-                escape(label)
+                with_subscripts(label)
             );
         }
         html += "</div>\n";
@@ -318,10 +320,23 @@ fn legend(entries: impl Iterator<Item = (&'static str, String)>) -> String {
     html + "</ul>\n"
 }
 
-fn capitalised(word: &str) -> String {
-    let mut letters = word.chars();
-    letters.next().map_or_else(String::new, |first| {
-        first.to_uppercase().chain(letters).collect()
+/// An edge's label with the indices of `c_{k-2}` and `c_{k-1}` set low.
+fn with_subscripts(label: &str) -> String {
+    escape(label)
+        .replace("_{", "<sub>")
+        .replace('}', "</sub>")
+        .replace('-', "−")
+}
+
+/// `Normal cell`, `Reduction cell`, or `Cell` where a network has but one.
+fn caption(cell: &str) -> String {
+    let mut letters = cell.chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    let name: String = first.chain(letters).collect();
+    escape(&if cell == "cell" {
+        name
+    } else {
+        format!("{name} cell")
     })
 }
 
