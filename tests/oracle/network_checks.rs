@@ -1,5 +1,6 @@
 //! The supernets of the oracle: their parameter lists and their derivatives.
 
+use crate::derivative::relative_error;
 use crate::draw::uniform;
 use crate::network::{Direction, Parameters, Space, Supernet, draw_direction};
 use crate::tensor::Tensor;
@@ -97,5 +98,78 @@ fn curvature_of_a_supernet_is_symmetric_and_matches_a_difference_of_slopes() {
             "{space:?}: {curvature} {difference}"
         );
         assert!((curvature / net.curvature(&parameters, &v, &u) - 1.0).abs() < 1e-10);
+    }
+}
+
+/// Loss, logits, ∇L·u and uᵀ∇²L·v by PyTorch in float64: `python tests/torch/oracle_values.py`.
+struct PyTorch {
+    loss: f64,
+    logits: [f64; 12],
+    slope: f64,
+    curvature: f64,
+}
+
+const DARTS: PyTorch = PyTorch {
+    loss: 1.2865291061620348,
+    logits: [
+        0.09456934503495817,
+        0.4054615323164645,
+        -1.1264833465949315,
+        0.20649953249419828,
+        -0.02009919863143017,
+        -0.8419082624841067,
+        0.16147479217820718,
+        -0.23326340859511877,
+        0.29536362681078043,
+        0.2709468920028624,
+        1.321145697214326,
+        0.47738865543360587,
+    ],
+    slope: -2.9827799426832287,
+    curvature: -180.8354971895289,
+};
+
+const NASBENCH201: PyTorch = PyTorch {
+    loss: 1.4793541365167726,
+    logits: [
+        0.21719810078106042,
+        -0.6390637746982342,
+        -0.1798263028442541,
+        0.22717714984544043,
+        -0.24360576785493734,
+        -0.23339668887702003,
+        -0.9275085460342127,
+        -0.14550142013022108,
+        0.020771574598309528,
+        -0.8497071290240249,
+        0.2694763774565543,
+        0.227367559629766,
+    ],
+    slope: 6.1871444189954365,
+    curvature: 141.47692519394525,
+};
+
+#[test]
+fn supernets_agree_with_pytorch_in_value_and_both_derivatives() {
+    for (space, torch) in [(Space::Darts, DARTS), (Space::NasBench201, NASBENCH201)] {
+        let net = small(space);
+        let parameters = net.draw("weights");
+        let [u, v] = ["u", "v"].map(|salt| draw_direction(&parameters, salt, |_| true));
+        let (loss, logits) = net.value(&parameters);
+        assert!((loss / torch.loss - 1.0).abs() < 1e-13, "{space:?}: {loss}");
+        assert!(
+            relative_error(&logits, &torch.logits) < 1e-12,
+            "{space:?}: {logits:?}"
+        );
+        let slope = net.slope(&parameters, &u);
+        assert!(
+            (slope / torch.slope - 1.0).abs() < 1e-11,
+            "{space:?}: {slope}"
+        );
+        let curvature = net.curvature(&parameters, &u, &v);
+        assert!(
+            (curvature / torch.curvature - 1.0).abs() < 1e-10,
+            "{space:?}: {curvature}"
+        );
     }
 }
