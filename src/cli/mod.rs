@@ -1,4 +1,5 @@
 //! The command line.
+pub mod query;
 /// Entry.
 pub fn main() -> std::process::ExitCode {
     std::process::ExitCode::SUCCESS

@@ -1,0 +1,305 @@
+//! The DARTS genotype: a normal and a reduction cell.
+//!
+//! A cell is eight (op, state) pairs, two a node in node order, as in `genotypes.py` of the official
+//! code; pair p is an edge from its state into node p / 2 (state p / 2 + 2). The order of the two
+//! pairs of a node carries no meaning for the network but is kept, so that a pasted text prints as
+//! it came.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+
+use super::super::DartsOp;
+use super::{check_length, darts_text};
+
+/// Nodes of a cell.
+pub const NODES: usize = 4;
+/// Edges into each node.
+pub const EDGES_PER_NODE: usize = 2;
+
+/// A pair of DARTS cells, with the field names of the official `Genotype` tuple.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DartsGenotype {
+    /// Normal cell: eight (op, input state), two a node.
+    pub normal: Vec<(DartsOp, usize)>,
+    /// States (2 to 5) concatenated into the normal cell's output.
+    pub normal_concat: Vec<usize>,
+    /// Reduction cell: eight (op, input state), two a node.
+    pub reduce: Vec<(DartsOp, usize)>,
+    /// States (2 to 5) concatenated into the reduction cell's output.
+    pub reduce_concat: Vec<usize>,
+}
+
+impl DartsGenotype {
+    /// Checks that both cells lie in the space.
+    ///
+    /// # Errors
+    /// A cell without exactly eight edges, an edge from a state that its node cannot read, or a
+    /// concatenation that is empty, repeats a state or takes one that is no node.
+    pub fn validate(&self) -> Result<()> {
+        check_edges("normal", &self.normal)?;
+        check_concat("normal_concat", &self.normal_concat)?;
+        check_edges("reduce", &self.reduce)?;
+        check_concat("reduce_concat", &self.reduce_concat)
+    }
+}
+
+fn check_edges(field: &str, edges: &[(DartsOp, usize)]) -> Result<()> {
+    for (position, &(op, from)) in edges.iter().enumerate().take(NODES * EDGES_PER_NODE) {
+        let node = position / EDGES_PER_NODE;
+        if from > node + 1 {
+            bail!(
+                "genotype: edge ('{op}', {from}) of `{field}` does not exist: node {node} reads states 0 to {}, not {from}",
+                node + 1
+            );
+        }
+    }
+    if edges.len() != NODES * EDGES_PER_NODE {
+        bail!(
+            "genotype: expected {} edges in `{field}` ({EDGES_PER_NODE} for each of {NODES} nodes), found {}",
+            NODES * EDGES_PER_NODE,
+            edges.len()
+        );
+    }
+    Ok(())
+}
+
+fn check_concat(field: &str, states: &[usize]) -> Result<()> {
+    if states.is_empty() {
+        bail!("genotype: expected at least one state in `{field}`, found none");
+    }
+    for (position, &state) in states.iter().enumerate() {
+        if !(2..NODES + 2).contains(&state) {
+            bail!(
+                "genotype: state {state} of `{field}` is no node of the cell (nodes are states 2 to {})",
+                NODES + 1
+            );
+        }
+        if states[..position].contains(&state) {
+            bail!("genotype: state {state} stands twice in `{field}`, expected each state once");
+        }
+    }
+    Ok(())
+}
+
+/// Python's text of a list of states: `range(2, 6)` where it is one, as the official code prints.
+struct Concat<'a>(&'a [usize]);
+
+impl fmt::Display for Concat<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ascending = self
+            .0
+            .windows(2)
+            .all(|pair| Some(pair[1]) == pair[0].checked_add(1));
+        match self.0 {
+            [first, .., last] if ascending => write!(f, "range({first}, {})", last + 1),
+            states => write!(f, "{states:?}"),
+        }
+    }
+}
+
+struct Edges<'a>(&'a [(DartsOp, usize)]);
+
+impl fmt::Display for Edges<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[")?;
+        for (position, (op, from)) in self.0.iter().enumerate() {
+            let separator = if position == 0 { "" } else { ", " };
+            write!(f, "{separator}('{op}', {from})")?;
+        }
+        f.write_str("]")
+    }
+}
+
+impl fmt::Display for DartsGenotype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Genotype(normal={}, normal_concat={}, reduce={}, reduce_concat={})",
+            Edges(&self.normal),
+            Concat(&self.normal_concat),
+            Edges(&self.reduce),
+            Concat(&self.reduce_concat)
+        )
+    }
+}
+
+impl FromStr for DartsGenotype {
+    type Err = anyhow::Error;
+
+    /// Reads the official text: any white space, either quote, `range(2, 6)` or `[2, 3, 4, 5]`,
+    /// and optionally `NAME = ` in front.
+    fn from_str(text: &str) -> Result<Self> {
+        check_length(text)?;
+        let genotype = darts_text::parse(text)
+            .context("genotype")
+            .map_err(one_sentence)?;
+        genotype.validate()?;
+        Ok(genotype)
+    }
+}
+
+/// Joins an error and its context into one message, so that printing either form shows all of it.
+fn one_sentence(error: anyhow::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `DARTS_V1` and `DARTS_V2` as `genotypes.py` of the official code holds them.
+    const DARTS_V1: &str = "DARTS_V1 = Genotype(normal=[('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 0), ('sep_conv_3x3', 1), ('skip_connect', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 2)], normal_concat=[2, 3, 4, 5], reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 0), ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('avg_pool_3x3', 0)], reduce_concat=[2, 3, 4, 5])";
+    const DARTS_V2: &str = "DARTS_V2 = Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)], normal_concat=[2, 3, 4, 5], reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1), ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)], reduce_concat=[2, 3, 4, 5])";
+
+    fn any_cell() -> impl Strategy<Value = (Vec<(DartsOp, usize)>, Vec<usize>)> {
+        let edges = (0..8usize)
+            .map(|position| (0..8usize, 0..position / 2 + 2))
+            .collect::<Vec<_>>()
+            .prop_map(|picks| {
+                let edge = |(op, from): (usize, usize)| (DartsOp::ALL[op], from);
+                picks.into_iter().map(edge).collect()
+            });
+        let concat = proptest::sample::subsequence(vec![2usize, 3, 4, 5], 1..=4).prop_shuffle();
+        (edges, concat)
+    }
+
+    fn any_genotype() -> impl Strategy<Value = DartsGenotype> {
+        (any_cell(), any_cell()).prop_map(|((normal, normal_concat), (reduce, reduce_concat))| {
+            DartsGenotype {
+                normal,
+                normal_concat,
+                reduce,
+                reduce_concat,
+            }
+        })
+    }
+
+    fn error_of(text: &str) -> String {
+        text.parse::<DartsGenotype>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_official_genotypes_are_read_and_print_as_the_official_code_prints() {
+        for text in [DARTS_V1, DARTS_V2] {
+            let genotype: DartsGenotype = text.parse().unwrap();
+            let (_, body) = text.split_once(" = ").unwrap();
+            assert_eq!(
+                genotype.to_string(),
+                body.replace("[2, 3, 4, 5]", "range(2, 6)")
+            );
+        }
+    }
+
+    #[test]
+    fn white_space_quotes_and_trailing_commas_of_python_are_accepted() {
+        let loose = DARTS_V2
+            .replace('\'', "\"")
+            .replace(", ", " ,\n\t")
+            .replace('=', " =\r\n")
+            .replace(")]", ") , ]");
+        assert_eq!(
+            loose.parse::<DartsGenotype>().unwrap(),
+            DARTS_V2.parse().unwrap()
+        );
+    }
+
+    #[test]
+    fn an_unknown_op_is_named_with_the_known_ones() {
+        let error = error_of(&DARTS_V1.replacen("sep_conv_3x3", "sep_conv_7x7", 1));
+        assert!(
+            error.contains("`sep_conv_7x7`") && error.contains("dil_conv_5x5"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_edge_that_does_not_exist_is_named() {
+        let error = error_of(&DARTS_V1.replacen("('sep_conv_3x3', 0)", "('sep_conv_3x3', 2)", 1));
+        assert!(
+            error.contains("('sep_conv_3x3', 2)") && error.contains("node 0"),
+            "{error}"
+        );
+        let error = error_of(&DARTS_V1.replacen("('sep_conv_3x3', 1), ", "", 1));
+        assert!(
+            error.contains("expected 8 edges") && error.contains("found 7"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_concat_of_what_is_no_node_is_refused_without_making_it() {
+        let range = |concat: &str| error_of(&DARTS_V1.replacen("[2, 3, 4, 5]", concat, 1));
+        let error = range("range(2, 18446744073709551615)");
+        assert!(error.contains("state 6 of `normal_concat`"), "{error}");
+        assert!(range("range(2, 2)").contains("found none"));
+        assert!(range("[2, 2]").contains("twice"));
+        assert!(range("[0, 2]").contains("state 0"));
+        assert!(range("[99999999999999999999999]").contains("too large"));
+    }
+
+    #[test]
+    fn missing_repeated_and_unknown_fields_are_named() {
+        let error = error_of("Genotype(normal=[], normal_concat=range(2, 6))");
+        assert!(error.contains("`reduce`"), "{error}");
+        let error = error_of("Genotype(normal=[], normal=[])");
+        assert!(error.contains("`normal` stands twice"), "{error}");
+        let error = error_of("Genotype(norm=[])");
+        assert!(error.contains("`norm`"), "{error}");
+        let error = error_of(&format!("{DARTS_V1} x"));
+        assert!(
+            error.contains("end of the text") && error.contains("`x`"),
+            "{error}"
+        );
+        assert!(error_of(&" ".repeat(100_000)).contains("at most"));
+    }
+
+    proptest! {
+        #[test]
+        fn text_round_trips(genotype in any_genotype()) {
+            genotype.validate().unwrap();
+            prop_assert_eq!(genotype.to_string().parse::<DartsGenotype>().unwrap(), genotype);
+        }
+
+        #[test]
+        fn truncated_text_is_an_error(genotype in any_genotype(), cut in 0.0f64..1.0) {
+            let text = genotype.to_string();
+            let end = (text.len() as f64 * cut) as usize;
+            prop_assert!(text[..end].parse::<DartsGenotype>().is_err());
+        }
+
+        #[test]
+        fn mutated_text_never_panics_and_gives_a_short_error(
+            genotype in any_genotype(),
+            edits in proptest::collection::vec((0.0f64..1.0, 0..3u8, any::<char>()), 1..6),
+        ) {
+            let mut text: Vec<char> = genotype.to_string().chars().collect();
+            for (place, kind, with) in edits {
+                let at = (text.len() as f64 * place) as usize;
+                match kind {
+                    0 => text[at] = with,
+                    1 => text.insert(at, with),
+                    _ => { text.remove(at); }
+                }
+            }
+            let text: String = text.into_iter().collect();
+            match text.parse::<DartsGenotype>() {
+                Ok(read) => read.validate().unwrap(),
+                Err(error) => {
+                    let message = error.to_string();
+                    prop_assert!(message.starts_with("genotype"), "{}", message);
+                    prop_assert!(message.len() < 500 && !message.contains('\n'), "{}", message);
+                }
+            }
+        }
+
+        #[test]
+        fn arbitrary_text_never_panics(text in any::<String>()) {
+            let _ = text.parse::<DartsGenotype>();
+            let _ = format!("Genotype({text}").parse::<DartsGenotype>();
+        }
+    }
+}

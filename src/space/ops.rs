@@ -1,0 +1,119 @@
+//! The candidate ops of both spaces by their published names.
+//!
+//! The order of the variants is the column order of the α matrices of the official code
+//! (`genotypes.py` PRIMITIVES of DARTS, `NAS_BENCH_201` of NAS-Bench-201).
+
+/// Declares an op enum whose variants and published names cannot drift apart.
+macro_rules! op_enum {
+    ($(#[$doc:meta])* $name:ident, $count:literal, $space:literal, { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)+
+        }
+
+        impl $name {
+            /// All ops, in column order.
+            pub const ALL: [$name; $count] = [$($name::$variant,)+];
+
+            /// Published names, in column order.
+            pub const NAMES: [&'static str; $count] = [$($text,)+];
+
+            /// The published name.
+            pub fn name(self) -> &'static str {
+                Self::NAMES[self as usize]
+            }
+
+            /// Column of the op in an α matrix.
+            pub fn index(self) -> usize {
+                self as usize
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.name())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = anyhow::Error;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                match Self::NAMES.iter().position(|&name| name == text) {
+                    Some(index) => Ok(Self::ALL[index]),
+                    None => anyhow::bail!(
+                        "unknown op {} (the ops of {} are {})",
+                        super::quoted(text),
+                        $space,
+                        Self::NAMES.join(", ")
+                    ),
+                }
+            }
+        }
+    };
+}
+
+op_enum!(
+    /// Candidate ops of a DARTS edge.
+    DartsOp, 8, "DARTS", {
+        /// No connection: a zero of the edge's output shape.
+        None = "none",
+        /// Max pooling 3×3.
+        MaxPool3x3 = "max_pool_3x3",
+        /// Average pooling 3×3, padding not counted.
+        AvgPool3x3 = "avg_pool_3x3",
+        /// Identity; factorized reduction where the edge has stride 2.
+        SkipConnect = "skip_connect",
+        /// Separable convolution 3×3, applied twice.
+        SepConv3x3 = "sep_conv_3x3",
+        /// Separable convolution 5×5, applied twice.
+        SepConv5x5 = "sep_conv_5x5",
+        /// Dilated (2) separable convolution 3×3.
+        DilConv3x3 = "dil_conv_3x3",
+        /// Dilated (2) separable convolution 5×5.
+        DilConv5x5 = "dil_conv_5x5",
+    }
+);
+
+op_enum!(
+    /// Candidate ops of a NAS-Bench-201 edge.
+    Nb201Op, 5, "NAS-Bench-201", {
+        /// No connection: zero.
+        None = "none",
+        /// Identity.
+        SkipConnect = "skip_connect",
+        /// ReLU, convolution 1×1, batch norm.
+        NorConv1x1 = "nor_conv_1x1",
+        /// ReLU, convolution 3×3, batch norm.
+        NorConv3x3 = "nor_conv_3x3",
+        /// Average pooling 3×3, padding not counted.
+        AvgPool3x3 = "avg_pool_3x3",
+    }
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_op_round_trips_through_its_name_and_column() {
+        for (column, op) in DartsOp::ALL.into_iter().enumerate() {
+            assert_eq!(op.index(), column);
+            assert_eq!(op.name().parse::<DartsOp>().unwrap(), op);
+        }
+        for (column, op) in Nb201Op::ALL.into_iter().enumerate() {
+            assert_eq!(op.index(), column);
+            assert_eq!(op.name().parse::<Nb201Op>().unwrap(), op);
+        }
+    }
+
+    #[test]
+    fn an_unknown_op_is_named_with_the_list_of_known_ones() {
+        let error = "conv_7x1_1x7".parse::<DartsOp>().unwrap_err().to_string();
+        assert!(error.contains("`conv_7x1_1x7`"), "{error}");
+        for name in DartsOp::NAMES {
+            assert!(error.contains(name), "{error}");
+        }
+    }
+}
