@@ -7,11 +7,13 @@
 //! - [`tensor`]: an NHWC array with the bounds checks a naive loop wants.
 //! - [`ops`]: the ops, in the engine's weight layouts.
 //! - [`network`]: DARTS and NAS-Bench-201 supernets, in PyTorch's names and layouts.
+//! - `engine`: the engine against all this: the four passes of each op, and whole supernets.
 //! - `ops_checks`, `network_checks`: the oracle against central differences, identities, hand
 //!   computed values and values computed once with PyTorch (`tests/torch/oracle_values.py`).
 
 mod derivative;
 mod draw;
+mod engine;
 mod network;
 mod network_checks;
 mod ops;
