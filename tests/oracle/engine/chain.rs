@@ -7,7 +7,7 @@
 //!
 //! It is written twice, as a tape and as an oracle, over one flat θ = (ω, α).
 
-use super::Truth;
+use super::{POINTS, Truth, nudged};
 use crate::derivative::{Function, Scalar, second, tangent};
 use crate::draw::uniform;
 use crate::ops::{
@@ -15,6 +15,7 @@ use crate::ops::{
 };
 use crate::tensor::Tensor;
 use ndarts::autograd::Tape;
+use ndarts::ops::separable::{Branch as SeparableBranch, Group};
 use ndarts::ops::{self as engine, ActivationId, ParameterId, Scale, Span};
 
 /// Output channels of the last convolution.
@@ -99,17 +100,22 @@ impl Chain {
             self.normalised_input,
             (first, None),
         );
-        let mut terms = Vec::new();
+        let mut weights = Vec::new();
         for (i, term) in self.terms.iter().enumerate() {
-            let mut weight = |tape: &mut Tape, part: &str, len| {
-                weight(tape, format!("{i} {term:?}.{part}"), len)
-            };
-            let input = self.record_term(&mut tape, x, *term, &mut weight);
-            terms.push(engine::mix::Term {
-                input,
-                scale: Scale::OpWeight(op_weights, i),
-            });
+            let lens = self.weight_lens(*term).into_iter().enumerate();
+            let name = |part| format!("{i} {term:?}.{part}");
+            let ids = lens.map(|(part, len)| weight(&mut tape, name(part), len));
+            weights.push(ids.collect::<Vec<_>>());
         }
+        let inputs = self.record_terms(&mut tape, x, &weights);
+        let scale = |i| Scale::OpWeight(op_weights, i);
+        let scaled = inputs.into_iter().enumerate();
+        let terms: Vec<_> = scaled
+            .map(|(i, input)| engine::mix::Term {
+                input,
+                scale: scale(i),
+            })
+            .collect();
         let size = tape.size(terms[0].input);
         let mut y = tape.activation(size, self.cout, self.normalised_output);
         tape.mix(terms, None, y);
@@ -131,67 +137,90 @@ impl Chain {
         (tape, spans)
     }
 
-    fn record_term(
+    /// Lengths of a term's weights, in the order of θ.
+    fn weight_lens(&self, term: Term) -> Vec<usize> {
+        let (cin, cout) = (self.cin, self.cout);
+        match term {
+            Term::Separable { kernel, twice, .. } => {
+                let taps = kernel * kernel;
+                let both = vec![taps * cin, cin * cout, taps * cout, cout * cout];
+                if twice { both } else { both[..2].to_vec() }
+            }
+            Term::Conv { kernel } => vec![kernel * kernel * cin * cout, cout],
+            Term::Reduce => vec![cin * (cout / 2), cin * (cout - cout / 2)],
+            Term::Pool { .. } | Term::Skip => vec![],
+        }
+    }
+
+    /// Records every term; the separable ones as one group, their second halves as one entry of
+    /// several groups. Returns what the mix reads.
+    fn record_terms(
         &self,
         tape: &mut Tape,
         x: ActivationId,
-        term: Term,
-        weight: &mut impl FnMut(&mut Tape, &str, usize) -> ParameterId,
-    ) -> ActivationId {
-        let (cin, cout, stride) = (self.cin, self.cout, self.stride);
+        weights: &[Vec<ParameterId>],
+    ) -> Vec<ActivationId> {
+        let (cout, stride) = (self.cout, self.stride);
         let size = tape.size(x).map(|side| side.div_ceil(stride));
-        match term {
-            Term::Separable {
-                kernel,
-                dilation,
-                twice,
-            } => {
-                let mut half = |tape: &mut Tape, input, channels, (stride, dilation), size| {
-                    let depthwise = weight(tape, "depthwise", kernel * kernel * channels);
-                    let pointwise = weight(tape, "pointwise", channels * cout);
-                    let output = tape.activation(size, cout, true);
-                    let branch = engine::separable::Branch {
-                        kernel,
-                        stride,
-                        dilation,
-                        depthwise,
-                        pointwise,
-                        output,
+        let mut first = Group {
+            input: x,
+            branches: Vec::new(),
+        };
+        let mut second = Vec::new();
+        let mut results = Vec::new();
+        for (term, weights) in self.terms.iter().zip(weights) {
+            results.push(match *term {
+                Term::Separable {
+                    kernel,
+                    dilation,
+                    twice,
+                } => {
+                    let mut half = |weights: &[ParameterId], stride, dilation| {
+                        let output = tape.activation(size, cout, true);
+                        let (depthwise, pointwise) = (weights[0], weights[1]);
+                        SeparableBranch {
+                            kernel,
+                            stride,
+                            dilation,
+                            depthwise,
+                            pointwise,
+                            output,
+                        }
                     };
-                    tape.separable(vec![engine::separable::Group {
-                        input,
-                        branches: vec![branch],
-                    }]);
-                    output
-                };
-                let z = half(tape, x, cin, (stride, dilation), size);
-                if twice {
-                    half(tape, z, cout, (1, 1), size)
-                } else {
-                    z
+                    let branch = half(&weights[..2], stride, dilation);
+                    first.branches.push(branch);
+                    if twice {
+                        let last = half(&weights[2..], 1, 1);
+                        second.push(Group {
+                            input: branch.output,
+                            branches: vec![last],
+                        });
+                        last.output
+                    } else {
+                        branch.output
+                    }
                 }
-            }
-            Term::Conv { kernel } => {
-                let dense = weight(tape, "weight", kernel * kernel * cin * cout);
-                let bias = weight(tape, "bias", cout);
-                tape.conv(x, (kernel, stride), cout, true, true, (dense, Some(bias)))
-            }
-            Term::Pool { kind, normalised } => {
-                let kind = match kind {
-                    Pool::Average3 => engine::pool::Kind::Average3,
-                    Pool::Max3 => engine::pool::Kind::Maximum3,
-                    Pool::Average2 => engine::pool::Kind::Average2,
-                };
-                tape.pool(x, stride, &[kind], normalised)[0]
-            }
-            Term::Reduce => {
-                let half = cout / 2;
-                let first = weight(tape, "first", cin * half);
-                let second = weight(tape, "second", cin * (cout - half));
-                tape.factorized_reduce(x, cout, [first, second])
-            }
-            Term::Skip => x,
+                Term::Conv { kernel } => {
+                    let weights = (weights[0], Some(weights[1]));
+                    tape.conv(x, (kernel, stride), cout, true, true, weights)
+                }
+                Term::Pool { kind, normalised } => {
+                    tape.pool(x, stride, &[engine_kind(kind)], normalised)[0]
+                }
+                Term::Reduce => tape.factorized_reduce(x, cout, [weights[0], weights[1]]),
+                Term::Skip => x,
+            });
         }
+        for groups in [vec![first], second] {
+            let groups: Vec<_> = groups
+                .into_iter()
+                .filter(|g| !g.branches.is_empty())
+                .collect();
+            if !groups.is_empty() {
+                tape.separable(groups);
+            }
+        }
+        results
     }
 
     /// Loss and logits.
@@ -305,18 +334,44 @@ impl Function for Chain {
     }
 }
 
-/// A chain at a point θ, with the direction v of its product.
-pub struct ChainTruth<'a> {
-    pub chain: &'a Chain,
-    pub theta: Vec<f64>,
-    pub direction: Vec<f64>,
-    pub tensors: &'a [(String, Span)],
+fn engine_kind(kind: Pool) -> engine::pool::Kind {
+    match kind {
+        Pool::Average3 => engine::pool::Kind::Average3,
+        Pool::Max3 => engine::pool::Kind::Maximum3,
+        Pool::Average2 => engine::pool::Kind::Average2,
+    }
 }
 
-impl ChainTruth<'_> {
+/// A chain at its points, with the direction v of its product.
+pub struct ChainTruth<'a> {
+    chain: &'a Chain,
+    points: Vec<Vec<f64>>,
+    direction: Vec<f64>,
+    tensors: &'a [(String, Span)],
+}
+
+impl<'a> ChainTruth<'a> {
+    /// The chain at `theta`.
+    pub fn new(
+        chain: &'a Chain,
+        theta: &[f64],
+        direction: Vec<f64>,
+        tensors: &'a [(String, Span)],
+    ) -> Self {
+        let points = (0..POINTS)
+            .map(|index| nudged("theta", theta, index))
+            .collect();
+        ChainTruth {
+            chain,
+            points,
+            direction,
+            tensors,
+        }
+    }
+
     fn embed(&self, index: usize, u: &[f64]) -> Vec<f64> {
         let span = self.tensors[index].1;
-        let mut whole = vec![0.0; self.theta.len()];
+        let mut whole = vec![0.0; self.direction.len()];
         whole[span.offset..span.offset + span.len].copy_from_slice(u);
         whole
     }
@@ -324,17 +379,17 @@ impl ChainTruth<'_> {
 
 impl Truth for ChainTruth<'_> {
     fn value(&self) -> (f64, Vec<f64>) {
-        self.chain.forward(&self.theta)
+        self.chain.forward(&self.points[0])
     }
 
-    fn slope(&self, index: usize, u: &[f64]) -> f64 {
-        tangent(self.chain, &self.theta, &self.embed(index, u))[0]
+    fn slope(&self, point: usize, index: usize, u: &[f64]) -> f64 {
+        tangent(self.chain, &self.points[point], &self.embed(index, u))[0]
     }
 
-    fn curvature(&self, index: usize, u: &[f64]) -> f64 {
+    fn curvature(&self, point: usize, index: usize, u: &[f64]) -> f64 {
         second(
             self.chain,
-            &self.theta,
+            &self.points[point],
             &self.embed(index, u),
             &self.direction,
         )

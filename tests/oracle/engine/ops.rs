@@ -1,7 +1,7 @@
 //! All four passes of every op against the oracle, over drawn shapes.
 
 use super::chain::{Chain, ChainTruth, Term};
-use super::{compare, run};
+use super::{Passes, compare, run};
 use crate::draw::uniform;
 use crate::ops::Pool;
 use proptest::prelude::*;
@@ -16,29 +16,35 @@ fn drawn(name: &str, len: usize) -> Vec<f64> {
 }
 
 fn check(chain: &Chain, salt: u32) -> Result<(), TestCaseError> {
+    check_spoiled(chain, salt, |_| ())
+        .map_err(|message| TestCaseError::fail(format!("{message}\n{chain:?}")))
+}
+
+/// The comparison, after `spoil` had its way with the engine's results.
+fn check_spoiled(chain: &Chain, salt: u32, spoil: impl Fn(&mut Passes)) -> Result<(), String> {
     let (tape, tensors) = chain.record();
     let theta = drawn(&format!("theta {salt}"), tape.theta_len());
     let direction = drawn(&format!("direction {salt}"), tape.theta_len());
-    let passes = run(
+    let mut passes = run(
         tape,
         &chain.images().data,
         &chain.labels(),
         &theta,
         &direction,
     );
-    let truth = ChainTruth {
-        chain,
-        theta,
-        direction,
-        tensors: &tensors,
-    };
-    compare(&passes, &tensors, &truth).map_err(TestCaseError::fail)
+    let truth = ChainTruth::new(chain, &theta, direction, &tensors);
+    compare(&passes, &tensors, &truth).map_err(|message| {
+        TestCaseError::fail(format!(
+            "{message}
+{chain:?}"
+        ))
+    })
 }
 
 /// Images of odd and even sides down to one pixel, channels around and off the vector width, and
 /// at least two pixels for the batch statistics: over one pixel relu stands exactly at its kink.
 fn sizes() -> impl Strategy<Value = Chain> {
-    let size = (1..=4usize, 1..=9usize, 1..=9usize);
+    let size = (1..=4usize, 1..=7usize, 1..=7usize);
     let channels = prop::sample::select(vec![1usize, 2, 3, 5, 8, 15, 16, 17, 20, 33]);
     let flags = (any::<bool>(), any::<bool>());
     (
@@ -107,7 +113,8 @@ fn halved(chain: Chain) -> Chain {
 proptest! {
     // A fixed seed: f32 and f64 may stand on two sides of a kink, and must then do so always.
     #![proptest_config(ProptestConfig {
-        cases: 40,
+        cases: 24,
+        max_shrink_iters: 0,
         rng_seed: RngSeed::Fixed(0x0DAC_1E),
         failure_persistence: None,
         ..ProptestConfig::default()
@@ -160,5 +167,29 @@ proptest! {
         let terms = [vec![separable, conv], pools, vec![last]].concat();
         let chain = squared(Chain { terms, cin: chain.cin.max(2), ..chain });
         check(&if chain.stride == 1 { chain } else { halved(chain) }, salt)?;
+    }
+}
+
+#[test]
+fn an_error_of_a_thousandth_in_any_result_is_noticed() {
+    let chain = Chain {
+        size: [2, 4, 4],
+        cin: 3,
+        cout: 3,
+        stride: 1,
+        normalised_input: false,
+        terms: vec![Term::Skip, Term::Conv { kernel: 3 }],
+        normalised_output: true,
+        classes: 3,
+    };
+    assert_eq!(check_spoiled(&chain, 0, |_| ()), Ok(()));
+    let spoiled: [fn(&mut Passes); 4] = [
+        |passes| passes.loss *= 1.001,
+        |passes| passes.logits[0] *= 1.001,
+        |passes| passes.gradient.iter_mut().for_each(|x| *x *= 1.001),
+        |passes| passes.product.iter_mut().for_each(|x| *x *= 1.001),
+    ];
+    for spoil in spoiled {
+        assert!(check_spoiled(&chain, 0, spoil).is_err());
     }
 }

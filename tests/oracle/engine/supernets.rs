@@ -1,13 +1,13 @@
 //! Whole supernets: every tensor of the gradient and of a product along (ω, α).
 
-use super::{Truth, compare, run};
+use super::{POINTS, Truth, compare, nudged, run};
 use crate::network::{Direction, Parameters, Space, Supernet, draw_direction};
 use crate::network_checks::small;
 use ndarts::ops::Span;
 
 struct SupernetTruth<'a> {
     net: &'a Supernet,
-    parameters: Parameters,
+    points: Vec<Parameters>,
     direction: Direction,
     tensors: &'a [(String, Span)],
     recorded: &'a [ndarts::network::parameters::Parameter],
@@ -30,16 +30,16 @@ impl SupernetTruth<'_> {
 
 impl Truth for SupernetTruth<'_> {
     fn value(&self) -> (f64, Vec<f64>) {
-        self.net.value(&self.parameters)
+        self.net.value(&self.points[0])
     }
 
-    fn slope(&self, index: usize, u: &[f64]) -> f64 {
-        self.net.slope(&self.parameters, &self.embed(index, u))
+    fn slope(&self, point: usize, index: usize, u: &[f64]) -> f64 {
+        self.net.slope(&self.points[point], &self.embed(index, u))
     }
 
-    fn curvature(&self, index: usize, u: &[f64]) -> f64 {
+    fn curvature(&self, point: usize, index: usize, u: &[f64]) -> f64 {
         self.net
-            .curvature(&self.parameters, &self.embed(index, u), &self.direction)
+            .curvature(&self.points[point], &self.embed(index, u), &self.direction)
     }
 }
 
@@ -92,9 +92,16 @@ fn check(space: Space, keep: impl Fn(&str) -> bool) {
         .map(|p| (p.name.clone(), p.span()))
         .collect();
     let net = &net;
+    let at_point = |index| {
+        let move_tensor = |(name, (shape, data)): (&String, &(Vec<usize>, Vec<f64>))| {
+            (name.clone(), (shape.clone(), nudged(name, data, index)))
+        };
+        parameters.iter().map(move_tensor).collect()
+    };
+    let points = (0..POINTS).map(at_point).collect();
     let truth = SupernetTruth {
         net,
-        parameters,
+        points,
         direction,
         tensors: &tensors,
         recorded: &recorded.parameters,
