@@ -30,7 +30,7 @@ const ROUNDING: f64 = 32.0;
 
 /// A tensor far smaller than the whole gradient is judged by this part of the whole: behind a
 /// batch norm over two pixels a true gradient nearly vanishes and only rounding is left.
-const SMALL: f64 = 1e-2;
+const SMALL: f64 = 0.1;
 
 /// What the four passes of the engine left.
 struct Passes {
