@@ -7,8 +7,6 @@
 pub mod record;
 pub mod settings;
 pub mod strategy;
-#[cfg(test)]
-mod tests;
 mod weights;
 
 use crate::autograd::{Executor, Mode};
