@@ -26,6 +26,8 @@ pub struct Frame {
     pub x_label: &'static str,
     /// Lowest and highest y; none: what the curves reach, from 0.
     pub y: Option<(f64, f64)>,
+    /// Size of the text as plotters counts it, 1.24 times the pixels.
+    pub text: u32,
     /// Labels on each axis.
     pub labels: usize,
 }
@@ -72,7 +74,7 @@ fn draw(
     y: std::ops::Range<f64>,
 ) -> Drawn {
     let rgb = |colour: Colour| RGBColor(colour.light.0, colour.light.1, colour.light.2);
-    let text = ("sans-serif", 15).into_font().color(&rgb(AXIS));
+    let text = ("sans-serif", frame.text).into_font().color(&rgb(AXIS));
     let root = SVGBackend::with_string(svg, frame.size).into_drawing_area();
     let mut chart = ChartBuilder::on(&root)
         .margin(4)
@@ -140,6 +142,7 @@ mod tests {
             size: (360, 240),
             x_label: "round",
             y: None,
+            text: 15,
             labels: 5,
         };
         lines(
