@@ -5,8 +5,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ndarts::cli::query::QueryArgs;
 use ndarts::space::table::Spelling;
-use ndarts::space::{Nb201Genotype, Nb201Op, Table};
+use ndarts::space::{Nb201Genotype, Nb201Op, Space, Table};
 use tempfile::NamedTempFile;
 
 fn cell(text: &str) -> Nb201Genotype {
@@ -117,6 +118,38 @@ fn tables_that_cannot_be_read_are_named() {
 }
 
 #[test]
+fn a_query_that_has_no_answer_says_why() {
+    let held = Nb201Genotype {
+        ops: [Nb201Op::NorConv3x3; 6],
+    };
+    let file = table_of(std::iter::once(held));
+    let query = |genotype: &str| {
+        let answer = ndarts::cli::query::run(&QueryArgs {
+            genotype: genotype.to_owned(),
+            table: file.path().to_owned(),
+            json: true,
+        });
+        answer.map_err(|error| format!("{error:#}"))
+    };
+    assert_eq!(query(&held.to_string()), Ok(()));
+    let absent = held.to_string().replacen("3x3", "1x1", 1);
+    let error = query(&absent).unwrap_err();
+    assert!(
+        error.contains(&absent) && error.contains("1 rows"),
+        "{error}"
+    );
+    let alphas = [0.0f32; 14 * 8];
+    let alphas: [(&str, &[f32]); 2] = [("alphas_normal", &alphas), ("alphas_reduce", &alphas)];
+    let darts = ndarts::space::derive(Space::Darts, &alphas).unwrap();
+    let error = query(&darts.to_string()).unwrap_err();
+    assert!(
+        error.contains("GENOTYPE: expected a NAS-Bench-201 cell"),
+        "{error}"
+    );
+    assert!(query("|conv~0|").unwrap_err().contains("unknown op `conv`"));
+}
+
+#[test]
 fn the_real_table_holds_its_known_facts() {
     let Some(path) = real_table() else { return };
     let table = Table::open(&path).unwrap();
@@ -128,9 +161,10 @@ fn the_real_table_holds_its_known_facts() {
     let skips = Nb201Genotype {
         ops: [Nb201Op::SkipConnect; 6],
     };
-    assert_eq!(value(&table, &skips, "cifar10_test_200"), 54.3);
+    let percent = |accuracy: f64| format!("{accuracy:.2}");
+    assert_eq!(percent(value(&table, &skips, "cifar10_test_200")), "54.30");
     let best = table.entries().map(|entry| entry.values[1].1);
-    assert_eq!((best.fold(0.0, f64::max) * 100.0).round() / 100.0, 94.37);
+    assert_eq!(percent(best.fold(0.0, f64::max)), "94.37");
     let example = cell(
         "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|",
     );

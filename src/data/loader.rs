@@ -25,6 +25,8 @@ pub enum Stream {
     Validation = 1,
     /// Training batches of architecture steps.
     ArchTrain = 2,
+    /// Training batches of ES generations between SGD steps.
+    Evolution = 3,
 }
 
 /// One batch of normalised images.

@@ -10,7 +10,7 @@ pub mod directory;
 pub mod drive;
 pub mod events;
 pub mod log;
-// pub mod probe;
+pub mod probe;
 pub mod report;
 
 /// A request that cannot be granted as it was put: the program exits with status 2, not 1.

@@ -1,7 +1,436 @@
-//! Shared settings and records of a search; the strategies behind one trait.
+//! The search: rounds of weight steps and one architecture step, on two halves of the training set.
+//!
+//! [`Search`] owns the supernet, the data and the optimisers, and can be frozen into a [`Snapshot`]
+//! after any round; everything random is drawn from counters, so a restored search continues with
+//! the same bits. What an architecture step does is the [`strategy`]'s.
 
 pub mod record;
 pub mod settings;
+pub mod strategy;
+#[cfg(test)]
+mod tests;
+mod weights;
 
-mod toy;
-pub use toy::{Search, SearchError, Snapshot};
+use crate::autograd::{Executor, Mode};
+use crate::data::{Augment, Batch, Dataset, Loader, Stream, check_batch, evaluation_batch, halves};
+use crate::device::Device;
+use crate::network::Supernet;
+use crate::network::parameters::{Parameter, initial_theta};
+use crate::network::state_dict::NamedTensor;
+use crate::ops::relax::softmax;
+use crate::optim::{Adam, Sgd, sgd::cosine};
+use crate::space::{Genotype, derive};
+use anyhow::{Context, ensure};
+use record::{EpochRecord, OpWeights, RoundRecord};
+use settings::SearchSettings;
+use std::sync::Arc;
+use std::time::Instant;
+use strategy::{Strategy, strategy};
+
+/// A failure that a caller tells apart.
+#[derive(Debug, thiserror::Error)]
+pub enum SearchError {
+    /// A loss or a norm is not a finite number any more.
+    #[error(
+        "round {round}: {what} is {value}, expected a finite number (last finite loss {last_loss:.4}, \
+         gradient norm {last_norm:.4}); try a smaller --lr, a --clip, or a smaller --gamma"
+    )]
+    NotFinite {
+        /// The round, from 1.
+        round: u64,
+        /// What is not finite.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// The last finite training loss.
+        last_loss: f64,
+        /// The last finite gradient norm.
+        last_norm: f64,
+    },
+}
+
+/// Everything a search needs to continue, but its settings.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// ω and α under PyTorch's names.
+    pub weights: Vec<NamedTensor>,
+    /// Optimiser vectors, in θ's layout.
+    pub optimizer: Vec<NamedTensor>,
+    /// Counters.
+    pub state: serde_json::Value,
+}
+
+/// Counters of a search; the rest follows from them and the seed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Progress {
+    rounds: u64,
+    adam_steps: u64,
+    seconds: f64,
+    last_loss: f64,
+    last_norm: f64,
+}
+
+/// A running search.
+pub struct Search {
+    settings: SearchSettings,
+    data: Dataset,
+    validation_half: Vec<u32>,
+    train: Loader,
+    validation: Loader,
+    arch_train: Loader,
+    evolution: Loader,
+    executor: Executor,
+    parameters: Vec<Parameter>,
+    theta: Vec<f32>,
+    gradient: Vec<f32>,
+    candidate: Vec<f32>,
+    sgd: Sgd,
+    adam: Adam,
+    strategy: Box<dyn Strategy>,
+    progress: Progress,
+}
+
+impl Search {
+    /// Opens the data, records the supernet and draws the initial weights.
+    ///
+    /// # Errors
+    /// Data that cannot be read, or settings that do not fit it; the message names the flag or file.
+    pub fn new(settings: SearchSettings) -> anyhow::Result<Search> {
+        let device = Device::parse(&settings.device)?;
+        let s = &settings;
+        let data = Dataset::open(&s.data, s.image_size, &s.mean, &s.std)?;
+        let (train_half, validation_half) = halves(data.train.len(), s.seed);
+        check_batch(s.batch, train_half.len().min(validation_half.len()))?;
+        let augment = Augment {
+            crop_padding: s.crop_padding,
+            flip: s.flip,
+            cutout: s.cutout,
+        };
+        augment.check(data.train.size())?;
+        let supernet = Supernet::record(
+            s.space,
+            s.channels,
+            s.cells,
+            data.classes.len(),
+            s.batch,
+            data.train.size(),
+        )?;
+        let loader = |half: &[u32], stream| {
+            let (images, half) = (Arc::clone(&data.train), half.to_vec());
+            let augment = Some(augment);
+            Loader::new(
+                images, half, s.batch, augment, data.mean, data.std, s.seed, stream,
+            )
+        };
+        let omega = supernet.tape.omega_len;
+        let theta = initial_theta(&supernet.parameters, s.seed);
+        let betas = [s.arch_beta1, s.arch_beta2];
+        Ok(Search {
+            train: loader(&train_half, Stream::Train),
+            validation: loader(&validation_half, Stream::Validation),
+            arch_train: loader(&train_half, Stream::ArchTrain),
+            evolution: loader(&train_half, Stream::Evolution),
+            gradient: vec![0.0; theta.len()],
+            candidate: Vec::with_capacity(theta.len()),
+            sgd: Sgd::new(omega, s.momentum, s.weight_decay, s.clip),
+            adam: Adam::new(theta.len() - omega, s.arch_lr, betas, s.arch_weight_decay),
+            strategy: strategy(s),
+            executor: Executor::new(supernet.tape, device),
+            parameters: supernet.parameters,
+            theta,
+            progress: Progress {
+                last_loss: f64::NAN,
+                last_norm: f64::NAN,
+                ..Progress::default()
+            },
+            validation_half,
+            data,
+            settings,
+        })
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &SearchSettings {
+        &self.settings
+    }
+
+    /// Rounds in a pass over the training half: T batches each, at least one.
+    pub fn rounds_per_epoch(&self) -> u64 {
+        (self.train.batches_per_epoch() / self.settings.inner_steps).max(1) as u64
+    }
+
+    /// Rounds of the whole search.
+    pub fn rounds_total(&self) -> u64 {
+        self.rounds_per_epoch() * self.settings.epochs as u64
+    }
+
+    /// Rounds done.
+    pub fn rounds_done(&self) -> u64 {
+        self.progress.rounds
+    }
+
+    fn omega(&self) -> usize {
+        self.executor.tape().omega_len
+    }
+
+    /// One round: T weight steps, and after the warm-up one architecture step.
+    ///
+    /// # Errors
+    /// [`SearchError::NotFinite`] when a loss or a norm is no number.
+    pub fn round(&mut self) -> anyhow::Result<RoundRecord> {
+        let start = Instant::now();
+        let epoch = (self.progress.rounds / self.rounds_per_epoch()) as usize;
+        let s = &self.settings;
+        let lr = cosine(s.lr, s.lr_min, epoch, s.epochs);
+        let mut record = RoundRecord {
+            round: self.progress.rounds + 1,
+            epoch,
+            lr: f64::from(lr),
+            ..RoundRecord::default()
+        };
+        self.train_weights(lr, &mut record)?;
+        if epoch >= self.settings.warmup_epochs {
+            self.architecture_step(lr, &mut record)?;
+        }
+        self.progress.rounds += 1;
+        record.seconds = start.elapsed().as_secs_f64();
+        self.progress.seconds += record.seconds;
+        Ok(record)
+    }
+
+    fn architecture_step(&mut self, lr: f32, record: &mut RoundRecord) -> anyhow::Result<()> {
+        let training = self.arch_train.batch(self.progress.rounds);
+        let validation = self.validation.batch(self.progress.rounds);
+        let omega = self.omega();
+        let (_, alpha_gradient) = self.gradient.split_at_mut(omega);
+        let report = self.strategy.architecture_gradient(
+            strategy::Step {
+                executor: &mut self.executor,
+                theta: &self.theta,
+                training: &training,
+                validation: &validation,
+                sgd: &self.sgd,
+                lr,
+            },
+            alpha_gradient,
+        );
+        let batch = self.settings.batch as f64;
+        record.loss_val = Some(report.validation.loss);
+        record.accuracy_val = Some(report.validation.top1 as f64 / batch);
+        record.gamma = report.gamma;
+        record.correction_ratio = report.correction_norm.map(|c| c / report.direct_norm);
+        record.neumann_stopped = report.stopped;
+        let norms = report.norms.clone();
+        record.neumann_norms = report.norms;
+        self.finite("the validation loss", report.validation.loss)?;
+        for norm in norms {
+            self.finite("a norm of the hypergradient's series", norm)?;
+        }
+        self.finite(
+            "the architecture gradient",
+            crate::ops::update::norm(&self.gradient[omega..]),
+        )?;
+        self.adam
+            .step(&self.gradient[omega..], &mut self.theta[omega..]);
+        Ok(())
+    }
+
+    fn finite(&self, what: &'static str, value: f64) -> Result<(), SearchError> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        let (last_loss, last_norm) = (self.progress.last_loss, self.progress.last_norm);
+        Err(SearchError::NotFinite {
+            round: self.progress.rounds + 1,
+            what,
+            value,
+            last_loss,
+            last_norm,
+        })
+    }
+
+    /// The supernet's loss and accuracy over whole batches of the validation half, with each batch's
+    /// own statistics in batch norm (the search network keeps no running ones).
+    fn evaluate(&mut self) -> (f64, f64) {
+        let batch = self.settings.batch;
+        let (mut loss, mut hits, mut count) = (0.0, 0, 0);
+        let half = std::mem::take(&mut self.validation_half);
+        for indices in half.chunks_exact(batch) {
+            let images = self.data.train.as_ref();
+            let Batch { images, labels } =
+                evaluation_batch(images, indices, self.data.mean, self.data.std);
+            self.executor.load(&images, &labels);
+            let outcome = self.executor.forward(Mode::Evaluate, &self.theta);
+            loss += outcome.loss;
+            hits += outcome.top1;
+            count += 1;
+        }
+        self.validation_half = half;
+        (
+            loss / f64::from(count),
+            hits as f64 / (count as f64 * batch as f64),
+        )
+    }
+
+    /// Evaluates the supernet and derives the genotype, at the end of an epoch.
+    ///
+    /// # Errors
+    /// [`SearchError::NotFinite`] when the loss is no number.
+    pub fn finish_epoch(&mut self) -> anyhow::Result<EpochRecord> {
+        let start = Instant::now();
+        let (loss_val, accuracy_val) = self.evaluate();
+        self.finite("the validation loss", loss_val)?;
+        self.progress.seconds += start.elapsed().as_secs_f64();
+        Ok(EpochRecord {
+            epoch: (self.progress.rounds / self.rounds_per_epoch()).saturating_sub(1) as usize,
+            loss_val,
+            accuracy_val,
+            genotype: self.genotype().to_string(),
+            op_weights: self.op_weights(),
+            seconds: self.progress.seconds,
+        })
+    }
+
+    fn alphas(&self) -> impl Iterator<Item = (&Parameter, &[f32])> {
+        self.parameters.iter().filter(|p| p.is_alpha()).map(|p| {
+            let span = p.span();
+            (p, &self.theta[span.offset..span.offset + span.len])
+        })
+    }
+
+    /// The genotype that the current α stands for, by the space's published rule.
+    pub fn genotype(&self) -> Genotype {
+        let alphas: Vec<_> = self.alphas().map(|(p, a)| (p.name.as_str(), a)).collect();
+        derive(self.settings.space, &alphas).expect("the α of this space, finite")
+    }
+
+    /// Softmax of each α.
+    pub fn op_weights(&self) -> Vec<OpWeights> {
+        let rows = |p: &Parameter, alpha: &[f32]| {
+            let row = |a: &[f32]| {
+                let mut c = vec![0.0; a.len()];
+                softmax(a, &mut c);
+                c
+            };
+            alpha.chunks_exact(p.shape[1]).map(row).collect()
+        };
+        self.alphas()
+            .map(|(p, a)| OpWeights {
+                name: p.name.clone(),
+                rows: rows(p, a),
+            })
+            .collect()
+    }
+
+    /// Freezes the search between rounds.
+    pub fn snapshot(&self) -> Snapshot {
+        let vector = |name: &str, data: &[f32]| NamedTensor {
+            name: name.to_owned(),
+            shape: vec![data.len()],
+            data: data.to_vec(),
+        };
+        Snapshot {
+            weights: state_tensors(&self.parameters, &self.theta),
+            optimizer: vec![
+                vector("sgd.momentum", &self.sgd.buffer),
+                vector("adam.m", &self.adam.m),
+                vector("adam.v", &self.adam.v),
+                vector("strategy", self.strategy.state()),
+            ],
+            state: serde_json::to_value(Progress {
+                adam_steps: self.adam.steps,
+                // JSON has no NaN: before the first loss, zero.
+                last_loss: finite_or_zero(self.progress.last_loss),
+                last_norm: finite_or_zero(self.progress.last_norm),
+                ..self.progress
+            })
+            .expect("numbers serialise"),
+        }
+    }
+
+    /// Continues from a snapshot of a search with the same settings.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape; the message names it.
+    pub fn restore(&mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
+        load_tensors(&self.parameters, &snapshot.weights, &mut self.theta)?;
+        let find = |name: &str| {
+            let found = snapshot.optimizer.iter().find(|t| t.name == name);
+            found.with_context(|| format!("checkpoint: optimizer tensor `{name}` is missing"))
+        };
+        for (name, to) in [
+            ("sgd.momentum", &mut self.sgd.buffer),
+            ("adam.m", &mut self.adam.m),
+            ("adam.v", &mut self.adam.v),
+        ] {
+            let data = &find(name)?.data;
+            ensure!(
+                data.len() == to.len(),
+                "checkpoint: optimizer tensor `{name}`: expected {} elements, found {}; it belongs to \
+                 another network",
+                to.len(),
+                data.len()
+            );
+            to.copy_from_slice(data);
+        }
+        let state = &find("strategy")?.data;
+        ensure!(
+            state.is_empty() || state.len() == self.theta.len(),
+            "checkpoint: optimizer tensor `strategy`: expected 0 or {} elements, found {}",
+            self.theta.len(),
+            state.len()
+        );
+        self.strategy.restore(state);
+        self.progress = serde_json::from_value(snapshot.state.clone()).context(
+            "checkpoint: the counters cannot be read; it was not written by this program",
+        )?;
+        self.adam.steps = self.progress.adam_steps;
+        Ok(())
+    }
+}
+
+fn finite_or_zero(value: f64) -> f64 {
+    if value.is_finite() { value } else { 0.0 }
+}
+
+/// θ as tensors under PyTorch's names and shapes.
+pub fn state_tensors(parameters: &[Parameter], theta: &[f32]) -> Vec<NamedTensor> {
+    let tensor = |p: &Parameter| NamedTensor {
+        name: p.name.clone(),
+        shape: p.shape.clone(),
+        data: p.to_torch(theta),
+    };
+    parameters.iter().map(tensor).collect()
+}
+
+/// Fills θ from tensors under PyTorch's names.
+///
+/// # Errors
+/// A tensor that is missing or has another shape: the message names the first.
+pub fn load_tensors(
+    parameters: &[Parameter],
+    tensors: &[NamedTensor],
+    theta: &mut [f32],
+) -> anyhow::Result<()> {
+    let by_name: std::collections::HashMap<_, _> =
+        tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+    for parameter in parameters {
+        let name = &parameter.name;
+        let found = by_name.get(name.as_str()).with_context(|| {
+            format!(
+                "checkpoint: tensor `{name}` is missing; it belongs to another space, --channels or \
+                 --cells"
+            )
+        })?;
+        ensure!(
+            found.shape == parameter.shape,
+            "checkpoint: tensor `{name}`: expected shape {:?}, found {:?}; it belongs to another \
+             space, --channels or --cells",
+            parameter.shape,
+            found.shape
+        );
+        parameter.from_torch(&found.data, theta);
+    }
+    Ok(())
+}

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// One round: T weight steps and, after the warm-up, one architecture step.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RoundRecord {
     /// Rounds done, counted from 1.
     pub round: u64,
@@ -59,6 +59,6 @@ pub struct EpochRecord {
 pub struct OpWeights {
     /// `alphas_normal`, `alphas_reduce` or `arch_parameters`.
     pub name: String,
-    /// [edges][ops], each row sums to one.
+    /// `[edges][ops]`, each row sums to one.
     pub rows: Vec<Vec<f32>>,
 }

@@ -2,22 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How the weights ω are trained between two architecture steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-pub enum Weights {
-    /// Stochastic gradient descent with momentum (paper, section 2.2.1).
-    #[serde(rename = "sgd")]
-    #[value(name = "sgd")]
-    Sgd,
-    /// The improved evolution strategy alone (paper, section 2.3).
-    #[serde(rename = "es")]
-    #[value(name = "es")]
-    Es,
-    /// SGD steps, then one ES generation before each architecture step.
-    #[serde(rename = "sgd+es")]
-    #[value(name = "sgd+es")]
-    SgdEs,
-}
+pub use crate::hypergradient::neumann::Gamma;
+pub use crate::hypergradient::unrolled::UnrolledProduct;
+pub use crate::optim::Weights;
 
 /// The search strategies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -29,25 +16,6 @@ pub enum StrategyKind {
     DartsV1,
     /// DARTS, second order: one unrolled step (Liu et al. 2019).
     DartsV2,
-}
-
-/// The inner learning rate γ of the Neumann series.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Gamma {
-    /// γ = 1/λ_max(H), λ_max by power iteration on the exact product.
-    Auto,
-    /// A fixed positive number.
-    Fixed(f32),
-}
-
-/// How DARTS second order forms the product (∂²L1/∂α∂ω)·∂L2/∂ω.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum UnrolledProduct {
-    /// Central difference of ∂L1/∂α with ε = 0.01/‖∂L2/∂ω′‖, as published.
-    FiniteDifference,
-    /// The exact product by the tangent passes.
-    Exact,
 }
 
 /// All settings of a search. Field names are flag names with `_` for `-`, and keys of `config.toml`.
@@ -124,48 +92,4 @@ pub struct SearchSettings {
     pub mean: Vec<f32>,
     /// Normalisation deviation per channel (pixels in 0..1); empty: computed from the training set.
     pub std: Vec<f32>,
-}
-
-impl Serialize for Gamma {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Gamma::Auto => serializer.serialize_str("auto"),
-            // Through the shortest decimal that gives the same f32, so that 0.025 stays 0.025.
-            Gamma::Fixed(gamma) => {
-                serializer.serialize_f64(gamma.to_string().parse().unwrap_or(f64::from(*gamma)))
-            }
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Gamma {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Text {
-            Number(f64),
-            Word(String),
-        }
-        let text = match Text::deserialize(deserializer)? {
-            Text::Number(number) => number.to_string(),
-            Text::Word(word) => word,
-        };
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl std::str::FromStr for Gamma {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "auto" {
-            return Ok(Gamma::Auto);
-        }
-        match text.parse::<f32>() {
-            Ok(gamma) if gamma > 0.0 && gamma.is_finite() => Ok(Gamma::Fixed(gamma)),
-            _ => Err(format!(
-                "expected `auto` or a positive finite number, found `{text}`"
-            )),
-        }
-    }
 }

@@ -40,8 +40,14 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Table> {
         row_of: vec![ABSENT; Nb201Genotype::COUNT],
     };
     let mut record = ByteRecord::new();
+    let mut lines = Lines {
+        bytes,
+        at: 0,
+        line: 1,
+    };
     while reader.read_byte_record(&mut record)? {
-        let line = record.position().map_or(0, csv::Position::line);
+        let start = record.position().map_or(0, csv::Position::byte);
+        let line = lines.line_of_record(start as usize);
         if record.len() != header.names.len() {
             bail!(
                 "line {line} has {} fields, expected {} as in the header",
@@ -58,6 +64,32 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Table> {
         bail!("expected rows below the header, found none");
     }
     Ok(table)
+}
+
+/// Counts lines up to rising offsets. The reader's own count is of no use here: it is taken before
+/// the second half of a CR LF and before blank lines are skipped.
+struct Lines<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    line: u64,
+}
+
+impl Lines<'_> {
+    /// Line, from 1, of the first record at or behind byte `start`.
+    fn line_of_record(&mut self, start: usize) -> u64 {
+        while let Some(&byte) = self.bytes.get(self.at) {
+            let ends_line = match byte {
+                b'\n' => true,
+                // A lone CR ends a line too.
+                b'\r' => self.bytes.get(self.at + 1) != Some(&b'\n'),
+                _ if self.at >= start => break,
+                _ => false,
+            };
+            self.at += 1;
+            self.line += u64::from(ends_line);
+        }
+        self.line
+    }
 }
 
 fn header(record: &ByteRecord) -> Result<Header> {
@@ -181,7 +213,7 @@ mod tests {
             ["val_acc", "seconds"]
         );
         let entry = table.query(&ZEROS.parse().unwrap()).unwrap();
-        assert_eq!(entry.spelling, Spelling::Literal);
+        assert_eq!((entry.spelling, entry.line), (Spelling::Literal, 4));
         assert_eq!(
             entry.values,
             [("val_acc".to_owned(), 10.0), ("seconds".to_owned(), 13.5)]
@@ -232,6 +264,16 @@ mod tests {
         let mut bytes = format!("arch,test\n{SKIPS},54.3\n").into_bytes();
         bytes.extend(b"|\xff~0|,10\n");
         assert!(error_of(bytes).contains("line 3: expected a genotype in UTF-8"));
+    }
+
+    #[test]
+    fn lines_are_counted_through_every_line_end_blank_lines_and_quotes() {
+        for end in ["\n", "\r\n", "\r"] {
+            let blank_and_quoted = ["", "note,arch,test", "", "\"a", "", "b\",|x,1"].join(end);
+            assert!(error_of(&blank_and_quoted).contains("line 4:"), "{end:?}");
+            let marked = ["\u{feff}note,arch,test", ",|x,1"].join(end);
+            assert!(error_of(&marked).contains("line 2:"), "{end:?}");
+        }
     }
 
     #[test]

@@ -1,0 +1,71 @@
+//! Parallel loops with a partition that depends on the problem alone, and per-thread scratch.
+//!
+//! Work is cut into chunks by [`chunks`]; each chunk reduces in a fixed order and the chunks'
+//! partial results are combined in order. The same seed therefore gives the same bits at any
+//! number of threads.
+
+use super::memory::Arena;
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Most chunks a batch is cut into: enough to balance 16 threads, few enough that partial weight
+/// gradients stay small.
+pub const MAX_CHUNKS: usize = 16;
+
+/// Number of chunks for a batch of `images`.
+pub fn chunks(images: usize) -> usize {
+    images.clamp(1, MAX_CHUNKS)
+}
+
+/// The images of chunk `index`: sizes differ by at most one.
+pub fn chunk_range(images: usize, index: usize) -> Range<usize> {
+    let count = chunks(images);
+    (images * index / count)..(images * (index + 1) / count)
+}
+
+/// Runs `task(0)` … `task(count − 1)`, each once, on the current rayon pool.
+pub fn for_each(count: usize, task: impl Fn(usize) + Sync + Send) {
+    (0..count).into_par_iter().with_max_len(1).for_each(task);
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Arena> = RefCell::new(Arena::new(1));
+}
+
+/// Lends `len` f32 of this thread's scratch, cache-line aligned, with whatever it held before.
+/// It grows on first use and is kept, so a step allocates nothing after the first.
+pub fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|arena| {
+        if arena.len() < len {
+            *arena = Arena::new(len);
+        }
+        body(&mut arena.as_mut_slice()[..len])
+    })
+}
+
+/// Number of partial sums of a flat reduction.
+const PARTS: usize = 64;
+
+/// Σ over `0..len` of a function of ranges, by a fixed tree: 64 ranges summed in order.
+pub fn sum(len: usize, part: impl Fn(Range<usize>) -> f64 + Sync + Send) -> f64 {
+    let mut partial = [0.0f64; PARTS];
+    partial
+        .par_iter_mut()
+        .with_min_len(if len < 1 << 16 { PARTS } else { 1 })
+        .enumerate()
+        .for_each(|(index, sum)| *sum = part(len * index / PARTS..len * (index + 1) / PARTS));
+    partial.iter().sum()
+}
+
+/// Splits a flat vector into at most 64 ranges and runs `body` on each.
+pub fn for_ranges(len: usize, body: impl Fn(Range<usize>) + Sync + Send) {
+    (0..PARTS)
+        .into_par_iter()
+        .with_min_len(if len < 1 << 16 { PARTS } else { 1 })
+        // Bounds on multiples of four, so that one counter block never straddles two ranges.
+        .for_each(|index| {
+            let bound = |i: usize| ((len * i / PARTS) + 3) & !3;
+            body(bound(index).min(len)..bound(index + 1).min(len));
+        });
+}

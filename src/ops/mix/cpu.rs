@@ -1,0 +1,546 @@
+//! The four passes on the CPU: a task is one chunk of images, row by row, one term after another
+//! into a row of sums in the first-level cache. Roofline: two FLOP a loaded f32; bound by memory,
+//! which each branch's z crosses once a pass.
+
+use super::Mix;
+use crate::device::View;
+use crate::device::parallel::{chunk_range, chunks, for_each, with_scratch};
+use crate::device::simd::{Kernel, LANES, Lanes, dispatch, padded};
+use crate::ops::adjoint::{AdjointReader, coefficients_len};
+use crate::ops::micro::RowMut;
+use crate::ops::rows::{load, op_weight, store};
+use crate::ops::statistics::{TangentWriter, ValueWriter, finish_tangent, finish_value};
+use crate::ops::{Context, Dense, MAX_SOURCES, Moments, Pass, Role, Scale};
+use std::ops::Range;
+
+struct Task<'a> {
+    cx: &'a Context<'a>,
+    op: &'a Mix,
+    images: Range<usize>,
+    partial: View,
+    scratch: &'a mut [f32],
+}
+
+fn scale(cx: &Context, scale: Scale, channel: usize, role: Role) -> f32 {
+    match (scale, role) {
+        (Scale::One, Role::Value) => 1.0,
+        (Scale::One, _) => 0.0,
+        (Scale::OpWeight(id, index), role) => op_weight(cx, id, index, role),
+        (Scale::Gain(id), Role::Value) => cx.parameter(id).read()[channel],
+        (Scale::Gain(id), _) => cx.parameter_tangent(id).read()[channel],
+    }
+}
+
+/// Fills the coefficients of y (or ẏ): row 0 the constant, rows 1 + 2t and 2 + 2t the factors of
+/// term t's value and tangent.
+fn fill_table(op: &Mix, cx: &Context, tangent: bool) {
+    let step = padded(op.channels);
+    let table = cx.workspace.part(0, op.table_rows() * step).write();
+    table.fill(0.0);
+    for c in 0..op.channels {
+        let mut constant = match op.shift {
+            Some(id) if tangent => cx.parameter_tangent(id).read()[c],
+            Some(id) => cx.parameter(id).read()[c],
+            None => 0.0,
+        };
+        for (t, term) in op.terms.iter().enumerate() {
+            let s = scale(cx, term.scale, c, Role::Value);
+            let s_dot = if tangent {
+                scale(cx, term.scale, c, Role::Tangent)
+            } else {
+                0.0
+            };
+            let (mut value, mut dot) = if tangent { (s_dot, s) } else { (s, 0.0) };
+            if op.normalised[t] {
+                let statistics = cx.moments(term.input, Moments::Statistics).read();
+                let (mean, r) = (statistics[c], statistics[step + c]);
+                if tangent {
+                    let moments = cx.moments(term.input, Moments::StatisticsTangent).read();
+                    let normed = s_dot - s * r * moments[step + c];
+                    (value, dot) = (normed * r, s * r);
+                    constant -= normed * r * mean + s * r * moments[c];
+                } else {
+                    value = s * r;
+                    constant -= s * r * mean;
+                }
+            }
+            table[(1 + 2 * t) * step + c] = value;
+            table[(2 + 2 * t) * step + c] = dot;
+        }
+        table[c] = constant;
+    }
+}
+
+fn coefficients(op: &Mix, cx: &Context) -> View {
+    let len = coefficients_len(op.channels, MAX_SOURCES);
+    cx.workspace.part(op.shared_len() - len, len)
+}
+
+fn partials(op: &Mix, cx: &Context) -> View {
+    cx.workspace
+        .part(op.shared_len(), chunks(op.batch) * op.chunk_len())
+}
+
+macro_rules! run_pass {
+    ($op:expr, $cx:expr, $kernel:ident) => {
+        let partials = partials($op, $cx);
+        for_each(chunks($op.batch), |chunk| {
+            with_scratch(2 * $op.size[1] * padded($op.channels), |scratch| {
+                dispatch($kernel(Task {
+                    cx: $cx,
+                    op: $op,
+                    images: chunk_range($op.batch, chunk),
+                    partial: partials.part(chunk * $op.chunk_len(), $op.chunk_len()),
+                    scratch,
+                }));
+            });
+        });
+    };
+}
+
+pub(super) fn forward(op: &Mix, cx: &Context) {
+    fill_table(op, cx, false);
+    run_pass!(op, cx, Forward);
+    finish_value(cx, op.output, partials(op, cx), op.chunk_len(), 0);
+}
+
+pub(super) fn tangent(op: &Mix, cx: &Context) {
+    fill_table(op, cx, true);
+    run_pass!(op, cx, Tangent);
+    finish_tangent(cx, op.output, partials(op, cx), op.chunk_len(), 0);
+}
+
+pub(super) fn backward(op: &Mix, cx: &Context) {
+    AdjointReader::prepare(cx, op.output, coefficients(op, cx), false);
+    run_pass!(op, cx, Backward);
+    finish_sums(op, cx, Pass::Backward);
+}
+
+pub(super) fn tangent_backward(op: &Mix, cx: &Context) {
+    AdjointReader::prepare(cx, op.output, coefficients(op, cx), true);
+    run_pass!(op, cx, TangentBackward);
+    finish_sums(op, cx, Pass::TangentBackward);
+}
+
+/// Hands the sums on: adjoints of op weights and gains, and the inputs' adjoint sums.
+fn finish_sums(op: &Mix, cx: &Context, pass: Pass) {
+    let tangent = pass == Pass::TangentBackward;
+    let (all, step) = (partials(op, cx).read(), padded(op.channels));
+    let sum = |row: usize, c: usize| -> f64 {
+        (0..chunks(op.batch))
+            .map(|i| f64::from(all[i * op.chunk_len() + row * step + c]))
+            .sum()
+    };
+    let (role, kind) = if tangent {
+        (Role::AdjointTangent, Moments::AdjointSumsTangent)
+    } else {
+        (Role::Adjoint, Moments::AdjointSums)
+    };
+    if let Some(id) = op.shift {
+        for (c, value) in cx.parameter_gradient(id).write().iter_mut().enumerate() {
+            *value = sum(usize::from(tangent), c) as f32;
+        }
+    }
+    for (t, term) in op.terms.iter().enumerate() {
+        // First-order Σ ȳ·x̂, and the pass's own adjoint of s.
+        let (first, own) = (2 + 2 * t, 2 + 2 * t + usize::from(tangent));
+        match term.scale {
+            Scale::One => {}
+            Scale::OpWeight(id, index) => {
+                let total: f64 = (0..op.channels).map(|c| sum(own, c)).sum();
+                cx.weights(id, role).write()[index] += total as f32;
+            }
+            Scale::Gain(id) => {
+                for (c, value) in cx.parameter_gradient(id).write().iter_mut().enumerate() {
+                    *value = sum(own, c) as f32;
+                }
+            }
+        }
+        if !op.normalised[t] {
+            continue;
+        }
+        let sums = cx.moments(term.input, kind).write();
+        for c in 0..op.channels {
+            let s = f64::from(scale(cx, term.scale, c, Role::Value));
+            let (mut s1, mut s2) = (s * sum(usize::from(tangent), c), s * sum(own, c));
+            if tangent {
+                let s_dot = f64::from(scale(cx, term.scale, c, Role::Tangent));
+                s1 += s_dot * sum(0, c);
+                s2 += s_dot * sum(first, c);
+            }
+            sums[c] += s1 as f32;
+            sums[step + c] += s2 as f32;
+        }
+    }
+}
+
+/// out[x, c] += factor[c] · in[x, c] for a row of a planned buffer.
+#[inline(always)]
+unsafe fn add_row<V: Lanes>(
+    from: Dense,
+    image: usize,
+    y: usize,
+    factor: *const f32,
+    out: *mut f32,
+) {
+    let (channels, step) = (from.channels, padded(from.channels));
+    let row = from.row(image, y).cast_const();
+    for c in (0..step).step_by(LANES) {
+        // SAFETY: the row has `width` pixels, `out` as many of `step` f32, `factor` `step`.
+        unsafe {
+            let factor = V::load(factor.add(c));
+            for x in 0..from.width {
+                let at = out.add(x * step + c);
+                let value: V = load(row.add(x * from.pixel_stride), channels, c);
+                value.mul_add(factor, V::load(at)).store(at);
+            }
+        }
+    }
+}
+
+/// Sets every pixel of a row to the constant coefficient.
+#[inline(always)]
+unsafe fn constant_row<V: Lanes>(constant: *const f32, step: usize, width: usize, out: *mut f32) {
+    for c in (0..step).step_by(LANES) {
+        // SAFETY: `out` has `width` pixels of `step` f32.
+        unsafe {
+            let value = V::load(constant.add(c));
+            for x in 0..width {
+                value.store(out.add(x * step + c));
+            }
+        }
+    }
+}
+
+struct Forward<'a>(Task<'a>);
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let Task {
+            cx,
+            op,
+            images,
+            partial,
+            scratch,
+        } = self.0;
+        let step = padded(op.channels);
+        let table = cx
+            .workspace
+            .part(0, op.table_rows() * step)
+            .pointer()
+            .cast_const();
+        let writer = ValueWriter::new(cx, op.output);
+        for image in images.clone() {
+            for y in 0..op.size[0] {
+                let row = scratch.as_mut_ptr();
+                // SAFETY: the scratch holds two rows; this task owns its images.
+                unsafe {
+                    constant_row::<V>(table, step, op.size[1], row);
+                    for (t, term) in op.terms.iter().enumerate() {
+                        let from = cx.dense(term.input, Role::Value);
+                        add_row::<V>(from, image, y, table.add((1 + 2 * t) * step), row);
+                    }
+                    let first = image == images.start && y == 0;
+                    writer.row::<V>(image, y, row, partial.pointer(), first);
+                }
+            }
+        }
+    }
+}
+
+struct Tangent<'a>(Task<'a>);
+
+impl Kernel for Tangent<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let Task {
+            cx,
+            op,
+            images,
+            partial,
+            scratch,
+        } = self.0;
+        let step = padded(op.channels);
+        let table = cx
+            .workspace
+            .part(0, op.table_rows() * step)
+            .pointer()
+            .cast_const();
+        let writer = TangentWriter::new(cx, op.output);
+        for image in images.clone() {
+            for y in 0..op.size[0] {
+                let row = scratch.as_mut_ptr();
+                // SAFETY: as in `Forward`.
+                unsafe {
+                    constant_row::<V>(table, step, op.size[1], row);
+                    for (t, term) in op.terms.iter().enumerate() {
+                        let value = cx.dense(term.input, Role::Value);
+                        let dot = cx.dense(term.input, Role::Tangent);
+                        add_row::<V>(value, image, y, table.add((1 + 2 * t) * step), row);
+                        add_row::<V>(dot, image, y, table.add((2 + 2 * t) * step), row);
+                    }
+                    let first = image == images.start && y == 0;
+                    writer.row::<V>(image, y, row, partial.pointer(), first);
+                }
+            }
+        }
+    }
+}
+
+/// Stores a row of scratch in a planned buffer.
+#[inline(always)]
+unsafe fn store_row<V: Lanes>(row: *const f32, to: Dense, image: usize, y: usize) {
+    let step = padded(to.channels);
+    let out = to.row(image, y);
+    for x in 0..to.width {
+        for c in (0..step).step_by(LANES) {
+            // SAFETY: the row has `width` pixels of `step` f32; this task owns the image.
+            unsafe {
+                let value = V::load(row.add(x * step + c));
+                store(value, out.add(x * to.pixel_stride), to.channels, c);
+            }
+        }
+    }
+}
+
+/// sums[c] += Σ_x row[x, c]
+#[inline(always)]
+unsafe fn sum_row<V: Lanes>(row: *const f32, step: usize, width: usize, sums: *mut f32) {
+    for c in (0..step).step_by(LANES) {
+        // SAFETY: the row has `width` pixels of `step` f32, `sums` has `step`.
+        unsafe {
+            let mut sum = V::splat(0.0);
+            for x in 0..width {
+                sum = sum.add(V::load(row.add(x * step + c)));
+            }
+            sum.add(V::load(sums.add(c))).store(sums.add(c));
+        }
+    }
+}
+
+/// x̄ (+)= s·ȳ, or x̄˙ (+)= ṡ·ȳ + s·ȳ˙ for a plain input.
+#[inline(always)]
+unsafe fn hand_on<V: Lanes>(
+    cx: &Context,
+    op: &Mix,
+    t: usize,
+    (image, y): (usize, usize),
+    y_bar: *const f32,
+    y_bar_dot: Option<*const f32>,
+) {
+    let term = op.terms[t];
+    if op.normalised[t] || !cx.graph.activation(term.input).differentiable {
+        return;
+    }
+    let role = if y_bar_dot.is_some() {
+        Role::AdjointTangent
+    } else {
+        Role::Adjoint
+    };
+    let (to, add) = (cx.dense(term.input, role), cx.adds_to(term.input));
+    let s = V::splat(scale(cx, term.scale, 0, Role::Value));
+    let s_dot = y_bar_dot.map(|_| V::splat(scale(cx, term.scale, 0, Role::Tangent)));
+    let step = padded(to.channels);
+    let out = to.row(image, y);
+    for c in (0..step).step_by(LANES) {
+        for x in 0..to.width {
+            // SAFETY: rows of `width` pixels; this task owns the image.
+            unsafe {
+                let at = x * step + c;
+                let first = V::load(y_bar.add(at));
+                let mut value = match (y_bar_dot, s_dot) {
+                    (Some(dot), Some(s_dot)) => first.mul_add(s_dot, V::load(dot.add(at)).mul(s)),
+                    _ => first.mul(s),
+                };
+                let pixel = out.add(x * to.pixel_stride);
+                if add {
+                    value = value.add(load(pixel, to.channels, c));
+                }
+                store(value, pixel, to.channels, c);
+            }
+        }
+    }
+}
+
+struct Backward<'a>(Task<'a>);
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let Task {
+            cx,
+            op,
+            images,
+            partial,
+            scratch,
+        } = self.0;
+        let (step, width) = (padded(op.channels), op.size[1]);
+        let adjoint = AdjointReader::new(cx, op.output, coefficients(op, cx), false);
+        partial.write().fill(0.0);
+        let sums = partial.pointer();
+        let row = scratch.as_mut_ptr();
+        for image in images {
+            for y in 0..op.size[0] {
+                // SAFETY: as in `Forward`; `chunk_len` has a row for each sum.
+                unsafe {
+                    adjoint.row::<V>(image, y, RowMut { start: row, step }, None);
+                    if op.output_normalised {
+                        store_row::<V>(row, cx.dense(op.output, Role::Adjoint), image, y);
+                    }
+                    sum_row::<V>(row, step, width, sums);
+                    for (t, term) in op.terms.iter().enumerate() {
+                        let value = cx.dense(term.input, Role::Value);
+                        let moments =
+                            op.normalised[t].then(|| cx.moments(term.input, Moments::Statistics));
+                        weighted_sum::<V>(
+                            value,
+                            moments,
+                            (image, y),
+                            row,
+                            sums.add((2 + 2 * t) * step),
+                        );
+                        hand_on::<V>(cx, op, t, (image, y), row, None);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// sums[c] += Σ_x ȳ·x̂ (or ȳ·x for a plain input).
+#[inline(always)]
+unsafe fn weighted_sum<V: Lanes>(
+    value: Dense,
+    moments: Option<View>,
+    (image, y): (usize, usize),
+    y_bar: *const f32,
+    sums: *mut f32,
+) {
+    let (channels, step) = (value.channels, padded(value.channels));
+    let row = value.row(image, y).cast_const();
+    for c in (0..step).step_by(LANES) {
+        // SAFETY: rows of `width` pixels; moments hold two rows of `step`.
+        unsafe {
+            let (mean, r) = match moments {
+                Some(m) => (
+                    V::load(m.pointer().add(c)),
+                    V::load(m.pointer().add(step + c)),
+                ),
+                None => (V::splat(0.0), V::splat(1.0)),
+            };
+            let mut sum = V::splat(0.0);
+            for x in 0..value.width {
+                let z: V = load(row.add(x * value.pixel_stride), channels, c);
+                sum = z.sub(mean).mul_add(V::load(y_bar.add(x * step + c)), sum);
+            }
+            sum.mul_add(r, V::load(sums.add(c))).store(sums.add(c));
+        }
+    }
+}
+
+struct TangentBackward<'a>(Task<'a>);
+
+impl Kernel for TangentBackward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let Task {
+            cx,
+            op,
+            images,
+            partial,
+            scratch,
+        } = self.0;
+        let (step, width) = (padded(op.channels), op.size[1]);
+        let adjoint = AdjointReader::new(cx, op.output, coefficients(op, cx), true);
+        partial.write().fill(0.0);
+        let sums = partial.pointer();
+        let (row, row_dot) = scratch.split_at_mut(width * step);
+        let (row, row_dot) = (row.as_mut_ptr(), row_dot.as_mut_ptr());
+        for image in images {
+            for y in 0..op.size[0] {
+                // SAFETY: as in `Backward`.
+                unsafe {
+                    let target = |start| RowMut { start, step };
+                    adjoint.row::<V>(image, y, target(row), Some(target(row_dot)));
+                    if op.output_normalised {
+                        store_row::<V>(
+                            row_dot,
+                            cx.dense(op.output, Role::AdjointTangent),
+                            image,
+                            y,
+                        );
+                    }
+                    sum_row::<V>(row, step, width, sums);
+                    sum_row::<V>(row_dot, step, width, sums.add(step));
+                    for t in 0..op.terms.len() {
+                        let to = sums.add((2 + 2 * t) * step);
+                        second_order_sums::<V>(cx, op, t, (image, y), row, row_dot, to);
+                        hand_on::<V>(cx, op, t, (image, y), row, Some(row_dot));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// First row of sums: Σ ȳ·x̂; second: Σ ȳ˙·x̂ + ȳ·x̂˙ (x and ẋ for a plain input).
+#[inline(always)]
+unsafe fn second_order_sums<V: Lanes>(
+    cx: &Context,
+    op: &Mix,
+    t: usize,
+    (image, y): (usize, usize),
+    y_bar: *const f32,
+    y_bar_dot: *const f32,
+    sums: *mut f32,
+) {
+    let input = op.terms[t].input;
+    let (value, tangent) = (cx.dense(input, Role::Value), cx.dense(input, Role::Tangent));
+    let (channels, step) = (value.channels, padded(value.channels));
+    let row = value.row(image, y).cast_const();
+    let row_tangent = tangent.row(image, y).cast_const();
+    let moments = op.normalised[t].then(|| {
+        (
+            cx.moments(input, Moments::Statistics),
+            cx.moments(input, Moments::StatisticsTangent),
+        )
+    });
+    for c in (0..step).step_by(LANES) {
+        // SAFETY: as in `weighted_sum`.
+        unsafe {
+            let two = |view: View| {
+                (
+                    V::load(view.pointer().add(c)),
+                    V::load(view.pointer().add(step + c)),
+                )
+            };
+            let ((mean, r), (mean_dot, slope)) = match moments {
+                Some((statistics, tangents)) => (two(statistics), two(tangents)),
+                None => (
+                    (V::splat(0.0), V::splat(1.0)),
+                    (V::splat(0.0), V::splat(0.0)),
+                ),
+            };
+            let (mut first, mut second) = (V::splat(0.0), V::splat(0.0));
+            for x in 0..value.width {
+                let z: V = load(row.add(x * value.pixel_stride), channels, c);
+                let dot: V = load(row_tangent.add(x * tangent.pixel_stride), channels, c);
+                let normed = z.sub(mean).mul(r);
+                let normed_dot = dot.sub(mean_dot).sub(normed.mul(slope)).mul(r);
+                let adjoint = V::load(y_bar.add(x * step + c));
+                first = adjoint.mul_add(normed, first);
+                second = V::load(y_bar_dot.add(x * step + c)).mul_add(normed, second);
+                second = adjoint.mul_add(normed_dot, second);
+            }
+            first.add(V::load(sums.add(c))).store(sums.add(c));
+            second
+                .add(V::load(sums.add(step + c)))
+                .store(sums.add(step + c));
+        }
+    }
+}

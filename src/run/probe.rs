@@ -1,0 +1,204 @@
+//! `ndarts probe`: one hypergradient and everything that goes into it, in one safetensors file.
+//!
+//! Anyone can recompute it from the file alone: batches (NCHW), weights and α, both losses with
+//! their gradients, one Hessian-vector and mixed product for a random vector, and the hypergradient
+//! with K Neumann terms. Names and shapes are PyTorch's. Unlike in a search, the series is never cut
+//! short here: the file holds exactly the formula's K terms.
+
+use crate::autograd::Executor;
+use crate::data::{Augment, Batch, Dataset, Loader, Stream, check_batch, halves};
+use crate::device::Device;
+use crate::device::random::{Philox, Purpose};
+use crate::hypergradient::{Hypergradient, InnerStep, Level, Losses, Neumann, Report, TapeLosses};
+use crate::network::Supernet;
+use crate::network::parameters::{Parameter, initial_theta};
+use crate::network::state_dict::{NamedIntegers, NamedTensor, encode, read};
+use crate::search::load_tensors;
+use crate::search::settings::SearchSettings;
+use anyhow::Context;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Computes one hypergradient under `settings`, with weights from `checkpoint` or drawn by the
+/// seed, and writes it to `out`; returns the series' report.
+///
+/// # Errors
+/// Data or a checkpoint that cannot be read or does not fit, or a file that cannot be written.
+pub fn run(
+    settings: SearchSettings,
+    checkpoint: Option<&Path>,
+    out: &Path,
+) -> anyhow::Result<Report> {
+    let device = Device::parse(&settings.device)?;
+    let s = &settings;
+    let data = Dataset::open(&s.data, s.image_size, &s.mean, &s.std)?;
+    let (train_half, validation_half) = halves(data.train.len(), s.seed);
+    check_batch(s.batch, train_half.len().min(validation_half.len()))?;
+    let augment = Augment {
+        crop_padding: s.crop_padding,
+        flip: s.flip,
+        cutout: s.cutout,
+    };
+    augment.check(data.train.size())?;
+    let first = |half: Vec<u32>, stream| {
+        let (images, augment) = (Arc::clone(&data.train), Some(augment));
+        Loader::new(
+            images, half, s.batch, augment, data.mean, data.std, s.seed, stream,
+        )
+        .batch(0)
+    };
+    let training = first(train_half, Stream::ArchTrain);
+    let validation = first(validation_half, Stream::Validation);
+    let size = data.train.size();
+    let supernet = Supernet::record(
+        s.space,
+        s.channels,
+        s.cells,
+        data.classes.len(),
+        s.batch,
+        size,
+    )?;
+    let mut theta = initial_theta(&supernet.parameters, s.seed);
+    if let Some(path) = checkpoint {
+        let state = read(path)?;
+        load_tensors(&supernet.parameters, &state.tensors, &mut theta)
+            .with_context(|| format!("{}", path.display()))?;
+    }
+    let mut probe = Probe {
+        executor: Executor::new(supernet.tape, device),
+        parameters: supernet.parameters,
+        theta,
+        tensors: Vec::new(),
+    };
+    probe.add_batches(&training, &validation, size);
+    let report = probe.fill(&training, &validation, s);
+    let gamma = report.gamma.unwrap_or_default() as f32;
+    let metadata = [
+        ("space", s.space.name().to_owned()),
+        ("channels", s.channels.to_string()),
+        ("cells", s.cells.to_string()),
+        ("classes", data.classes.len().to_string()),
+        ("neumann_terms", s.neumann_terms.to_string()),
+        ("gamma", gamma.to_string()),
+    ];
+    let metadata: Vec<_> = metadata.iter().map(|(k, v)| (*k, v.as_str())).collect();
+    let labels = |name: &str, batch: &Batch| NamedIntegers {
+        name: name.to_owned(),
+        shape: vec![batch.labels.len()],
+        data: batch.labels.iter().map(|&l| i64::from(l)).collect(),
+    };
+    let integers = [
+        labels("target_train", &training),
+        labels("target_val", &validation),
+    ];
+    super::atomic::write(out, &encode(&probe.tensors, &integers, &metadata)?)?;
+    Ok(report)
+}
+
+struct Probe {
+    executor: Executor,
+    parameters: Vec<Parameter>,
+    theta: Vec<f32>,
+    tensors: Vec<NamedTensor>,
+}
+
+/// Which parameters of a vector laid out like θ to write.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    Omega,
+    Alpha,
+}
+
+impl Probe {
+    fn add(&mut self, name: &str, shape: Vec<usize>, data: Vec<f32>) {
+        self.tensors.push(NamedTensor {
+            name: name.to_owned(),
+            shape,
+            data,
+        });
+    }
+
+    fn add_batches(&mut self, training: &Batch, validation: &Batch, [h, w]: [usize; 2]) {
+        for (name, batch) in [("input_train", training), ("input_val", validation)] {
+            let images = batch.images.chunks_exact(h * w * 3);
+            let planes = images.flat_map(|image| {
+                (0..3).flat_map(move |c| image.iter().skip(c).step_by(3).copied())
+            });
+            self.add(name, vec![batch.labels.len(), 3, h, w], planes.collect());
+        }
+    }
+
+    /// Writes a vector's tensors as `<prefix>.<name>`.
+    fn add_vector(&mut self, prefix: &str, part: Part, vector: &[f32]) {
+        let alpha = part == Part::Alpha;
+        let named = self
+            .parameters
+            .iter()
+            .filter(|p| p.is_alpha() == alpha)
+            .map(|p| NamedTensor {
+                name: format!("{prefix}.{}", p.name),
+                shape: p.shape.clone(),
+                data: p.to_torch(vector),
+            });
+        self.tensors.extend(named);
+    }
+
+    fn fill(&mut self, training: &Batch, validation: &Batch, settings: &SearchSettings) -> Report {
+        let theta = self.theta.clone();
+        let omega = self.executor.tape().omega_len;
+        let classes = self.executor.tape().classes;
+        self.add_vector("weights", Part::Omega, &theta);
+        self.add_vector("arch", Part::Alpha, &theta);
+        let mut gradient = vec![0.0; theta.len()];
+        let mut losses = TapeLosses {
+            executor: &mut self.executor,
+            training,
+            validation,
+        };
+        let loss_val = losses
+            .gradient(Level::Validation, &theta, &mut gradient)
+            .loss;
+        self.add("loss_val", vec![], vec![loss_val as f32]);
+        self.add_vector("grad_val", Part::Omega, &gradient);
+        self.add_vector("grad_val_arch", Part::Alpha, &gradient);
+
+        let mut losses = TapeLosses {
+            executor: &mut self.executor,
+            training,
+            validation,
+        };
+        let loss_train = losses.linearise(&theta, &mut gradient).loss;
+        let philox = Philox::new(settings.seed, Purpose::ProbeVector);
+        let mut vector = vec![0.0; theta.len()];
+        philox.fill_normal(0, 0, &mut vector[..omega]);
+        let mut product = vec![0.0; theta.len()];
+        losses.product(&theta, &vector, &mut product);
+        let logits = self.executor.logits().to_vec();
+        self.add("loss_train", vec![], vec![loss_train as f32]);
+        self.add("logits_train", vec![training.labels.len(), classes], logits);
+        self.add_vector("grad", Part::Omega, &gradient);
+        self.add_vector("grad_arch", Part::Alpha, &gradient);
+        self.add_vector("vector", Part::Omega, &vector);
+        self.add_vector("hvp", Part::Omega, &product);
+        self.add_vector("mixed", Part::Alpha, &product);
+
+        let (terms, gamma) = (settings.neumann_terms, settings.gamma);
+        let mut neumann = Neumann::new(terms, gamma, false, settings.seed);
+        let mut losses = TapeLosses {
+            executor: &mut self.executor,
+            training,
+            validation,
+        };
+        // The implicit method takes no inner step.
+        let inner = InnerStep {
+            lr: 0.0,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            buffer: &[],
+        };
+        let mut hypergradient = vec![0.0; theta.len()];
+        let report = neumann.compute(&mut losses, &theta, inner, &mut hypergradient[omega..]);
+        self.add_vector("hypergrad", Part::Alpha, &hypergradient);
+        report
+    }
+}
