@@ -16,7 +16,7 @@ mod data;
 mod defaults;
 mod devices;
 mod flags;
-// mod probe;
+mod probe;
 mod progress;
 mod query;
 mod report;
@@ -39,7 +39,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Search(Box<search::Command>),
-    // Probe(Box<probe::Command>),
+    Probe(Box<probe::Command>),
     Data(data::Command),
     Query(query::Command),
     Report(report::Command),
@@ -73,7 +73,7 @@ pub fn main() -> ExitCode {
     };
     let ended = match cli.command {
         Command::Search(command) => command.run(),
-        // Command::Probe(command) => command.run(),
+        Command::Probe(command) => command.run(),
         Command::Data(command) => command.run(),
         Command::Query(command) => command.run(),
         Command::Report(command) => command.run(),
