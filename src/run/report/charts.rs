@@ -99,7 +99,7 @@ fn draw(
         .x_desc(frame.x_label)
         .x_labels(frame.labels)
         .y_labels(frame.labels)
-        .x_label_formatter(&|x| format!("{x:.0}"))
+        .x_label_formatter(&|x| whole(*x))
         .y_label_formatter(&|y| format!("{y:.decimals$}"))
         .label_style(text.clone())
         .axis_desc_style(text)
@@ -113,6 +113,11 @@ fn draw(
     }
     root.present()?;
     Ok(())
+}
+
+/// A round or an epoch on the axis; a tick between two of them stays bare.
+fn whole(x: f64) -> String {
+    if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { String::new() }
 }
 
 /// At most [`POINTS`] points: means of neighbours, so that noise is averaged and not sampled.
