@@ -1,0 +1,127 @@
+//! Whole supernets: every tensor of the gradient and of a product along (ω, α).
+
+use super::{POINTS, Truth, compare, nudged, run};
+use crate::network::{Direction, Parameters, Space, Supernet, draw_direction};
+use crate::network_checks::small;
+use ndarts::ops::Span;
+
+struct SupernetTruth<'a> {
+    net: &'a Supernet,
+    points: Vec<Parameters>,
+    direction: Direction,
+    tensors: &'a [(String, Span)],
+    recorded: &'a [ndarts::network::parameters::Parameter],
+}
+
+impl SupernetTruth<'_> {
+    /// A vector in the order of θ as a direction in PyTorch's order.
+    fn embed(&self, index: usize, u: &[f64]) -> Direction {
+        let (name, span) = &self.tensors[index];
+        let mut whole = vec![0.0; span.offset + span.len];
+        let part = whole[span.offset..].iter_mut();
+        part.zip(u).for_each(|(to, &u)| *to = u as f32);
+        let ordered = self.recorded[index].to_torch(&whole);
+        Direction::from([(
+            name.clone(),
+            ordered.iter().map(|&x| f64::from(x)).collect(),
+        )])
+    }
+}
+
+impl Truth for SupernetTruth<'_> {
+    fn value(&self) -> (f64, Vec<f64>) {
+        self.net.value(&self.points[0])
+    }
+
+    fn slope(&self, point: usize, index: usize, u: &[f64]) -> f64 {
+        self.net.slope(&self.points[point], &self.embed(index, u))
+    }
+
+    fn curvature(&self, point: usize, index: usize, u: &[f64]) -> f64 {
+        self.net
+            .curvature(&self.points[point], &self.embed(index, u), &self.direction)
+    }
+}
+
+fn round(values: &mut [f64]) {
+    values.iter_mut().for_each(|x| *x = f64::from(*x as f32));
+}
+
+/// Engine and oracle on one network; `keep` chooses the tensors that v moves.
+fn check(space: Space, keep: impl Fn(&str) -> bool) {
+    let mut net = small(space);
+    round(&mut net.images.data);
+    let mut parameters = net.draw("weights");
+    parameters.values_mut().for_each(|(_, data)| round(data));
+    let mut direction = draw_direction(&parameters, "v", keep);
+    direction.values_mut().for_each(|data| round(data));
+
+    let of_engine = match space {
+        Space::Darts => ndarts::space::Space::Darts,
+        Space::NasBench201 => ndarts::space::Space::NasBench201,
+    };
+    let [batch, height, width, _] = net.images.shape;
+    let (channels, cells, classes) = (net.channels, net.cells, net.classes);
+    let size = [height, width];
+    let recorded =
+        ndarts::network::Supernet::record(of_engine, channels, cells, classes, batch, size)
+            .expect("the sizes are allowed");
+    let listed: Vec<_> = recorded
+        .parameters
+        .iter()
+        .map(|p| (&p.name, &p.shape))
+        .collect();
+    assert_eq!(listed.len(), parameters.len());
+    let len = recorded.tape.theta_len();
+    let (mut theta, mut v) = (vec![0.0f32; len], vec![0.0f32; len]);
+    for parameter in &recorded.parameters {
+        let (shape, data) = &parameters[&parameter.name];
+        assert_eq!(shape, &parameter.shape, "shape of {}", parameter.name);
+        let single = |data: &[f64]| data.iter().map(|&x| x as f32).collect::<Vec<_>>();
+        parameter.from_torch(&single(data), &mut theta);
+        if let Some(data) = direction.get(&parameter.name) {
+            parameter.from_torch(&single(data), &mut v);
+        }
+    }
+    let double = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+    let (theta, v) = (double(&theta), double(&v));
+    let passes = run(recorded.tape, &net.images.data, &net.labels, &theta, &v);
+    let tensors: Vec<_> = recorded
+        .parameters
+        .iter()
+        .map(|p| (p.name.clone(), p.span()))
+        .collect();
+    let net = &net;
+    let at_point = |index| {
+        let move_tensor = |(name, (shape, data)): (&String, &(Vec<usize>, Vec<f64>))| {
+            (name.clone(), (shape.clone(), nudged(name, data, index)))
+        };
+        parameters.iter().map(move_tensor).collect()
+    };
+    let points = (0..POINTS).map(at_point).collect();
+    let truth = SupernetTruth {
+        net,
+        points,
+        direction,
+        tensors: &tensors,
+        recorded: &recorded.parameters,
+    };
+    compare(&passes, &tensors, &truth).unwrap_or_else(|message| panic!("{space:?}: {message}"));
+}
+
+#[test]
+fn gradient_and_product_of_the_darts_supernet_match_the_oracle() {
+    check(Space::Darts, |_| true);
+}
+
+#[test]
+fn gradient_and_product_of_the_nasbench201_supernet_match_the_oracle() {
+    check(Space::NasBench201, |_| true);
+}
+
+#[test]
+fn a_product_along_the_weights_alone_matches_the_oracle() {
+    let weights = |name: &str| !crate::network::is_architecture(name);
+    check(Space::Darts, weights);
+    check(Space::NasBench201, weights);
+}

@@ -1,0 +1,149 @@
+//! The search network of DARTS (Liu et al. 2019, official code, search mode).
+//!
+//! Stem 3×3 3 → 3C with affine batch norm; cells of four nodes over two preprocessed inputs, each
+//! edge a mixed op; reduction cells at one and two thirds double C; batch norms in cells have no
+//! affine part.
+
+use super::layers::{affine_norm, classifier, conv, factorized_reduce, separable};
+use super::{Supernet, Weights};
+use crate::derivative::Scalar;
+use crate::ops::{Pool, Window, norm, pool, relax};
+use crate::tensor::Tensor;
+
+const NODES: usize = 4;
+const STEM_MULTIPLIER: usize = 3;
+/// none, max_pool_3x3, avg_pool_3x3, skip_connect, sep_conv_3x3, sep_conv_5x5, dil_conv_3x3, dil_conv_5x5
+const OPS: usize = 8;
+const EDGES: usize = 14;
+
+/// Loss and logits of a batch.
+pub fn forward<T: Scalar>(net: &Supernet, weights: &mut impl Weights<T>) -> (T, Vec<T>) {
+    let mut op_weights = |name| relax(&weights.tensor(name, &[EDGES, OPS]), OPS);
+    let (normal, reduce) = (op_weights("alphas_normal"), op_weights("alphas_reduce"));
+    let images = Tensor::new(
+        net.images.shape,
+        net.images.data.iter().map(|&x| x.into()).collect(),
+    );
+    let window = Window::dense(3, 1);
+    let stem = conv(
+        weights,
+        "stem.0",
+        &images,
+        STEM_MULTIPLIER * net.channels,
+        window,
+        (false, false),
+    );
+    let stem = affine_norm(weights, "stem.1", &stem);
+    let (mut before, mut last) = (stem.clone(), stem);
+    let (mut channels, mut reduced_before) = (net.channels, false);
+    for index in 0..net.cells {
+        let reduces = index == net.cells / 3 || index == 2 * net.cells / 3;
+        channels *= if reduces { 2 } else { 1 };
+        let cell = Cell {
+            name: format!("cells.{index}"),
+            channels,
+            reduces,
+        };
+        let op_weights = if reduces { &reduce } else { &normal };
+        let output = cell.forward(weights, [&before, &last], reduced_before, op_weights);
+        (before, last, reduced_before) = (last, output, reduces);
+    }
+    classifier(weights, &last, false, net.classes, &net.labels)
+}
+
+struct Cell {
+    name: String,
+    channels: usize,
+    reduces: bool,
+}
+
+impl Cell {
+    fn forward<T: Scalar>(
+        &self,
+        weights: &mut impl Weights<T>,
+        inputs: [&Tensor<T>; 2],
+        reduced_before: bool,
+        op_weights: &[T],
+    ) -> Tensor<T> {
+        let mut states: Vec<Tensor<T>> = Vec::new();
+        for (i, input) in inputs.into_iter().enumerate() {
+            let name = format!("{}.preprocess{i}", self.name);
+            let raw = if i == 0 && reduced_before {
+                factorized_reduce(weights, &name, input, self.channels)
+            } else {
+                let point = Window::dense(1, 1);
+                conv(
+                    weights,
+                    &format!("{name}.op.1"),
+                    input,
+                    self.channels,
+                    point,
+                    (true, false),
+                )
+            };
+            states.push(norm(&raw, None));
+        }
+        let mut edge = 0;
+        for node in 0..NODES {
+            let mut sum: Option<Tensor<T>> = None;
+            for (source, state) in states.iter().enumerate().take(2 + node) {
+                let stride = if self.reduces && source < 2 { 2 } else { 1 };
+                let row = &op_weights[edge * OPS..(edge + 1) * OPS];
+                let mixed = self.mixed_op(weights, edge, state, stride, row);
+                sum = Some(sum.map_or(mixed.clone(), |sum| sum.plus(&mixed)));
+                edge += 1;
+            }
+            states.push(sum.expect("a node has inputs"));
+        }
+        Tensor::concatenate(&states[2..])
+    }
+
+    fn mixed_op<T: Scalar>(
+        &self,
+        weights: &mut impl Weights<T>,
+        edge: usize,
+        x: &Tensor<T>,
+        stride: usize,
+        op_weights: &[T],
+    ) -> Tensor<T> {
+        let prefix = format!("{}._ops.{edge}._ops", self.name);
+        let mut separated = |op: usize, window: Window, twice: bool| {
+            let name = |layer| format!("{prefix}.{op}.op.{layer}");
+            let z = separable(weights, [&name(1), &name(2)], x, window, false);
+            if !twice {
+                return norm(&z, None);
+            }
+            let second = Window::dense(window.kernel, 1);
+            norm(
+                &separable(weights, [&name(5), &name(6)], &z, second, true),
+                None,
+            )
+        };
+        let dilated = |kernel| Window {
+            kernel,
+            stride,
+            dilation: 2,
+        };
+        let convolved = [
+            separated(4, Window::dense(3, stride), true),
+            separated(5, Window::dense(5, stride), true),
+            separated(6, dilated(3), false),
+            separated(7, dilated(5), false),
+        ];
+        let skip = if stride == 1 {
+            x.clone()
+        } else {
+            let z = factorized_reduce(weights, &format!("{prefix}.3"), x, self.channels);
+            norm(&z, None)
+        };
+        let pooled = [Pool::Max3, Pool::Average3].map(|kind| norm(&pool(x, kind, stride), None));
+        // `none`, op 0, adds zero.
+        let results = pooled.into_iter().chain([skip]).chain(convolved);
+        let scaled = results
+            .zip(&op_weights[1..])
+            .map(|(y, &c)| y.map(|value| value * c));
+        scaled
+            .reduce(|sum, term| sum.plus(&term))
+            .expect("an edge has ops")
+    }
+}

@@ -1,0 +1,50 @@
+//! Pooling.
+
+use super::Window;
+use crate::derivative::Scalar;
+use crate::tensor::Tensor;
+
+/// The pools of the search spaces.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pool {
+    /// Mean of 3×3, padding 1 that is not counted.
+    Average3,
+    /// Maximum of 3×3, padding 1; among equals the first in row-major order.
+    Max3,
+    /// Mean of 2×2, stride 2, no padding.
+    Average2,
+}
+
+/// Pools each channel; `stride` is 2 for [`Pool::Average2`].
+pub fn pool<T: Scalar>(x: &Tensor<T>, kind: Pool, stride: usize) -> Tensor<T> {
+    let [n, h, w, c] = x.shape;
+    if kind == Pool::Average2 {
+        assert_eq!(stride, 2);
+        return Tensor::build([n, h / 2, w / 2, c], |[image, row, column, channel]| {
+            let corner = |dy, dx| x.at([image, 2 * row + dy, 2 * column + dx, channel]);
+            (corner(0, 0) + corner(0, 1) + corner(1, 0) + corner(1, 1)) * 0.25
+        });
+    }
+    let window = Window::dense(3, stride);
+    Tensor::build(
+        [n, window.output(h), window.output(w), c],
+        |[image, row, column, channel]| {
+            let values = (0..9).filter_map(|tap| {
+                let (y, x_source) = (window.source(row, tap / 3), window.source(column, tap % 3));
+                x.inside(image, y, x_source, channel)
+            });
+            let values: Vec<T> = values.collect();
+            match kind {
+                Pool::Max3 => first_maximum(&values),
+                _ => values.iter().copied().sum::<T>() / values.len() as f64,
+            }
+        },
+    )
+}
+
+fn first_maximum<T: Scalar>(values: &[T]) -> T {
+    values.iter().skip(1).fold(
+        values[0],
+        |best, &x| if x.re() > best.re() { x } else { best },
+    )
+}
