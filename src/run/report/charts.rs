@@ -117,7 +117,11 @@ fn draw(
 
 /// A round or an epoch on the axis; a tick between two of them stays bare.
 fn whole(x: f64) -> String {
-    if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { String::new() }
+    if (x - x.round()).abs() < 1e-6 {
+        format!("{x:.0}")
+    } else {
+        String::new()
+    }
 }
 
 /// At most [`POINTS`] points: means of neighbours, so that noise is averaged and not sampled.
