@@ -65,7 +65,12 @@ impl ConfigFile {
         ConfigFile::parse(&name, &text).map_err(|message| BadUsage(message).into())
     }
 
-    fn parse(name: &str, text: &str) -> Result<ConfigFile, String> {
+    /// Reads the text of a config file that is called `name`.
+    ///
+    /// # Errors
+    ///
+    /// As [`ConfigFile::read`].
+    pub fn parse(name: &str, text: &str) -> Result<ConfigFile, String> {
         let line_of = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
         let parsed = toml::de::DeTable::parse(text).map_err(|error| {
             let line = line_of(error.span().map_or(0, |span| span.start));

@@ -278,3 +278,85 @@ pub fn refuse_beside_resume(given: &[String]) -> Result<()> {
         list.join(", ")
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        network: NetworkFlags,
+        #[command(flatten)]
+        data: DataFlags,
+        #[command(flatten)]
+        neumann: NeumannFlags,
+        #[command(flatten)]
+        training: TrainingFlags,
+    }
+
+    fn resolved(arguments: &str, config: &str) -> Result<SearchSettings> {
+        let line = Line::try_parse_from(["x"].into_iter().chain(arguments.split_whitespace()))?;
+        let mut given = table(&line.network)?;
+        given.extend(table(&line.data)?);
+        given.extend(table(&line.neumann)?);
+        given.extend(table(&line.training)?);
+        let file = ConfigFile::parse("my.toml", config).map_err(BadUsage)?;
+        resolve(given, Some(&file))
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_the_defaults() {
+        let settings = resolved(
+            "--sigma 0.5 --flip",
+            "sigma = 0.25\nchannels = 7\nflip = false\n",
+        )
+        .unwrap();
+        assert_eq!(
+            (settings.sigma, settings.channels, settings.flip),
+            (0.5, 7, true)
+        );
+        assert_eq!(settings.momentum, 0.9);
+    }
+
+    #[test]
+    fn defaults_follow_the_space_and_data_that_were_given_anywhere() {
+        let settings = resolved("--data cifar10:x", "space = \"nb201\"\n").unwrap();
+        assert_eq!(
+            (settings.cells, settings.crop_padding, settings.flip),
+            (5, 4, true)
+        );
+        assert_eq!(settings.space, Space::NasBench201);
+    }
+
+    #[test]
+    fn every_setting_has_a_flag_that_gives_it_exactly() {
+        let arguments = "--space nb201 --strategy darts-v2 --data pack:x --device cpu --weights sgd+es \
+            --neumann-terms 3 --inner-steps 4 --gamma auto --unrolled-product exact --population 6 \
+            --sigma 0.3 --es-step 0.7 --es-literal --antithetic --channels 5 --cells 2 --batch 9 \
+            --epochs 11 --warmup-epochs 1 --seed 12 --lr 0.1 --lr-min 0.01 --momentum 0.8 \
+            --weight-decay 0.002 --clip 3 --arch-lr 0.004 --arch-weight-decay 0.005 --arch-beta1 0.6 \
+            --arch-beta2 0.99 --image-size 24 --crop-padding 2 --flip=true --cutout 8 \
+            --mean 0.1,0.2,0.3 --std 0.4";
+        let settings = resolved(arguments, "").unwrap();
+        assert_eq!(settings.gamma, Gamma::Auto);
+        assert_eq!(
+            (settings.mean.as_slice(), settings.lr),
+            ([0.1, 0.2, 0.3].as_slice(), 0.1)
+        );
+        let digits = defaults::defaults_for(defaults::DataKind::Digits, defaults::SPACE);
+        let changed = toml::Table::try_from(&settings).unwrap();
+        for (key, value) in toml::Table::try_from(digits).unwrap() {
+            assert_ne!(changed[&key], value, "{key} was not taken from its flag");
+        }
+    }
+
+    #[test]
+    fn a_bad_value_is_named_by_where_it_stands() {
+        let message = |arguments, config| resolved(arguments, config).unwrap_err().to_string();
+        assert!(message("--sigma 0", "").starts_with("--sigma: expected"));
+        assert!(message("", "\nsigma = 0.0").starts_with("my.toml:2: sigma: expected"));
+        assert!(message("", "data = \"x\"").starts_with("my.toml:1: "));
+    }
+}

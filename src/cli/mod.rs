@@ -18,7 +18,7 @@ mod devices;
 mod flags;
 mod probe;
 mod progress;
-mod query;
+pub mod query;
 mod report;
 mod search;
 mod validate;
@@ -41,7 +41,7 @@ enum Command {
     Search(Box<search::Command>),
     Probe(Box<probe::Command>),
     Data(data::Command),
-    Query(query::Command),
+    Query(query::QueryArgs),
     Report(report::Command),
     Devices(devices::Command),
     Completions(completions::Command),
@@ -75,7 +75,7 @@ pub fn main() -> ExitCode {
         Command::Search(command) => command.run(),
         Command::Probe(command) => command.run(),
         Command::Data(command) => command.run(),
-        Command::Query(command) => command.run(),
+        Command::Query(args) => query::run(&args).map(|()| End::Done),
         Command::Report(command) => command.run(),
         Command::Devices(command) => command.run(),
         Command::Completions(command) => command.run(),

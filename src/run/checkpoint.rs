@@ -6,8 +6,8 @@
 //! the former pair, a kill after it the new one.
 //!
 //! `weights.safetensors` holds ω and α under PyTorch's names and nothing that depends on the clock,
-//! so that equal runs end in equal files. What does depend on it (lengths of the log and event
-//! files, whose lines hold times; the seconds so far) is metadata of the optimizer file.
+//! so that equal runs end in equal files. What may depend on it (the search's counters, and the
+//! lengths of the log and event files, whose lines hold times) is metadata of the optimizer file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,14 @@ struct Commit {
     weights_crc32: u32,
     optimizer_file: String,
     optimizer_crc32: u32,
+}
+
+/// Metadata of the optimizer file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Progress {
     state: serde_json::Value,
+    position: Position,
 }
 
 /// Writes the checkpoint of `round` into `folder`, which exists.
@@ -67,8 +74,11 @@ struct Commit {
 /// The disk is full or the folder cannot be written; the former checkpoint then still stands.
 pub fn save(folder: &Path, round: u64, snapshot: &Snapshot, position: &Position) -> Result<()> {
     let optimizer_file = optimizer_name(round);
-    let position = serde_json::to_string(position)?;
-    let optimizer = state_dict::encode(&snapshot.optimizer, &[], &[(METADATA, &position)])?;
+    let progress = serde_json::to_string(&Progress {
+        state: snapshot.state.clone(),
+        position: position.clone(),
+    })?;
+    let optimizer = state_dict::encode(&snapshot.optimizer, &[], &[(METADATA, &progress)])?;
     atomic::write(&folder.join(&optimizer_file), &optimizer)?;
 
     let commit = Commit {
@@ -76,7 +86,6 @@ pub fn save(folder: &Path, round: u64, snapshot: &Snapshot, position: &Position)
         weights_crc32: checksum(&snapshot.weights),
         optimizer_file: optimizer_file.clone(),
         optimizer_crc32: checksum(&snapshot.optimizer),
-        state: snapshot.state.clone(),
     };
     let commit = serde_json::to_string(&commit)?;
     let weights = state_dict::encode(&snapshot.weights, &[], &[(METADATA, &commit)])?;
@@ -107,7 +116,7 @@ pub fn load(folder: &Path) -> Result<Option<Checkpoint>> {
     );
     let path = folder.join(&commit.optimizer_file);
     let optimizer = state_dict::read(&path)?;
-    let position: Position = metadata(&path, &optimizer)?;
+    let progress: Progress = metadata(&path, &optimizer)?;
     check(&path, &optimizer.tensors, commit.optimizer_crc32)?;
 
     Ok(Some(Checkpoint {
@@ -115,9 +124,9 @@ pub fn load(folder: &Path) -> Result<Option<Checkpoint>> {
         snapshot: Snapshot {
             weights: weights.tensors,
             optimizer: optimizer.tensors,
-            state: commit.state,
+            state: progress.state,
         },
-        position,
+        position: progress.position,
     }))
 }
 
@@ -258,7 +267,17 @@ mod tests {
             log_bytes: 11,
             ..position()
         };
-        save(two.path(), 3, &snapshot(1.0), &later).unwrap();
+        let state = serde_json::json!({ "seconds": 9.0 });
+        save(
+            two.path(),
+            3,
+            &Snapshot {
+                state,
+                ..snapshot(1.0)
+            },
+            &later,
+        )
+        .unwrap();
         let bytes = |folder: &tempfile::TempDir| fs::read(folder.path().join(WEIGHTS)).unwrap();
         assert_eq!(bytes(&one), bytes(&two));
     }

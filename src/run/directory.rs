@@ -2,7 +2,8 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
@@ -11,6 +12,9 @@ use super::{BadUsage, atomic};
 
 /// Start of a TensorBoard event file's name; TensorBoard looks for it.
 const EVENTS: &str = "events.out.tfevents.";
+
+/// How long a run that another process holds is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A run directory that this process holds: no other `ndarts` writes it meanwhile.
 pub struct RunDir {
@@ -86,16 +90,7 @@ impl RunDir {
                  directory that `ndarts search --out` made"
             )));
         };
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!(
-                "{shown}: expected a run that nobody works on, but another ndarts process holds it; \
-                 wait for it or stop it"
-            ),
-            Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("{shown}: cannot be locked"));
-            }
-        }
+        hold(&lock, path)?;
         atomic::sweep(path)?;
         let checkpoint = path.join("checkpoint");
         fs::create_dir_all(&checkpoint)
@@ -148,6 +143,28 @@ impl RunDir {
             }
         }
         Ok(())
+    }
+}
+
+/// Takes the lock, waiting a little: a process that was just killed holds it until the kernel has
+/// finished its last write.
+fn hold(lock: &File, path: &Path) -> Result<()> {
+    let shown = path.display();
+    let began = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if began.elapsed() < PATIENCE => {
+                thread::sleep(PATIENCE / 50);
+            }
+            Err(TryLockError::WouldBlock) => bail!(
+                "{shown}: expected a run that nobody works on, but another ndarts process holds it; \
+                 wait for it or stop it"
+            ),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("{shown}: cannot be locked"));
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::checkpoint::{self, Position};
 use super::config::RunConfig;
@@ -271,34 +271,25 @@ impl Sitting {
         self.seconds_before + self.began.elapsed().as_secs_f64()
     }
 
-    /// Says of a number that went astray where, what came before it, and what to try.
+    /// Adds to a number that went astray the last norms of the series, and where to go on from.
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         if !matches!(error.downcast_ref(), Some(SearchError::NotFinite { .. })) {
             return error;
         }
-        let before = self.last_round.as_ref().map_or_else(String::new, |record| {
-            let norm = |norm: Option<f64>| norm.map_or("none".into(), |n| format!("{n:.4}"));
-            format!(
-                "; last good round {}: loss {:.4}, gradient norm {}, learning rate {}, ‖v_k‖ {:.4?}",
-                record.round,
-                record.loss_train,
-                norm(record.grad_norm),
-                record.lr,
-                record.neumann_norms
-            )
-        });
+        let norms = match &self.last_round {
+            Some(record) if !record.neumann_norms.is_empty() => {
+                format!("; last ‖v_k‖ {:.4?}", record.neumann_norms)
+            }
+            _ => String::new(),
+        };
         let checkpoint = match self.saved_round {
             Some(round) => format!(
                 "the checkpoint of round {round} stays in {}",
                 self.dir.checkpoint().display()
             ),
-            None => "there was no checkpoint yet".into(),
+            None => "no checkpoint was written yet".into(),
         };
-        error.context(format!(
-            "the search stopped after round {} because a number was not finite{before}; try a \
-             smaller --lr, --gamma auto or --clip 5; {checkpoint}",
-            self.search.rounds_done()
-        ))
+        anyhow!("{error}{norms}; {checkpoint}")
     }
 }
 

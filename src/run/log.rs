@@ -6,8 +6,9 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::search::record::{EpochRecord, RoundRecord};
 
@@ -123,18 +124,40 @@ pub fn read(path: &Path) -> Result<History> {
 pub fn parse(text: &str) -> Result<History> {
     let mut history = History::default();
     let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
-    for (index, line) in whole.lines().enumerate() {
-        match serde_json::from_str(line) {
-            Ok(Line::Start(start)) => history.start = Some(start),
-            Ok(Line::Round(round)) => history.rounds.push(round),
-            Ok(Line::Epoch(epoch)) => history.epochs.push(epoch),
-            Err(error) => bail!(
+    for (index, text) in whole.lines().enumerate() {
+        let broken = |error| {
+            anyhow!(
                 "found line {} that is no record of ours: {error}",
                 index + 1
-            ),
+            )
+        };
+        let mut line: Value = serde_json::from_str(text).map_err(broken)?;
+        if !drop_unwritable_numbers(&mut line) {
+            continue;
+        }
+        match serde_json::from_value(line).map_err(broken)? {
+            Line::Start(start) => history.start = Some(start),
+            Line::Round(round) => history.rounds.push(round),
+            Line::Epoch(epoch) => history.epochs.push(epoch),
         }
     }
     Ok(history)
+}
+
+/// JSON has no word for infinity: it stands as null. Norms that grew beyond all bounds are left
+/// out; a record whose loss did is nothing to draw, and the answer is false.
+fn drop_unwritable_numbers(line: &mut Value) -> bool {
+    if let Some(norms) = line.get_mut("neumann_norms").and_then(Value::as_array_mut) {
+        norms.retain(|norm| !norm.is_null());
+    }
+    let needed: &[&str] = match line.get("kind").and_then(Value::as_str) {
+        Some("round") => &["loss_train", "accuracy_train"],
+        Some("epoch") => &["loss_val", "accuracy_val"],
+        _ => &[],
+    };
+    !needed
+        .iter()
+        .any(|key| line.get(key).is_some_and(Value::is_null))
 }
 
 #[cfg(test)]
@@ -196,6 +219,20 @@ pub(crate) mod tests {
         let good = serde_json::to_string(&Line::Round(round(1))).unwrap();
         let message = parse(&format!("{good}\njunk\n")).unwrap_err().to_string();
         assert!(message.contains("line 2"), "{message}");
+    }
+
+    #[test]
+    fn numbers_that_json_cannot_write_do_not_make_a_log_unreadable() {
+        let mut record = round(1);
+        record.neumann_norms = vec![1.0, f64::INFINITY];
+        let norms = serde_json::to_string(&Line::Round(record)).unwrap();
+        let lost = serde_json::to_string(&Line::Epoch(EpochRecord {
+            loss_val: f64::NAN,
+            ..epoch(0, "g")
+        }));
+        let history = parse(&format!("{norms}\n{}\n", lost.unwrap())).unwrap();
+        assert_eq!(history.rounds[0].neumann_norms, [1.0]);
+        assert!(history.epochs.is_empty());
     }
 
     proptest! {

@@ -17,14 +17,14 @@ use crate::space::CellGraph;
 /// Height of boxes and pills, pixels.
 const HEIGHT: f64 = 24.0;
 /// Width of a pill, pixels: the longest short name.
-const PILL: f64 = 64.0;
+const PILL: f64 = 74.0;
 /// Width kept free for a passing edge, pixels.
 const PASSING: f64 = 8.0;
 /// How far the layout's layers are drawn apart, so that edges between them stay steep enough to
 /// follow.
 const STRETCH: f64 = 1.75;
 /// Empty border of the drawing, pixels.
-const MARGIN: f64 = 12.0;
+const MARGIN: f64 = 4.0;
 
 /// A vertex of the layout.
 enum Vertex<'a> {
@@ -108,7 +108,7 @@ impl<'a> Layered<'a> {
             .map(|&(from, to)| (id(from), id(to)))
             .collect();
         let config = Config {
-            vertex_spacing: 7.0,
+            vertex_spacing: 5.0,
             dummy_vertices: false,
             ..Config::default()
         };
@@ -180,7 +180,7 @@ pub fn draw(cell: &CellGraph) -> String {
          style=\"min-width:{:.0}px\" \
          aria-label=\"{} cell\">\n",
         // Smaller, and the text is not readable: the page then scrolls the drawing sideways.
-        0.8 * width,
+        0.66 * width,
         escape(&cell.name)
     );
     for (colour, curve) in &graph.curves {

@@ -26,6 +26,8 @@ pub struct Frame {
     pub x_label: &'static str,
     /// Lowest and highest y; none: what the curves reach, from 0.
     pub y: Option<(f64, f64)>,
+    /// Size of the text as plotters counts it, 1.24 times the pixels.
+    pub text: u32,
     /// Labels on each axis.
     pub labels: usize,
 }
@@ -72,7 +74,7 @@ fn draw(
     y: std::ops::Range<f64>,
 ) -> Drawn {
     let rgb = |colour: Colour| RGBColor(colour.light.0, colour.light.1, colour.light.2);
-    let text = ("sans-serif", 15).into_font().color(&rgb(AXIS));
+    let text = ("sans-serif", frame.text).into_font().color(&rgb(AXIS));
     let root = SVGBackend::with_string(svg, frame.size).into_drawing_area();
     let mut chart = ChartBuilder::on(&root)
         .margin(4)
@@ -97,7 +99,7 @@ fn draw(
         .x_desc(frame.x_label)
         .x_labels(frame.labels)
         .y_labels(frame.labels)
-        .x_label_formatter(&|x| format!("{x:.0}"))
+        .x_label_formatter(&|x| whole(*x))
         .y_label_formatter(&|y| format!("{y:.decimals$}"))
         .label_style(text.clone())
         .axis_desc_style(text)
@@ -111,6 +113,15 @@ fn draw(
     }
     root.present()?;
     Ok(())
+}
+
+/// A round or an epoch on the axis; a tick between two of them stays bare.
+fn whole(x: f64) -> String {
+    if (x - x.round()).abs() < 1e-6 {
+        format!("{x:.0}")
+    } else {
+        String::new()
+    }
 }
 
 /// At most [`POINTS`] points: means of neighbours, so that noise is averaged and not sampled.
@@ -140,6 +151,7 @@ mod tests {
             size: (360, 240),
             x_label: "round",
             y: None,
+            text: 15,
             labels: 5,
         };
         lines(

@@ -165,6 +165,7 @@ pub fn op_weights(space: Space, epochs: &[EpochRecord]) -> Result<String> {
             size: SMALL,
             x_label: "",
             y: Some((0.0, (f64::from(highest) * 1.05).clamp(0.05, 1.0))),
+            text: 18,
             labels: 4,
         };
         for (edge, label) in space.edge_labels().iter().enumerate() {
@@ -208,6 +209,12 @@ pub fn settings(config: &RunConfig) -> Result<String> {
         .filter(|line| !line.starts_with('#'))
     {
         let (key, value) = line.split_once(" = ").unwrap_or((line, ""));
+        // Mean and deviation that were not stated.
+        let value = if value == "[]" {
+            "computed from the data"
+        } else {
+            value
+        };
         let _ = writeln!(
             html,
             "<tr><th scope=\"row\">{}</th><td>{}</td></tr>",
@@ -294,6 +301,7 @@ fn figure(
             size: LARGE,
             x_label,
             y,
+            text: 15,
             labels: 6,
         },
         &curves,
