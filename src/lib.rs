@@ -26,3 +26,8 @@ pub mod search;
 pub mod run;
 
 pub mod cli;
+
+// The naive f64 reference that the tests of every floor are held to.
+#[cfg(test)]
+#[path = "../tests/oracle/mod.rs"]
+mod oracle;

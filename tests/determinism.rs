@@ -47,11 +47,17 @@ fn settings(space: Space, strategy: StrategyKind) -> SearchSettings {
 /// The snapshot's bits, without the clock.
 fn bits(snapshot: &Snapshot) -> Vec<(String, Vec<u32>)> {
     let tensors = snapshot.weights.iter().chain(&snapshot.optimizer);
-    tensors.map(|t| (t.name.clone(), t.data.iter().map(|x| x.to_bits()).collect())).collect()
+    tensors
+        .map(|t| (t.name.clone(), t.data.iter().map(|x| x.to_bits()).collect()))
+        .collect()
 }
 
 fn with_threads<R: Send>(threads: usize, run: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads").install(run)
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .expect("threads")
+        .install(run)
 }
 
 #[test]
@@ -64,19 +70,32 @@ fn one_two_and_five_threads_give_the_same_bits() {
                     for _ in 0..3 {
                         search.round().expect("finite");
                     }
-                    (bits(&search.snapshot()), search.finish_epoch().expect("finite").loss_val)
+                    (
+                        bits(&search.snapshot()),
+                        search.finish_epoch().expect("finite").loss_val,
+                    )
                 })
             };
             let one = run(1);
-            assert!(one == run(2), "{space:?} {strategy:?}: two threads differ from one");
-            assert!(one == run(5), "{space:?} {strategy:?}: five threads differ from one");
+            assert!(
+                one == run(2),
+                "{space:?} {strategy:?}: two threads differ from one"
+            );
+            assert!(
+                one == run(5),
+                "{space:?} {strategy:?}: five threads differ from one"
+            );
         }
     }
 }
 
 #[test]
 fn a_restored_search_continues_with_the_same_bits() {
-    for strategy in [StrategyKind::Ndarts, StrategyKind::DartsV1, StrategyKind::DartsV2] {
+    for strategy in [
+        StrategyKind::Ndarts,
+        StrategyKind::DartsV1,
+        StrategyKind::DartsV2,
+    ] {
         let mut unbroken = Search::new(settings(Space::Darts, strategy)).expect("digits");
         unbroken.round().expect("finite");
         let snapshot = unbroken.snapshot();
@@ -85,7 +104,10 @@ fn a_restored_search_continues_with_the_same_bits() {
         restored.restore(&snapshot).expect("the same settings");
         assert_eq!(restored.rounds_done(), 1);
         restored.round().expect("finite");
-        assert!(bits(&unbroken.snapshot()) == bits(&restored.snapshot()), "{strategy:?}");
+        assert!(
+            bits(&unbroken.snapshot()) == bits(&restored.snapshot()),
+            "{strategy:?}"
+        );
     }
 }
 
@@ -94,9 +116,15 @@ fn a_snapshot_of_another_network_is_refused_by_its_first_tensor() {
     let small = Search::new(settings(Space::Darts, StrategyKind::Ndarts)).expect("digits");
     let mut wide = settings(Space::Darts, StrategyKind::Ndarts);
     wide.channels = 6;
-    let error = Search::new(wide).expect("digits").restore(&small.snapshot()).unwrap_err();
+    let error = Search::new(wide)
+        .expect("digits")
+        .restore(&small.snapshot())
+        .unwrap_err();
     let text = format!("{error:#}");
-    assert!(text.contains("stem.0.weight") && text.contains("--channels"), "{text}");
+    assert!(
+        text.contains("stem.0.weight") && text.contains("--channels"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -104,7 +132,9 @@ fn a_learning_rate_that_explodes_stops_the_search_with_advice() {
     let mut wild = settings(Space::Darts, StrategyKind::Ndarts);
     (wild.lr, wild.clip, wild.weights) = (1e30, 0.0, Weights::Sgd);
     let mut search = Search::new(wild).expect("digits");
-    let error = (0..5).find_map(|_| search.round().err()).expect("it cannot stay finite");
+    let error = (0..5)
+        .find_map(|_| search.round().err())
+        .expect("it cannot stay finite");
     let text = error.to_string();
     assert!(text.contains("round") && text.contains("--lr"), "{text}");
 }

@@ -4,7 +4,7 @@ use super::plan::{Mode, Plan};
 use super::tape::Tape;
 use crate::device::simd::padded;
 use crate::device::{Arena, Device, View};
-use crate::ops::{ActivationId, Context, Moments, Outcome, Pass, Role};
+use crate::ops::{ActivationId, Context, Moments, Op, Outcome, Pass, Role};
 use std::sync::Mutex;
 
 /// A tape with its memory on a device, and one batch loaded.
@@ -43,14 +43,14 @@ impl Executor {
             weights += 4 * len;
         }
         let writes = [Pass::Backward, Pass::TangentBackward].map(|pass| {
-            let of = |op: &Box<dyn crate::ops::Op>| {
+            let of = |op: &dyn Op| {
                 op.uses(&tape.graph, pass)
                     .writes
                     .iter()
                     .map(|&(id, _)| id)
                     .collect()
             };
-            tape.ops.iter().map(of).collect()
+            tape.ops.iter().map(|op| of(op.as_ref())).collect()
         });
         let [height, width] = tape.size(tape.images);
         Executor {

@@ -2,6 +2,7 @@
 
 use super::Supernet;
 use super::parameters::initial_theta;
+use crate::autograd::plan::{Buffer, Plan, lifetimes};
 use crate::autograd::{Executor, Mode};
 use crate::device::Device;
 use crate::device::random::{Philox, Purpose};
@@ -113,5 +114,28 @@ fn hessian_is_symmetric() {
             (left - right).abs() < 1e-3 * norm(&u) * norm(&hv) / 10.0,
             "{left} and {right}"
         );
+    }
+}
+
+#[test]
+fn buffers_alive_together_never_overlap() {
+    for space in [Space::Darts, Space::NasBench201] {
+        let cells = if space == Space::Darts { 3 } else { 1 };
+        let tape = Supernet::record(space, 4, cells, 10, 2, [8, 8])
+            .expect("valid shapes")
+            .tape;
+        for mode in [Mode::Evaluate, Mode::Gradient, Mode::Products] {
+            let plan = Plan::new(&tape, mode);
+            let (buffers, _) = lifetimes(&tape, mode);
+            let at = |b: &Buffer| plan.offsets[b.owner.0][b.role as usize];
+            for (i, a) in buffers.iter().enumerate() {
+                assert!(at(a) + a.len <= plan.workspace);
+                for b in &buffers[..i] {
+                    let together = a.first <= b.last && b.first <= a.last;
+                    let apart = at(a) + a.len <= at(b) || at(b) + b.len <= at(a);
+                    assert!(!together || apart, "{a:?} and {b:?}");
+                }
+            }
+        }
     }
 }

@@ -30,6 +30,9 @@ pub struct AdjointReader {
     adjoints: [Option<Dense>; MAX_SOURCES],
     adjoint_tangents: [Option<Dense>; MAX_SOURCES],
     count: usize,
+    /// μ, and mean(ż) in the tangent pass: subtracted as z and ż are loaded, because folded into the
+    /// constant they would cancel where they are large beside the deviation.
+    means: [Option<View>; 2],
     coefficients: View,
     channels: usize,
     width: usize,
@@ -61,6 +64,7 @@ impl AdjointReader {
             adjoints: [None; MAX_SOURCES],
             adjoint_tangents: [None; MAX_SOURCES],
             count: 0,
+            means: [None; 2],
             coefficients,
             channels: activation.channels,
             width: activation.width,
@@ -68,6 +72,10 @@ impl AdjointReader {
         if activation.normalised {
             reader.value = Some(cx.dense(id, Role::Value));
             reader.tangent = tangent.then(|| cx.dense(id, Role::Tangent));
+            reader.means = [
+                Some(cx.moments(id, Moments::Statistics)),
+                tangent.then(|| cx.moments(id, Moments::StatisticsTangent)),
+            ];
             for (j, source) in activation.sources.iter().enumerate() {
                 reader.adjoints[j] = Some(cx.dense(source.at, Role::Adjoint));
                 reader.adjoint_tangents[j] =
@@ -96,9 +104,9 @@ impl AdjointReader {
         let statistics_dot = cx.moments(id, Moments::StatisticsTangent).read();
         let sums_dot = cx.moments(id, Moments::AdjointSumsTangent).read();
         for c in 0..self.channels {
-            let (mean, r) = (statistics[c], statistics[step + c]);
+            let r = statistics[step + c];
             let (s1, s2) = (sums[c] / m, sums[step + c] / m);
-            table[CONSTANT * step + c] = r * (r * mean * s2 - s1);
+            table[CONSTANT * step + c] = -r * s1;
             table[VALUE * step + c] = -r * r * s2;
             for (j, source) in activation.sources.iter().enumerate() {
                 table[(SOURCES + 2 * j) * step + c] = r * scale(cx, source.scale, c, false);
@@ -106,13 +114,12 @@ impl AdjointReader {
             if !tangent {
                 continue;
             }
-            let (t1, t2) = (statistics_dot[c], statistics_dot[step + c]);
+            let t2 = statistics_dot[step + c];
             let (s1_dot, s2_dot) = (sums_dot[c] / m, sums_dot[step + c] / m);
             let r_dot = -r * r * t2;
-            // Coefficient of x̂ and the constant, before x̂ is written out as r·z − r·μ.
+            // Coefficient of x̂ = r·(z − μ).
             let normed = r * (r * t2 * s2 - s2_dot) - r_dot * s2;
-            let constant = r * (r * t1 * s2 - s1_dot) - r_dot * s1;
-            table[CONSTANT_DOT * step + c] = constant - normed * r * mean;
+            table[CONSTANT_DOT * step + c] = -r * s1_dot - r_dot * s1;
             table[VALUE_DOT * step + c] = normed * r;
             table[TANGENT_DOT * step + c] = -r * r * s2;
             for (j, source) in activation.sources.iter().enumerate() {
@@ -220,6 +227,14 @@ impl AdjointReader {
                     self.coefficient::<V>(VALUE, c),
                 )
             };
+            let mean = match self.means[0] {
+                Some(moments) => V::load(moments.pointer().add(c)),
+                None => zero,
+            };
+            let mean_dot = match self.means[1] {
+                Some(moments) => V::load(moments.pointer().add(c)),
+                None => zero,
+            };
             let tangent = if dot {
                 self.tangent.map(|t| {
                     (
@@ -233,10 +248,10 @@ impl AdjointReader {
             };
             for x in 0..self.width {
                 let loaded: V = load(z.add(x * value.pixel_stride), self.channels, c);
-                let mut sum = loaded.mul_add(slope, constant);
+                let mut sum = loaded.sub(mean).mul_add(slope, constant);
                 if let Some((t, stride, slope)) = tangent {
                     let loaded: V = load(t.add(x * stride), self.channels, c);
-                    sum = loaded.mul_add(slope, sum);
+                    sum = loaded.sub(mean_dot).mul_add(slope, sum);
                 }
                 sum.store(target.start.add(x * target.step + c));
             }

@@ -1,9 +1,9 @@
 //! The supernets of the oracle: their parameter lists and their derivatives.
 
-use crate::derivative::relative_error;
-use crate::draw::uniform;
-use crate::network::{Direction, Parameters, Space, Supernet, draw_direction};
-use crate::tensor::Tensor;
+use crate::oracle::derivative::relative_error;
+use crate::oracle::draw::uniform;
+use crate::oracle::network::{Direction, Parameters, Space, Supernet, draw_direction};
+use crate::oracle::tensor::Tensor;
 
 /// A supernet small enough for hyper-dual numbers, with a drawn batch.
 pub fn small(space: Space) -> Supernet {
@@ -37,7 +37,7 @@ fn supernet(
 fn weights_in(parameters: &Parameters) -> usize {
     let weights = parameters
         .iter()
-        .filter(|(name, _)| !crate::network::is_architecture(name));
+        .filter(|(name, _)| !crate::oracle::network::is_architecture(name));
     weights.map(|(_, (_, data))| data.len()).sum()
 }
 

@@ -1,14 +1,14 @@
 //! The ops of the oracle against hand-computed values, identities and central differences, over
 //! drawn shapes: odd sizes, one pixel, one channel, batch 1.
 
-use crate::derivative::{
+use crate::oracle::derivative::{
     Function, Loss, Scalar, dot, gradient, hvp, relative_error, second, tangent,
 };
-use crate::draw::uniform;
-use crate::ops::{
+use crate::oracle::draw::uniform;
+use crate::oracle::ops::{
     Branch, Pool, Window, classifier, conv, factorized_reduce, mix, norm, pool, relax, separable,
 };
-use crate::tensor::Tensor;
+use crate::oracle::tensor::Tensor;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 

@@ -1,6 +1,6 @@
 //! An NHWC array. Reads outside the image are zero or absent, as the reader asks.
 
-use crate::derivative::Scalar;
+use crate::oracle::derivative::Scalar;
 
 /// `[N, H, W, C]`, channels contiguous.
 #[derive(Clone, Debug, PartialEq)]

@@ -31,14 +31,15 @@ fn scale(cx: &Context, scale: Scale, channel: usize, role: Role) -> f32 {
     }
 }
 
-/// Fills the coefficients of y (or ẏ): row 0 the constant, rows 1 + 2t and 2 + 2t the factors of
-/// term t's value and tangent.
+/// Fills the coefficients of y (or ẏ): row 0 the constant β, rows 1 + 2t and 2 + 2t the factors of
+/// term t's value and tangent, each less its mean. (The mean is subtracted as rows are loaded: folded
+/// into the constant it would cancel where it is large beside the deviation.)
 fn fill_table(op: &Mix, cx: &Context, tangent: bool) {
     let step = padded(op.channels);
     let table = cx.workspace.part(0, op.table_rows() * step).write();
     table.fill(0.0);
     for c in 0..op.channels {
-        let mut constant = match op.shift {
+        let constant = match op.shift {
             Some(id) if tangent => cx.parameter_tangent(id).read()[c],
             Some(id) => cx.parameter(id).read()[c],
             None => 0.0,
@@ -53,15 +54,13 @@ fn fill_table(op: &Mix, cx: &Context, tangent: bool) {
             let (mut value, mut dot) = if tangent { (s_dot, s) } else { (s, 0.0) };
             if op.normalised[t] {
                 let statistics = cx.moments(term.input, Moments::Statistics).read();
-                let (mean, r) = (statistics[c], statistics[step + c]);
+                let r = statistics[step + c];
                 if tangent {
                     let moments = cx.moments(term.input, Moments::StatisticsTangent).read();
                     let normed = s_dot - s * r * moments[step + c];
                     (value, dot) = (normed * r, s * r);
-                    constant -= normed * r * mean + s * r * moments[c];
                 } else {
                     value = s * r;
-                    constant -= s * r * mean;
                 }
             }
             table[(1 + 2 * t) * step + c] = value;
@@ -174,28 +173,37 @@ fn finish_sums(op: &Mix, cx: &Context, pass: Pass) {
     }
 }
 
-/// out[x, c] += factor[c] · in[x, c] for a row of a planned buffer.
+/// out[x, c] += factor[c] · (in[x, c] − mean[c]) for a row of a planned buffer; no mean is zero.
 #[inline(always)]
 unsafe fn add_row<V: Lanes>(
     from: Dense,
-    image: usize,
-    y: usize,
+    (image, y): (usize, usize),
+    mean: Option<View>,
     factor: *const f32,
     out: *mut f32,
 ) {
     let (channels, step) = (from.channels, padded(from.channels));
     let row = from.row(image, y).cast_const();
     for c in (0..step).step_by(LANES) {
-        // SAFETY: the row has `width` pixels, `out` as many of `step` f32, `factor` `step`.
+        // SAFETY: the row has `width` pixels, `out` as many of `step` f32, `factor` and `mean` `step`.
         unsafe {
             let factor = V::load(factor.add(c));
+            let mean = match mean {
+                Some(moments) => V::load(moments.pointer().add(c)),
+                None => V::splat(0.0),
+            };
             for x in 0..from.width {
                 let at = out.add(x * step + c);
                 let value: V = load(row.add(x * from.pixel_stride), channels, c);
-                value.mul_add(factor, V::load(at)).store(at);
+                value.sub(mean).mul_add(factor, V::load(at)).store(at);
             }
         }
     }
+}
+
+/// The mean (of z, or of ż) that batch norm takes off a term's input.
+fn mean(cx: &Context, op: &Mix, t: usize, kind: Moments) -> Option<View> {
+    op.normalised[t].then(|| cx.moments(op.terms[t].input, kind))
 }
 
 /// Sets every pixel of a row to the constant coefficient.
@@ -240,7 +248,8 @@ impl Kernel for Forward<'_> {
                     constant_row::<V>(table, step, op.size[1], row);
                     for (t, term) in op.terms.iter().enumerate() {
                         let from = cx.dense(term.input, Role::Value);
-                        add_row::<V>(from, image, y, table.add((1 + 2 * t) * step), row);
+                        let mean = mean(cx, op, t, Moments::Statistics);
+                        add_row::<V>(from, (image, y), mean, table.add((1 + 2 * t) * step), row);
                     }
                     let first = image == images.start && y == 0;
                     writer.row::<V>(image, y, row, partial.pointer(), first);
@@ -279,8 +288,20 @@ impl Kernel for Tangent<'_> {
                     for (t, term) in op.terms.iter().enumerate() {
                         let value = cx.dense(term.input, Role::Value);
                         let dot = cx.dense(term.input, Role::Tangent);
-                        add_row::<V>(value, image, y, table.add((1 + 2 * t) * step), row);
-                        add_row::<V>(dot, image, y, table.add((2 + 2 * t) * step), row);
+                        add_row::<V>(
+                            value,
+                            (image, y),
+                            mean(cx, op, t, Moments::Statistics),
+                            table.add((1 + 2 * t) * step),
+                            row,
+                        );
+                        add_row::<V>(
+                            dot,
+                            (image, y),
+                            mean(cx, op, t, Moments::StatisticsTangent),
+                            table.add((2 + 2 * t) * step),
+                            row,
+                        );
                     }
                     let first = image == images.start && y == 0;
                     writer.row::<V>(image, y, row, partial.pointer(), first);

@@ -8,15 +8,15 @@
 //! It is written twice, as a tape and as an oracle, over one flat θ = (ω, α).
 
 use super::{POINTS, Truth, nudged};
-use crate::derivative::{Function, Scalar, second, tangent};
-use crate::draw::uniform;
-use crate::ops::{
+use crate::autograd::Tape;
+use crate::ops::separable::{Branch as SeparableBranch, Group};
+use crate::ops::{self as engine, ActivationId, ParameterId, Scale, Span};
+use crate::oracle::derivative::{Function, Scalar, second, tangent};
+use crate::oracle::draw::uniform;
+use crate::oracle::ops::{
     Branch, Pool, Window, classifier, conv, factorized_reduce, mix, norm, pool, relax, separable,
 };
-use crate::tensor::Tensor;
-use ndarts::autograd::Tape;
-use ndarts::ops::separable::{Branch as SeparableBranch, Group};
-use ndarts::ops::{self as engine, ActivationId, ParameterId, Scale, Span};
+use crate::oracle::tensor::Tensor;
 
 /// Output channels of the last convolution.
 const FEATURES: usize = 5;

@@ -4,15 +4,15 @@
 //! vectors s: the expectation of (s·g − s·h)² is ‖g − h‖², and s·h is one evaluation on dual
 //! (s·∇²L·v: hyper-dual) numbers whatever the tensor's size. [`SIGNS`] vectors a tensor estimate its error.
 
-mod chain;
-mod ops;
+pub mod chain;
+pub mod ops;
 mod supernets;
 
-use crate::derivative::{dot, relative_error};
-use crate::draw::uniform;
-use ndarts::autograd::{Executor, Mode, Tape};
-use ndarts::device::Device;
-use ndarts::ops::Span;
+use crate::autograd::{Executor, Mode, Tape};
+use crate::device::Device;
+use crate::ops::Span;
+use crate::oracle::derivative::{dot, relative_error};
+use crate::oracle::draw::uniform;
 use rayon::prelude::*;
 
 /// Norm-wise relative errors allowed to f32.

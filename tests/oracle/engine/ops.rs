@@ -1,9 +1,10 @@
-//! All four passes of every op against the oracle, over drawn shapes.
+//! Drawn shapes for the tests in each op's folder, and the comparison they make: all four passes of
+//! the engine against the oracle.
 
 use super::chain::{Chain, ChainTruth, Term};
 use super::{Passes, compare, run};
-use crate::draw::uniform;
-use crate::ops::Pool;
+use crate::oracle::draw::uniform;
+use crate::oracle::ops::Pool;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -15,7 +16,7 @@ fn drawn(name: &str, len: usize) -> Vec<f64> {
         .collect()
 }
 
-fn check(chain: &Chain, salt: u32) -> Result<(), TestCaseError> {
+pub fn check(chain: &Chain, salt: u32) -> Result<(), TestCaseError> {
     check_spoiled(chain, salt, |_| ())
         .map_err(|message| TestCaseError::fail(format!("{message}\n{chain:?}")))
 }
@@ -39,7 +40,7 @@ fn check_spoiled(chain: &Chain, salt: u32, spoil: impl Fn(&mut Passes)) -> Resul
 
 /// Images of odd and even sides down to one pixel, channels around and off the vector width, and
 /// at least two pixels for the batch statistics: over one pixel relu stands exactly at its kink.
-fn sizes() -> impl Strategy<Value = Chain> {
+pub fn sizes() -> impl Strategy<Value = Chain> {
     let size = (1..=4usize, 1..=7usize, 1..=7usize);
     let channels = prop::sample::select(vec![1usize, 2, 3, 5, 8, 15, 16, 17, 20, 33]);
     let flags = (any::<bool>(), any::<bool>());
@@ -67,7 +68,7 @@ fn sizes() -> impl Strategy<Value = Chain> {
         })
 }
 
-fn separable_term() -> impl Strategy<Value = Term> {
+pub fn separable_term() -> impl Strategy<Value = Term> {
     let kernel = prop::sample::select(vec![3usize, 5, 7]);
     (kernel, 1..=2usize, any::<bool>()).prop_map(|(kernel, dilation, twice)| Term::Separable {
         kernel,
@@ -76,17 +77,17 @@ fn separable_term() -> impl Strategy<Value = Term> {
     })
 }
 
-fn conv_term() -> impl Strategy<Value = Term> {
+pub fn conv_term() -> impl Strategy<Value = Term> {
     prop::sample::select(vec![1usize, 3]).prop_map(|kernel| Term::Conv { kernel })
 }
 
-fn pool_term() -> impl Strategy<Value = Term> {
+pub fn pool_term() -> impl Strategy<Value = Term> {
     let kind = prop::sample::select(vec![Pool::Average3, Pool::Max3]);
     (kind, any::<bool>()).prop_map(|(kind, normalised)| Term::Pool { kind, normalised })
 }
 
 /// Equal channels and a plain input, as pools and skips need.
-fn squared(chain: Chain) -> Chain {
+pub fn squared(chain: Chain) -> Chain {
     Chain {
         cout: chain.cin,
         normalised_input: false,
@@ -95,7 +96,7 @@ fn squared(chain: Chain) -> Chain {
 }
 
 /// Even sides and stride 2.
-fn halved(chain: Chain) -> Chain {
+pub fn halved(chain: Chain) -> Chain {
     let [n, h, w] = chain.size;
     let size = [n.max(2), h.next_multiple_of(2), w.next_multiple_of(2)];
     Chain {
@@ -106,63 +107,14 @@ fn halved(chain: Chain) -> Chain {
     }
 }
 
-proptest! {
-    // A fixed seed: f32 and f64 may stand on two sides of a kink, and must then do so always.
-    #![proptest_config(ProptestConfig {
+/// A fixed seed: f32 and f64 may stand on two sides of a kink, and must then do so always.
+pub fn config() -> ProptestConfig {
+    ProptestConfig {
         cases: 24,
         max_shrink_iters: 0,
         rng_seed: RngSeed::Fixed(0x000D_AC1E),
         failure_persistence: None,
         ..ProptestConfig::default()
-    })]
-
-    #[test]
-    fn four_passes_of_separable_match_the_oracle(
-        chain in sizes(), terms in prop::collection::vec(separable_term(), 1..=3), salt in 0..1000u32,
-    ) {
-        check(&Chain { terms, ..chain }, salt)?;
-    }
-
-    #[test]
-    fn four_passes_of_conv_match_the_oracle(
-        chain in sizes(), terms in prop::collection::vec(conv_term(), 1..=2), salt in 0..1000u32,
-    ) {
-        check(&Chain { terms, normalised_input: false, ..chain }, salt)?;
-    }
-
-    #[test]
-    fn four_passes_of_pool_match_the_oracle(
-        chain in sizes(), terms in prop::collection::vec(pool_term(), 1..=3), salt in 0..1000u32,
-    ) {
-        check(&squared(Chain { terms, ..chain }), salt)?;
-    }
-
-    #[test]
-    fn four_passes_of_halving_average_pool_match_the_oracle(
-        chain in sizes(), normalised in any::<bool>(), salt in 0..1000u32,
-    ) {
-        let terms = vec![Term::Pool { kind: Pool::Average2, normalised }];
-        check(&squared(halved(Chain { terms, ..chain })), salt)?;
-    }
-
-    #[test]
-    fn four_passes_of_factorized_reduce_match_the_oracle(chain in sizes(), salt in 0..1000u32) {
-        let terms = vec![Term::Reduce; 1 + usize::from(chain.normalised_input)];
-        check(&halved(Chain { terms, cout: chain.cout.max(2), ..chain }), salt)?;
-    }
-
-    #[test]
-    fn four_passes_of_a_mix_of_all_ops_match_the_oracle(
-        chain in sizes(),
-        separable in separable_term(),
-        conv in conv_term(),
-        pools in prop::collection::vec(pool_term(), 0..=2),
-        salt in 0..1000u32,
-    ) {
-        let last = if chain.stride == 1 { Term::Skip } else { Term::Reduce };
-        let terms = [vec![separable, conv], pools, vec![last]].concat();
-        let chain = squared(Chain { terms, cin: chain.cin.max(2), ..chain });
-        check(&if chain.stride == 1 { chain } else { halved(chain) }, salt)?;
     }
 }
 

@@ -1,16 +1,16 @@
 //! Whole supernets: every tensor of the gradient and of a product along (ω, α).
 
 use super::{POINTS, Truth, compare, nudged, run};
-use crate::network::{Direction, Parameters, Space, Supernet, draw_direction};
-use crate::network_checks::small;
-use ndarts::ops::Span;
+use crate::ops::Span;
+use crate::oracle::network::{Direction, Parameters, Space, Supernet, draw_direction};
+use crate::oracle::network_checks::small;
 
 struct SupernetTruth<'a> {
     net: &'a Supernet,
     points: Vec<Parameters>,
     direction: Direction,
     tensors: &'a [(String, Span)],
-    recorded: &'a [ndarts::network::parameters::Parameter],
+    recorded: &'a [crate::network::parameters::Parameter],
 }
 
 impl SupernetTruth<'_> {
@@ -57,14 +57,14 @@ fn check(space: Space, keep: impl Fn(&str) -> bool) {
     direction.values_mut().for_each(|data| round(data));
 
     let of_engine = match space {
-        Space::Darts => ndarts::space::Space::Darts,
-        Space::NasBench201 => ndarts::space::Space::NasBench201,
+        Space::Darts => crate::space::Space::Darts,
+        Space::NasBench201 => crate::space::Space::NasBench201,
     };
     let [batch, height, width, _] = net.images.shape;
     let (channels, cells, classes) = (net.channels, net.cells, net.classes);
     let size = [height, width];
     let recorded =
-        ndarts::network::Supernet::record(of_engine, channels, cells, classes, batch, size)
+        crate::network::Supernet::record(of_engine, channels, cells, classes, batch, size)
             .expect("the sizes are allowed");
     let listed: Vec<_> = recorded
         .parameters
@@ -121,7 +121,7 @@ fn gradient_and_product_of_the_nasbench201_supernet_match_the_oracle() {
 
 #[test]
 fn a_product_along_the_weights_alone_matches_the_oracle() {
-    let weights = |name: &str| !crate::network::is_architecture(name);
+    let weights = |name: &str| !crate::oracle::network::is_architecture(name);
     check(Space::Darts, weights);
     check(Space::NasBench201, weights);
 }

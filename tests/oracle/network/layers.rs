@@ -1,9 +1,9 @@
 //! Layers by PyTorch name: fetch the tensor, bring it into the engine's layout, call the op.
 
 use super::Weights;
-use crate::derivative::Scalar;
-use crate::ops::{self, Window};
-use crate::tensor::Tensor;
+use crate::oracle::derivative::Scalar;
+use crate::oracle::ops::{self, Window};
+use crate::oracle::tensor::Tensor;
 
 /// Dense convolution `name.weight` `[Cout, Cin, k, k]`, and `name.bias` when `biased`.
 pub fn conv<T: Scalar>(

@@ -8,9 +8,9 @@ mod darts;
 mod layers;
 mod nasbench201;
 
-use crate::derivative::Scalar;
-use crate::draw::uniform;
-use crate::tensor::Tensor;
+use crate::oracle::derivative::Scalar;
+use crate::oracle::draw::uniform;
+use crate::oracle::tensor::Tensor;
 use num_dual::{Dual64, HyperDual64};
 use std::collections::BTreeMap;
 

@@ -6,9 +6,9 @@
 
 use super::layers::{affine_norm, classifier, conv};
 use super::{Supernet, Weights};
-use crate::derivative::Scalar;
-use crate::ops::{Pool, Window, norm, pool, relax};
-use crate::tensor::Tensor;
+use crate::oracle::derivative::Scalar;
+use crate::oracle::ops::{Pool, Window, norm, pool, relax};
+use crate::oracle::tensor::Tensor;
 
 const NODES: usize = 4;
 /// none, skip_connect, nor_conv_1x1, nor_conv_3x3, avg_pool_3x3

@@ -1,8 +1,8 @@
 //! The head of a network, and the relaxation of α.
 
 use super::relu;
-use crate::derivative::Scalar;
-use crate::tensor::Tensor;
+use crate::oracle::derivative::Scalar;
+use crate::oracle::tensor::Tensor;
 
 /// \[relu] → mean over the pixels → linear `[Cin, classes]` + bias → softmax cross entropy, mean over
 /// the batch. Returns the loss and the logits `[N, classes]`.

@@ -1,8 +1,8 @@
 //! Dense and separable convolutions and the factorized reduction.
 
 use super::{norm, relu};
-use crate::derivative::Scalar;
-use crate::tensor::Tensor;
+use crate::oracle::derivative::Scalar;
+use crate::oracle::tensor::Tensor;
 
 /// A square window, centred: the zero padding is dilation·(kernel − 1)/2.
 #[derive(Clone, Copy, Debug)]

@@ -11,7 +11,7 @@ pub use convolution::{Window, conv, factorized_reduce, separable};
 pub use norm::{Branch, mix, norm};
 pub use pool::{Pool, pool};
 
-use crate::derivative::Scalar;
+use crate::oracle::derivative::Scalar;
 
 /// max(x, 0), with derivative 0 at 0.
 pub fn relu<T: Scalar>(x: T) -> T {

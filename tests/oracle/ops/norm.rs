@@ -1,7 +1,7 @@
 //! Batch norm with batch statistics, and the mixed op's weighted sum.
 
-use crate::derivative::Scalar;
-use crate::tensor::Tensor;
+use crate::oracle::derivative::Scalar;
+use crate::oracle::tensor::Tensor;
 
 /// Added to the biased variance.
 const EPSILON: f64 = 1e-5;

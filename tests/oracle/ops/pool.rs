@@ -1,8 +1,8 @@
 //! Pooling.
 
 use super::Window;
-use crate::derivative::Scalar;
-use crate::tensor::Tensor;
+use crate::oracle::derivative::Scalar;
+use crate::oracle::tensor::Tensor;
 
 /// The pools of the search spaces.
 #[derive(Clone, Copy, Debug, PartialEq)]

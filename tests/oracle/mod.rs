@@ -7,15 +7,16 @@
 //! - [`tensor`]: an NHWC array with the bounds checks a naive loop wants.
 //! - [`ops`]: the ops, in the engine's weight layouts.
 //! - [`network`]: DARTS and NAS-Bench-201 supernets, in PyTorch's names and layouts.
-//! - `engine`: the engine against all this: the four passes of each op, and whole supernets.
+//! - [`engine`]: the engine against all this. What an op's tests share is here; the tests themselves
+//!   are in the op's folder, `src/ops/<op>/tests.rs`. Whole supernets are checked here.
 //! - `ops_checks`, `network_checks`: the oracle against central differences, identities, hand
 //!   computed values and values computed once with PyTorch (`tests/torch/oracle_values.py`).
 
 mod derivative;
 mod draw;
-mod engine;
+pub mod engine;
 mod network;
 mod network_checks;
-mod ops;
+pub mod ops;
 mod ops_checks;
 mod tensor;
