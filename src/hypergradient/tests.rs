@@ -66,8 +66,9 @@ fn solve(x: [f64; N]) -> [f64; N] {
     for i in 0..N {
         for j in i + 1..N {
             let f = a[j][i] / a[i][i];
-            for k in 0..N {
-                a[j][k] -= f * a[i][k];
+            let pivot = a[i];
+            for (x, p) in a[j].iter_mut().zip(pivot) {
+                *x -= f * p;
             }
             x[j] -= f * x[i];
         }
