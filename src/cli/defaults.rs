@@ -85,8 +85,9 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
         (DataKind::Digits, _) => {
             settings.channels = 8;
             settings.cells = if space == Space::Darts { 3 } else { 1 };
+            settings.batch = 32;
             settings.epochs = 16;
-            settings.arch_lr = 3e-3;
+            settings.arch_lr = 1e-2;
             settings.crop_padding = 0;
             settings.flip = false;
         }
