@@ -76,11 +76,6 @@ impl Executor {
         &self.tape
     }
 
-    /// Bytes that the plan of a mode takes.
-    pub fn planned_bytes(&self, mode: Mode) -> usize {
-        Plan::new(&self.tape, mode).len * size_of::<f32>()
-    }
-
     /// Loads a batch: `images` `[N, H, W, 3]`, `labels` `[N]`, each below the number of classes.
     ///
     /// # Panics

@@ -35,8 +35,6 @@ pub enum Level {
 pub trait Losses {
     /// Length of ω.
     fn omega_len(&self) -> usize;
-    /// Length of θ.
-    fn theta_len(&self) -> usize;
     /// The loss and its gradient by θ.
     fn gradient(&mut self, level: Level, theta: &[f32], gradient: &mut [f32]) -> Outcome;
     /// L1 and its gradient by θ, kept for [`Losses::product`].

@@ -30,10 +30,6 @@ impl Losses for TapeLosses<'_> {
         self.executor.tape().omega_len
     }
 
-    fn theta_len(&self) -> usize {
-        self.executor.tape().theta_len()
-    }
-
     fn gradient(&mut self, level: Level, theta: &[f32], gradient: &mut [f32]) -> Outcome {
         self.load(level);
         let outcome = self.executor.forward(Mode::Gradient, theta);

@@ -25,10 +25,6 @@ impl Losses for Quadratic {
         N
     }
 
-    fn theta_len(&self) -> usize {
-        N + M
-    }
-
     fn gradient(&mut self, level: Level, theta: &[f32], gradient: &mut [f32]) -> Outcome {
         let (w, a) = split(theta);
         for i in 0..N {

@@ -12,8 +12,8 @@
 //!
 //! with x̂˙ and ṙ from [`super::statistics`].
 
-use super::rows::load;
-use super::{ActivationId, Context, Dense, MAX_SOURCES, Moments, Role, Scale};
+use super::rows::{load, scale};
+use super::{ActivationId, Context, Dense, MAX_SOURCES, Moments, Role};
 use crate::device::View;
 use crate::device::simd::{LANES, Lanes, padded};
 
@@ -109,7 +109,7 @@ impl AdjointReader {
             table[CONSTANT * step + c] = -r * s1;
             table[VALUE * step + c] = -r * r * s2;
             for (j, source) in activation.sources.iter().enumerate() {
-                table[(SOURCES + 2 * j) * step + c] = r * scale(cx, source.scale, c, false);
+                table[(SOURCES + 2 * j) * step + c] = r * scale(cx, source.scale, c, Role::Value);
             }
             if !tangent {
                 continue;
@@ -123,8 +123,9 @@ impl AdjointReader {
             table[VALUE_DOT * step + c] = normed * r;
             table[TANGENT_DOT * step + c] = -r * r * s2;
             for (j, source) in activation.sources.iter().enumerate() {
-                table[(SOURCES + 2 * j + 1) * step + c] = r * scale(cx, source.scale, c, true)
-                    + r_dot * scale(cx, source.scale, c, false);
+                table[(SOURCES + 2 * j + 1) * step + c] =
+                    r * scale(cx, source.scale, c, Role::Tangent)
+                        + r_dot * scale(cx, source.scale, c, Role::Value);
             }
         }
     }
@@ -184,6 +185,8 @@ impl AdjointReader {
         }
     }
 
+    /// # Safety
+    /// `row` is one of the table's; `c` lies below the padded channels.
     #[inline(always)]
     unsafe fn coefficient<V: Lanes>(&self, row: usize, c: usize) -> V {
         // SAFETY: the table has that row; channels are padded.
@@ -196,6 +199,8 @@ impl AdjointReader {
         }
     }
 
+    /// # Safety
+    /// `target` has a row of the output's width; `c` lies below the padded channels.
     #[inline(always)]
     unsafe fn start<V: Lanes>(
         &self,
@@ -258,6 +263,8 @@ impl AdjointReader {
         }
     }
 
+    /// # Safety
+    /// As for [`Self::start`].
     #[inline(always)]
     unsafe fn accumulate<V: Lanes>(
         &self,
@@ -291,14 +298,3 @@ impl AdjointReader {
 
 /// Where a row of adjoints goes: first pixel, and f32 to the next.
 pub type RowTarget = super::micro::RowMut;
-
-/// s_j, or ṡ_j.
-fn scale(cx: &Context, scale: Scale, channel: usize, tangent: bool) -> f32 {
-    let role = if tangent { Role::Tangent } else { Role::Value };
-    match scale {
-        Scale::One => f32::from(u8::from(!tangent)),
-        Scale::OpWeight(id, index) => super::rows::op_weight(cx, id, index, role),
-        Scale::Gain(id) if tangent => cx.parameter_tangent(id).read()[channel],
-        Scale::Gain(id) => cx.parameter(id).read()[channel],
-    }
-}

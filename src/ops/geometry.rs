@@ -22,8 +22,6 @@ pub struct Window {
     pub stride: usize,
     /// d
     pub dilation: usize,
-    /// Pixels by which the first window is moved down and right (factorized reduce: 1).
-    pub shift: usize,
     /// Input H, W.
     pub input: [usize; 2],
 }
@@ -45,10 +43,9 @@ impl Window {
         self.dilation * (self.kernel - 1) / 2
     }
 
-    /// Output H, W: ⌈(H − shift)/s⌉, as PyTorch's floor((H + 2p − d(k−1) − 1)/s) + 1.
+    /// Output H, W: ⌈H/s⌉, as PyTorch's floor((H + 2p − d(k−1) − 1)/s) + 1.
     pub fn output(&self) -> [usize; 2] {
-        self.input
-            .map(|size| (size - self.shift).div_ceil(self.stride))
+        self.input.map(|size| size.div_ceil(self.stride))
     }
 
     /// Border that the transpose needs around the output adjoint.
@@ -60,7 +57,7 @@ impl Window {
     /// hold `weight` f32 a tap, k×k taps in row-major order.
     pub fn taps(&self, border: usize, channels: usize, weight: usize) -> Vec<Tap> {
         let row = (self.input[1] + 2 * border) * channels;
-        let first = border + self.shift - self.padding();
+        let first = border - self.padding();
         let mut taps = Vec::with_capacity(self.kernel * self.kernel);
         for ky in 0..self.kernel {
             for kx in 0..self.kernel {
@@ -74,14 +71,13 @@ impl Window {
         taps
     }
 
-    /// The transpose: input pixel s·m + a gathers outputs m + (a + p − shift − k·d)/s where that is
+    /// The transpose: input pixel s·m + a gathers outputs m + (a + p − k·d)/s where that is
     /// whole, from an output adjoint with `border` zeros around it.
     pub fn transposed(&self, border: usize, channels: usize, weight: usize) -> Vec<ParityClass> {
         let width = self.output()[1] + 2 * border;
         let s = self.stride as isize;
         let reach = |a: usize, k: usize| {
-            let from =
-                (a + self.padding()) as isize - self.shift as isize - (k * self.dilation) as isize;
+            let from = (a + self.padding()) as isize - (k * self.dilation) as isize;
             (from.rem_euclid(s) == 0).then(|| from.div_euclid(s) + border as isize)
         };
         let mut classes = Vec::with_capacity(self.stride * self.stride);
@@ -116,7 +112,7 @@ mod tests {
             kernel in prop::sample::select(vec![1usize, 3, 5, 7]), stride in 1usize..3,
             dilation in 1usize..3, h in 1usize..9, w in 1usize..9,
         ) {
-            let window = Window { kernel, stride, dilation, shift: 0, input: [h, w] };
+            let window = Window { kernel, stride, dilation, input: [h, w] };
             let [oh, ow] = window.output();
             let border = window.transpose_border();
             let width = ow + 2 * border;

@@ -105,6 +105,8 @@ pub unsafe fn depthwise_row<V: Lanes>(
     }
 }
 
+/// # Safety
+/// See the module.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // An inner block: every argument is an address or an extent.
 unsafe fn matmul_block<V: Lanes, const P: usize, const Q: usize>(
@@ -210,6 +212,8 @@ pub unsafe fn matmul_row<V: Lanes>(
     }
 }
 
+/// # Safety
+/// See the module.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // An inner block.
 unsafe fn outer_block<V: Lanes, const K: usize, const Q: usize>(
@@ -288,6 +292,8 @@ pub unsafe fn outer_row<V: Lanes>(
     }
 }
 
+/// # Safety
+/// See the module.
 #[inline(always)]
 unsafe fn tap_block<V: Lanes, const T: usize>(
     a: Row,

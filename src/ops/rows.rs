@@ -1,7 +1,7 @@
 //! Moving rows between planned NHWC memory and scratch: relu and batch norm on the way in, the
 //! relu's mask and the norm's adjoint sums on the way out.
 
-use super::{ActivationId, Context, Dense, Moments, Role, WeightsId};
+use super::{ActivationId, Context, Dense, Moments, Role, Scale};
 use crate::device::View;
 use crate::device::simd::{LANES, Lanes, padded};
 
@@ -353,7 +353,13 @@ pub fn combine_sums(
     }
 }
 
-/// One op weight of a vector in a role.
-pub fn op_weight(cx: &Context, id: WeightsId, index: usize, role: Role) -> f32 {
-    cx.weights(id, role).read()[index]
+/// A reader's factor s at a channel (`Role::Value`), or its tangent ṡ (`Role::Tangent`).
+pub fn scale(cx: &Context, scale: Scale, channel: usize, role: Role) -> f32 {
+    match (scale, role) {
+        (Scale::One, Role::Value) => 1.0,
+        (Scale::One, _) => 0.0,
+        (Scale::OpWeight(id, index), role) => cx.weights(id, role).read()[index],
+        (Scale::Gain(id), Role::Value) => cx.parameter(id).read()[channel],
+        (Scale::Gain(id), _) => cx.parameter_tangent(id).read()[channel],
+    }
 }

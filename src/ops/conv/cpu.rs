@@ -285,6 +285,9 @@ impl Kernel for Tangent<'_> {
 }
 
 /// A row of ā from the transposed window: (+)= z̄ ⋆ᵀ W.
+///
+/// # Safety
+/// The rows and weights are those that `scratch_len` and `shared` laid out.
 #[inline(always)]
 unsafe fn transpose_row<V: Lanes>(
     op: &Conv,
@@ -315,6 +318,9 @@ unsafe fn transpose_row<V: Lanes>(
 }
 
 /// W̄ += a[tap]ᵀ g for a row.
+///
+/// # Safety
+/// The rows and weights are those that `scratch_len` and `shared` laid out.
 #[inline(always)]
 unsafe fn weight_gradient<V: Lanes>(op: &Conv, a: Row, g: Row, width: usize, dw: *mut f32) {
     for tap in &op.taps {

@@ -119,7 +119,6 @@ impl Conv {
             kernel,
             stride,
             dilation: 1,
-            shift: 0,
             input: [from.height, from.width],
         };
         // A 2×2 window reaches one pixel past the image's end, never before its start.

@@ -8,7 +8,7 @@ use crate::device::parallel::{chunk_range, chunks, for_each, with_scratch};
 use crate::device::simd::{Kernel, LANES, Lanes, dispatch, padded};
 use crate::ops::adjoint::{AdjointReader, coefficients_len};
 use crate::ops::micro::RowMut;
-use crate::ops::rows::{load, op_weight, store};
+use crate::ops::rows::{load, scale, store};
 use crate::ops::statistics::{TangentWriter, ValueWriter, finish_tangent, finish_value};
 use crate::ops::{Context, Dense, MAX_SOURCES, Moments, Pass, Role, Scale};
 use std::ops::Range;
@@ -19,16 +19,6 @@ struct Task<'a> {
     images: Range<usize>,
     partial: View,
     scratch: &'a mut [f32],
-}
-
-fn scale(cx: &Context, scale: Scale, channel: usize, role: Role) -> f32 {
-    match (scale, role) {
-        (Scale::One, Role::Value) => 1.0,
-        (Scale::One, _) => 0.0,
-        (Scale::OpWeight(id, index), role) => op_weight(cx, id, index, role),
-        (Scale::Gain(id), Role::Value) => cx.parameter(id).read()[channel],
-        (Scale::Gain(id), _) => cx.parameter_tangent(id).read()[channel],
-    }
 }
 
 /// Fills the coefficients of y (or ẏ): row 0 the constant β, rows 1 + 2t and 2 + 2t the factors of

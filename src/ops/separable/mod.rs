@@ -126,7 +126,6 @@ impl Separable {
                     kernel: b.kernel,
                     stride: b.stride,
                     dilation: b.dilation,
-                    shift: 0,
                     input: size,
                 };
                 let border = group
