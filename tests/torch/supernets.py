@@ -2,7 +2,8 @@
 
 Written from the papers and the layout of the official code, so that numbers of `ndarts` can be
 recomputed without it. `get(name, shape)` returns a tensor by its `state_dict` name; images are
-NCHW; every batch norm uses the statistics of the batch. Works in any floating type.
+NCHW; every batch norm uses the statistics of the batch. Works in any floating type. `get.relu` is
+the activation, so that a caller can watch its inputs.
 """
 
 import hashlib
@@ -15,6 +16,8 @@ ARCHITECTURE = {"darts": ("alphas_normal", "alphas_reduce"), "nb201": ("arch_par
 
 class Stored:
     """Answers a network from a dictionary and checks each shape."""
+
+    relu = staticmethod(F.relu)
 
     def __init__(self, tensors):
         self.tensors, self.asked = tensors, set()
@@ -34,6 +37,8 @@ class Drawn:
 
     def __init__(self, seed, dtype):
         self.seed, self.dtype, self.tensors = seed, dtype, {}
+
+    relu = staticmethod(F.relu)
 
     def __call__(self, name, shape):
         digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
@@ -69,12 +74,12 @@ def separable(get, depthwise, pointwise, x, kernel, stride, dilation):
     channels = x.shape[1]
     weight = get(f"{depthwise}.weight", (channels, 1, kernel, kernel))
     padding = dilation * (kernel - 1) // 2
-    x = F.conv2d(F.relu(x), weight, None, stride, padding, dilation, groups=channels)
+    x = F.conv2d(get.relu(x), weight, None, stride, padding, dilation, groups=channels)
     return norm(conv(get, pointwise, x, channels, 1))
 
 
 def factorized_reduce(get, name, x, channels_out):
-    x = F.relu(x)
+    x = get.relu(x)
     first = conv(get, f"{name}.conv_1", x, channels_out // 2, 1, 2)
     second = conv(get, f"{name}.conv_2", x[:, :, 1:, 1:], channels_out // 2, 1, 2)
     return norm(torch.cat([first, second], 1))
@@ -106,7 +111,7 @@ def darts_cell(get, name, inputs, channels, reduces, reduced_before, op_weights)
         if i == 0 and reduced_before:
             states.append(factorized_reduce(get, layer, x, channels))
         else:
-            states.append(norm(conv(get, f"{layer}.op.1", F.relu(x), channels, 1)))
+            states.append(norm(conv(get, f"{layer}.op.1", get.relu(x), channels, 1)))
     edge = 0
     for node in range(4):
         total = 0
@@ -139,8 +144,8 @@ def nb201_edge(get, name, x, op_weights):
     results = (
         x * 0.0,
         x,
-        norm(conv(get, f"{name}.2.op.1", F.relu(x), channels, 1, bias=True)),
-        norm(conv(get, f"{name}.3.op.1", F.relu(x), channels, 3, bias=True)),
+        norm(conv(get, f"{name}.2.op.1", get.relu(x), channels, 1, bias=True)),
+        norm(conv(get, f"{name}.3.op.1", get.relu(x), channels, 3, bias=True)),
         F.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
     )
     return sum(c * y for c, y in zip(op_weights, results))
@@ -150,7 +155,7 @@ def nb201_block(get, name, x):
     """Residual block of stride 2 that doubles the channels."""
     channels, residual = 2 * x.shape[1], x
     for part, stride in (("conv_a", 2), ("conv_b", 1)):
-        residual = conv(get, f"{name}.{part}.op.1", F.relu(residual), channels, 3, stride)
+        residual = conv(get, f"{name}.{part}.op.1", get.relu(residual), channels, 3, stride)
         residual = affine_norm(get, f"{name}.{part}.op.2", residual)
     return residual + conv(get, f"{name}.downsample.1", F.avg_pool2d(x, 2, 2), channels, 1)
 
@@ -175,7 +180,7 @@ def nb201(get, x, channels, cells, classes):
                 nodes.append(total)
             x = nodes[-1]
             index += 1
-    return classifier(get, F.relu(affine_norm(get, "lastact.0", x)), classes)
+    return classifier(get, get.relu(affine_norm(get, "lastact.0", x)), classes)
 
 
 def classifier(get, x, classes):
