@@ -21,6 +21,7 @@ mod progress;
 pub mod query;
 mod report;
 mod search;
+mod tabular;
 mod validate;
 
 /// Exit status of bad usage.
