@@ -16,6 +16,8 @@ mod data;
 mod defaults;
 mod devices;
 mod flags;
+mod genotype;
+mod inspect;
 mod probe;
 mod progress;
 pub mod query;
@@ -43,6 +45,7 @@ enum Command {
     Probe(Box<probe::Command>),
     Data(data::Command),
     Query(query::QueryArgs),
+    Inspect(inspect::Command),
     Report(report::Command),
     Devices(devices::Command),
     Completions(completions::Command),
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Probe(command) => command.run(),
         Command::Data(command) => command.run(),
         Command::Query(args) => query::run(&args).map(|()| End::Done),
+        Command::Inspect(command) => command.run(),
         Command::Report(command) => command.run(),
         Command::Devices(command) => command.run(),
         Command::Completions(command) => command.run(),

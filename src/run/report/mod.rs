@@ -80,6 +80,11 @@ fn page(config: &RunConfig, history: &History) -> Result<String> {
     Ok(page)
 }
 
+/// The cells of a genotype as an SVG file that stands alone.
+pub fn drawing(genotype: &Genotype) -> String {
+    cells::file(&genotype.cells())
+}
+
 fn genotype(epoch: &EpochRecord) -> Result<Genotype> {
     epoch
         .genotype
