@@ -23,6 +23,7 @@ mod progress;
 pub mod query;
 mod report;
 mod search;
+mod table;
 mod tabular;
 mod validate;
 
@@ -47,6 +48,7 @@ enum Command {
     Query(query::QueryArgs),
     Inspect(inspect::Command),
     Report(report::Command),
+    Table(table::Command),
     Devices(devices::Command),
     Completions(completions::Command),
 }
@@ -82,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Query(args) => query::run(&args).map(|()| End::Done),
         Command::Inspect(command) => command.run(),
         Command::Report(command) => command.run(),
+        Command::Table(command) => command.run(),
         Command::Devices(command) => command.run(),
         Command::Completions(command) => command.run(),
     };

@@ -10,6 +10,7 @@ pub mod directory;
 pub mod drive;
 pub mod events;
 pub mod log;
+pub mod paper;
 pub mod probe;
 pub mod report;
 pub mod tabular;
