@@ -20,7 +20,7 @@ use crate::run::drive::{self, Outcome};
 /// Flags win over the config file, which wins over the defaults.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  ndarts search --space nb201 --data cifar10:cifar-10-batches-bin --epochs 5 --out runs/first"
+    after_help = "Example:\n  ndarts search --space nb201 --data cifar10:cifar-10-batches-bin --epochs 5 --out runs/first\n  ndarts search --strategy evolution --table nasbench201-cifar10.csv --runs 500"
 )]
 pub struct Command {
     #[command(flatten)]
