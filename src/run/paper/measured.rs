@@ -13,6 +13,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use super::{Dataset, PaperTable};
 use crate::network::derived::{Derived, Design, Part};
 use crate::run::tabular::{RECORD, Spread, TabularRecord};
+use crate::space::table::Entry;
 use crate::space::{Genotype, Table};
 
 /// How deep run directories may lie below the folder.
@@ -75,7 +76,7 @@ impl Runs {
                 folder.display()
             );
             if directory.join(RECORD).is_file() {
-                match TabularRecord::read(&directory.join(RECORD)) {
+                match read_record(&directory.join(RECORD)) {
                     Ok(record) => found.records.push(record),
                     Err(error) => found.left_out.push(format!("{error:#}")),
                 }
@@ -99,13 +100,24 @@ impl Runs {
     /// the accuracies of NAS-Bench-201 cells.
     ///
     /// # Errors
-    /// A genotype whose network cannot be described.
+    /// A benchmark without a column of test accuracies on the table's data set, and a genotype whose
+    /// network cannot be described.
     pub fn beside(
         &self,
         paper: &PaperTable,
         benchmark: Option<&Table>,
     ) -> Result<(Vec<Vec<Measured>>, Vec<Measured>)> {
         let nb201 = paper.rows.iter().any(|row| row.space_name() == "nb201");
+        if let Some(table) = benchmark {
+            ensure!(
+                Columns::of(table, paper.dataset).test.is_some(),
+                "--table: expected a column of test accuracies on {} (a name with `{}` and `test` in it), \
+                 found {}",
+                paper.dataset.name(),
+                paper.dataset.word(),
+                table.column_names().collect::<Vec<_>>().join(", ")
+            );
+        }
         let in_table = |run: &&Run| {
             // A cell found on CIFAR-10 is carried over to the other sets, as in the paper.
             let dataset =
@@ -259,8 +271,9 @@ fn of_runs(
         if let (Genotype::Nb201(cell), Some(table)) = (&run.genotype, benchmark)
             && let Some(entry) = table.query(cell)
         {
-            validation.extend(value(&entry.values, paper.dataset, "val"));
-            test.extend(value(&entry.values, paper.dataset, "test"));
+            let columns = Columns::of(table, paper.dataset);
+            validation.extend(value(&entry, columns.validation));
+            test.extend(value(&entry, columns.test));
         }
     }
     Ok(Measured {
@@ -278,22 +291,37 @@ fn of_runs(
     })
 }
 
-/// The accuracy after the full training in the column of the data set: test, or validation.
-fn value(values: &[(String, f64)], dataset: Dataset, word: &str) -> Option<f64> {
-    let fits = |name: &str| {
-        let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
-        words.any(|found| found.eq_ignore_ascii_case(word))
-    };
-    // After 12 epochs is another number than the paper's.
-    let full = |name: &str| {
-        !name
-            .split(|c: char| !c.is_ascii_digit())
-            .any(|digits| digits == "12")
-    };
-    values
+/// Columns of a tabular benchmark that hold the accuracies of a data set after the full training.
+struct Columns<'a> {
+    validation: Option<&'a str>,
+    test: Option<&'a str>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(table: &'a Table, dataset: Dataset) -> Columns<'a> {
+        let find = |wanted: &[&str]| {
+            table.column_names().find(|name| {
+                let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
+                let word = words.any(|word| wanted.iter().any(|w| word.eq_ignore_ascii_case(w)));
+                // After 12 epochs is another number than the paper's.
+                let mut numbers = name.split(|c: char| !c.is_ascii_digit());
+                let full = !numbers.any(|number| number == "12");
+                word && full && Dataset::of_column(name) == Some(dataset)
+            })
+        };
+        Columns {
+            validation: find(&["val", "valid", "validation"]),
+            test: find(&["test"]),
+        }
+    }
+}
+
+fn value(entry: &Entry, column: Option<&str>) -> Option<f64> {
+    let found = entry
+        .values
         .iter()
-        .find(|(name, _)| fits(name) && full(name) && Dataset::of_column(name) == Some(dataset))
-        .map(|(_, value)| *value)
+        .find(|(name, _)| Some(name.as_str()) == column);
+    found.map(|(_, value)| *value)
 }
 
 /// Parameters of the network that the paper trains from a genotype.
@@ -305,6 +333,19 @@ fn parameters(genotype: &Genotype, dataset: Dataset) -> Result<u64> {
         ..Design::published(genotype, imagenet)
     };
     Ok(Derived::new(genotype, &design)?.parameter_count(Part::Body))
+}
+
+/// Reads the record of a search in a table whose columns tell the data set.
+fn read_record(path: &Path) -> Result<TabularRecord> {
+    let record = TabularRecord::read(path)?;
+    ensure!(
+        Dataset::of_column(&record.test_column).is_some(),
+        "{}: expected a search in a column that names its data set (cifar10, cifar100 or imagenet), \
+         found `{}`",
+        path.display(),
+        record.test_column
+    );
+    Ok(record)
 }
 
 fn of_record(record: &TabularRecord) -> Measured {
@@ -392,7 +433,10 @@ pub(super) mod tests {
         // A validation accuracy after 12 epochs is none of the paper's.
         assert_eq!(of(4)[..2], [None, Some(90.0)]);
         assert_eq!(of(5)[..2], [Some(69.0), Some(70.0)]);
-        assert_eq!(of(6)[..2], [None, None]);
+        let error = runs
+            .beside(table(6).unwrap(), Some(&benchmark))
+            .unwrap_err();
+        assert!(error.to_string().contains("`imagenet`"), "{error}");
     }
 
     #[test]

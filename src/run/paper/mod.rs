@@ -77,18 +77,30 @@ impl Dataset {
 
     /// The data set that a column of a tabular benchmark names, if it names one.
     pub fn of_column(name: &str) -> Option<Dataset> {
-        let name = name.to_ascii_lowercase();
+        let plain = name.to_ascii_lowercase().replace(['-', '_'], "");
         // CIFAR-100 first: its name begins with the other's.
-        let known = [
-            ("cifar100", Dataset::Cifar100),
-            ("cifar10", Dataset::Cifar10),
-            ("imagenet", Dataset::ImageNet),
-        ];
-        let plain = name.replace(['-', '_'], "");
+        let known = [Dataset::Cifar100, Dataset::Cifar10, Dataset::ImageNet];
         known
             .into_iter()
-            .find(|(word, _)| plain.contains(word))
-            .map(|(_, dataset)| dataset)
+            .find(|dataset| plain.contains(dataset.word()))
+    }
+
+    /// The word that tells it in the name of a column.
+    fn word(self) -> &'static str {
+        match self {
+            Dataset::Cifar10 => "cifar10",
+            Dataset::Cifar100 => "cifar100",
+            Dataset::ImageNet => "imagenet",
+        }
+    }
+
+    /// Its name.
+    fn name(self) -> &'static str {
+        match self {
+            Dataset::Cifar10 => "CIFAR-10",
+            Dataset::Cifar100 => "CIFAR-100",
+            Dataset::ImageNet => "ImageNet",
+        }
     }
 
     /// Classes of a network for it: ImageNet16-120 has 120.
