@@ -87,6 +87,8 @@ fn a_search_in_a_table_prints_a_summary_and_leaves_a_record_that_table_4_shows()
     assert_eq!(record["strategy"], "evolution");
     assert_eq!(record["settings"]["population"], 10.0);
     assert_eq!(record["budget-trainings"], 100);
+    let millions = record["params"]["highest"].as_f64().unwrap();
+    assert!((0.07..1.6).contains(&millions), "{millions}");
     let runs = std::fs::read_to_string(folder.path().join("runs/ea/runs.csv")).unwrap();
     assert_eq!(runs.lines().count(), 21);
     let mean = record["test"]["mean"].as_f64().unwrap();

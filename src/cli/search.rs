@@ -40,7 +40,7 @@ pub struct Command {
 #[derive(Args)]
 #[command(next_help_heading = "Run")]
 struct RunFlags {
-    /// Run directory to make [default: runs/<space>-<strategy>-<data>-s<seed>]
+    /// Run directory to make [default: runs/<space>-<strategy>-<data>-s<seed>; with --table: none]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Go on with the run in DIR from its last checkpoint, with that run's settings

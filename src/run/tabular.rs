@@ -1,7 +1,7 @@
 //! The record of searches against a table: `tabular.json` with the summary, `runs.csv` with a line
 //! a run. `runs.csv` is written first, so a directory with a `tabular.json` is whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::atomic;
 use super::directory::RunDir;
+use super::paper::Dataset;
 use crate::search::tabular::{Benchmark, Budget, Found, TabularStrategy};
 
 /// File name of the summary.
@@ -83,6 +84,8 @@ pub struct TabularRecord {
     pub reward: Spread,
     /// Test accuracy of the found cells.
     pub test: Spread,
+    /// Parameters of the found cells' networks (16 channels, 5 cells a stage), millions.
+    pub params: Spread,
     /// Test accuracy of the cell with the best reward of all: where a perfect search ends.
     pub test_of_best_reward: f64,
     /// Best test accuracy of all cells.
@@ -97,7 +100,7 @@ impl TabularRecord {
     /// Sums `found` up.
     ///
     /// # Errors
-    /// No run at all.
+    /// No run at all; a network that cannot be described.
     pub fn new(
         strategy: &dyn TabularStrategy,
         (table, benchmark): (&Path, &Benchmark),
@@ -138,6 +141,7 @@ impl TabularRecord {
             trainings: spread(|found| found.trainings as f64)?,
             reward: spread(|found| found.reward)?,
             test: spread(|found| found.test)?,
+            params: parameters(found, &columns.test)?,
             test_of_best_reward,
             best_test,
             genotype: best.cell.to_string(),
@@ -160,6 +164,23 @@ impl TabularRecord {
         let text = fs::read_to_string(path).with_context(expected)?;
         serde_json::from_str(&text).map_err(|error| anyhow!("{}, found this: {error}", expected()))
     }
+}
+
+/// Parameters of the networks of the found cells, in millions. Searches find the same cells again
+/// and again, so each is counted once.
+fn parameters(found: &[Found], test_column: &str) -> Result<Spread> {
+    let dataset = Dataset::of_column(test_column).unwrap_or(Dataset::Cifar10);
+    let mut known = HashMap::new();
+    let mut millions = Vec::with_capacity(found.len());
+    for found in found {
+        let count = match known.get(&found.cell) {
+            Some(&count) => count,
+            None => dataset.parameters(&found.cell.into())?,
+        };
+        known.insert(found.cell, count);
+        millions.push(count as f64 / 1e6);
+    }
+    Spread::of(millions).context("expected at least one run to sum up, found none")
 }
 
 /// Writes both files into `out`, which is made if it is not there.

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{Dataset, PaperTable};
-use crate::network::derived::{Derived, Design, Part};
 use crate::run::tabular::{RECORD, Spread, TabularRecord};
 use crate::space::table::Entry;
 use crate::space::{Genotype, Table};
@@ -267,7 +266,7 @@ fn of_runs(
     let mut test = Vec::new();
     let mut millions = Vec::new();
     for run in group {
-        millions.push(parameters(&run.genotype, paper.dataset)? as f64 / 1e6);
+        millions.push(paper.dataset.parameters(&run.genotype)? as f64 / 1e6);
         if let (Genotype::Nb201(cell), Some(table)) = (&run.genotype, benchmark)
             && let Some(entry) = table.query(cell)
         {
@@ -324,17 +323,6 @@ fn value(entry: &Entry, column: Option<&str>) -> Option<f64> {
     found.map(|(_, value)| *value)
 }
 
-/// Parameters of the network that the paper trains from a genotype.
-fn parameters(genotype: &Genotype, dataset: Dataset) -> Result<u64> {
-    let nb201 = matches!(genotype, Genotype::Nb201(_));
-    let imagenet = dataset == Dataset::ImageNet && !nb201;
-    let design = Design {
-        classes: dataset.classes(nb201),
-        ..Design::published(genotype, imagenet)
-    };
-    Ok(Derived::new(genotype, &design)?.parameter_count(Part::Body))
-}
-
 /// Reads the record of a search in a table whose columns tell the data set.
 fn read_record(path: &Path) -> Result<TabularRecord> {
     let record = TabularRecord::read(path)?;
@@ -352,7 +340,7 @@ fn of_record(record: &TabularRecord) -> Measured {
     Measured {
         strategy: record.strategy.clone(),
         by: format!("{} runs in a table", record.runs),
-        values: [None, Some(record.test), None],
+        values: [None, Some(record.test), Some(record.params)],
     }
 }
 

@@ -7,6 +7,10 @@ pub mod measured;
 pub mod page;
 pub mod tables;
 
+use anyhow::Result;
+
+use crate::network::derived::{Derived, Design, Part};
+use crate::space::Genotype;
 pub use measured::{Measured, Runs};
 
 /// A table of the paper.
@@ -103,14 +107,25 @@ impl Dataset {
         }
     }
 
-    /// Classes of a network for it: ImageNet16-120 has 120.
-    fn classes(self, nb201: bool) -> usize {
-        match self {
+    /// Parameters of the network that the paper trains on it from a genotype.
+    ///
+    /// # Errors
+    /// A genotype whose network cannot be described.
+    pub fn parameters(self, genotype: &Genotype) -> Result<u64> {
+        let nb201 = matches!(genotype, Genotype::Nb201(_));
+        let imagenet = self == Dataset::ImageNet && !nb201;
+        let classes = match self {
             Dataset::Cifar10 => 10,
             Dataset::Cifar100 => 100,
+            // NAS-Bench-201 takes 120 classes of 16 × 16 pixels.
             Dataset::ImageNet if nb201 => 120,
             Dataset::ImageNet => 1000,
-        }
+        };
+        let design = Design {
+            classes,
+            ..Design::published(genotype, imagenet)
+        };
+        Ok(Derived::new(genotype, &design)?.parameter_count(Part::Body))
     }
 }
 
