@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
-use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::config::ConfigFile;
@@ -17,6 +18,7 @@ use super::{defaults, validate};
 use crate::data::Spec;
 use crate::run::BadUsage;
 use crate::search::settings::{Gamma, SearchSettings, StrategyKind, UnrolledProduct, Weights};
+use crate::search::tabular;
 use crate::space::Space;
 
 /// Which network.
@@ -91,8 +93,8 @@ pub struct NeumannFlags {
 #[command(next_help_heading = "Search")]
 pub struct TrainingFlags {
     /// Search strategy
-    #[arg(long, value_enum, value_name = "STRATEGY")]
-    strategy: Option<StrategyKind>,
+    #[arg(long, value_name = "STRATEGY", value_parser = strategies())]
+    strategy: Option<String>,
     /// How the weights are trained
     #[arg(long, value_enum, value_name = "METHOD")]
     weights: Option<Weights>,
@@ -243,6 +245,25 @@ pub fn resolve(flags: toml::Table, file: Option<&ConfigFile>) -> Result<SearchSe
 /// See [`ConfigFile::read`].
 pub fn config_file(path: Option<&Path>) -> Result<Option<ConfigFile>> {
     path.map(ConfigFile::read).transpose()
+}
+
+/// Every name that `--strategy` takes: those that train a supernet, and those that search a table.
+fn strategies() -> PossibleValuesParser {
+    let supernet = StrategyKind::value_variants().iter();
+    let mut values: Vec<PossibleValue> =
+        supernet.filter_map(ValueEnum::to_possible_value).collect();
+    for strategy in tabular::STRATEGIES {
+        if !trains_a_supernet(strategy.name()) {
+            let help = format!("With --table: {}", strategy.about());
+            values.push(PossibleValue::new(strategy.name()).help(help));
+        }
+    }
+    PossibleValuesParser::new(values)
+}
+
+/// Whether a search that trains a supernet has a strategy of this name.
+pub fn trains_a_supernet(name: &str) -> bool {
+    <StrategyKind as ValueEnum>::from_str(name, false).is_ok()
 }
 
 /// A whole number of at least 0.

@@ -16,11 +16,15 @@ mod data;
 mod defaults;
 mod devices;
 mod flags;
+mod genotype;
+mod inspect;
 mod probe;
 mod progress;
 pub mod query;
 mod report;
 mod search;
+mod table;
+mod tabular;
 mod validate;
 
 /// Exit status of bad usage.
@@ -42,7 +46,9 @@ enum Command {
     Probe(Box<probe::Command>),
     Data(data::Command),
     Query(query::QueryArgs),
+    Inspect(inspect::Command),
     Report(report::Command),
+    Table(table::Command),
     Devices(devices::Command),
     Completions(completions::Command),
 }
@@ -76,7 +82,9 @@ pub fn main() -> ExitCode {
         Command::Probe(command) => command.run(),
         Command::Data(command) => command.run(),
         Command::Query(args) => query::run(&args).map(|()| End::Done),
+        Command::Inspect(command) => command.run(),
         Command::Report(command) => command.run(),
+        Command::Table(command) => command.run(),
         Command::Devices(command) => command.run(),
         Command::Completions(command) => command.run(),
     };

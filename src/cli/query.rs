@@ -21,7 +21,7 @@ use crate::space::{Genotype, Nb201Genotype, Table};
 )]
 pub struct QueryArgs {
     /// Genotype text, `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|` (in quotes: the shell takes `|` for
-    /// itself)
+    /// itself), a file that holds it, or a run directory
     #[arg(value_name = "GENOTYPE")]
     pub genotype: String,
 
@@ -60,8 +60,7 @@ fn in_order<S: Serializer>(values: &[(String, f64)], serializer: S) -> Result<S:
 /// # Errors
 /// A bad genotype, one of the DARTS space, a bad table, or a cell that the table does not hold.
 pub fn run(args: &QueryArgs) -> Result<()> {
-    let parsed = args.genotype.parse();
-    let genotype = match parsed.map_err(|error: anyhow::Error| BadUsage(format!("{error:#}")))? {
+    let genotype = match super::genotype::read(&args.genotype)? {
         Genotype::Nb201(genotype) => genotype,
         Genotype::Darts(_) => bail!(BadUsage(
             "GENOTYPE: expected a NAS-Bench-201 cell such as `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`, found a DARTS genotype, which no table holds".into()

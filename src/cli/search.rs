@@ -1,6 +1,6 @@
 //! `ndarts search`: a search, from its first round or from the checkpoint of an earlier one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,6 +10,7 @@ use clap::Args;
 use super::config::{ConfigFile, RunKeys};
 use super::flags::{self, DataFlags, NetworkFlags, NeumannFlags, TrainingFlags};
 use super::progress::Progress;
+use super::tabular::{self, Beside, TabularFlags};
 use super::{End, INTERRUPTED, Threads, say};
 use crate::run::config::RunConfig;
 use crate::run::drive::{self, Outcome};
@@ -19,7 +20,7 @@ use crate::run::drive::{self, Outcome};
 /// Flags win over the config file, which wins over the defaults.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  ndarts search --space nb201 --data cifar10:cifar-10-batches-bin --epochs 5 --out runs/first"
+    after_help = "Example:\n  ndarts search --space nb201 --data cifar10:cifar-10-batches-bin --epochs 5 --out runs/first\n  ndarts search --strategy evolution --table nasbench201-cifar10.csv --runs 500"
 )]
 pub struct Command {
     #[command(flatten)]
@@ -31,13 +32,15 @@ pub struct Command {
     #[command(flatten)]
     training: TrainingFlags,
     #[command(flatten)]
+    tabular: TabularFlags,
+    #[command(flatten)]
     run: RunFlags,
 }
 
 #[derive(Args)]
 #[command(next_help_heading = "Run")]
 struct RunFlags {
-    /// Run directory to make [default: runs/<space>-<strategy>-<data>-s<seed>]
+    /// Run directory to make [default: runs/<space>-<strategy>-<data>-s<seed>; with --table: none]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Go on with the run in DIR from its last checkpoint, with that run's settings
@@ -49,7 +52,7 @@ struct RunFlags {
     /// Rounds between checkpoints, besides the one at the end of each epoch; 0: only those [default: 0]
     #[arg(long, value_name = "ROUNDS", value_parser = flags::whole, allow_negative_numbers = true)]
     checkpoint_every: Option<usize>,
-    /// Print the found genotype and nothing else
+    /// Print the found genotype and nothing else; with --table, mean and deviation
     #[arg(long)]
     quiet: bool,
     #[command(flatten)]
@@ -62,6 +65,10 @@ impl Command {
         given.extend(flags::table(&self.data)?);
         given.extend(flags::table(&self.neumann)?);
         given.extend(flags::table(&self.training)?);
+        if let Some(table) = &self.tabular.table {
+            return self.run.search_table(&self.tabular, table, &given);
+        }
+        tabular::refuse_without_table(&given, flags::trains_a_supernet)?;
         if self.run.resume.is_some() {
             return self.run.resume(&given);
         }
@@ -79,6 +86,25 @@ impl Command {
 }
 
 impl RunFlags {
+    fn search_table(self, flags: &TabularFlags, table: &Path, given: &toml::Table) -> Result<End> {
+        let without_meaning = [
+            ("config", self.config.is_some()),
+            ("resume", self.resume.is_some()),
+            ("checkpoint-every", self.checkpoint_every.is_some()),
+        ];
+        let beside = Beside {
+            given,
+            run_flags: without_meaning
+                .into_iter()
+                .filter_map(|(flag, present)| present.then_some(flag))
+                .collect(),
+            out: self.out.as_deref(),
+            quiet: self.quiet,
+        };
+        super::start_threads(self.threads.threads)?;
+        flags.run(table, &beside)
+    }
+
     fn start(self, config: &RunConfig, keys: RunKeys) -> Result<End> {
         super::start_threads(self.threads.threads.or(keys.threads))?;
         let out = self
@@ -142,7 +168,7 @@ fn catch_interrupts(quiet: bool) -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-fn conclude(outcome: Outcome, out: &std::path::Path, quiet: bool) -> End {
+fn conclude(outcome: Outcome, out: &Path, quiet: bool) -> End {
     let shown = out.display();
     match outcome {
         Outcome::Finished(epoch) => {

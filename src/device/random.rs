@@ -46,6 +46,8 @@ pub enum Purpose {
     Bench = 8,
     /// The vector that `probe` multiplies with the Hessian.
     ProbeVector = 9,
+    /// A strategy that searches a tabular benchmark; one stream a run.
+    TabularSearch = 20,
 }
 
 /// Philox4x32-10 under one key.

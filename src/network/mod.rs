@@ -1,9 +1,11 @@
 //! Networks on a tape: the supernets of the two spaces, and their parameters under PyTorch's names.
 //!
-//! [`Supernet::record`] builds the tape; [`parameters`] knows each tensor's name, PyTorch shape and
-//! layout in θ, so that weights move both ways; [`state_dict`] is the safetensors file of them.
+//! [`Supernet::record`] builds the tape; [`derived`] describes the network that a found genotype
+//! becomes; [`parameters`] knows each tensor's name, PyTorch shape and layout in θ, so that weights
+//! move both ways; [`state_dict`] is the safetensors file of them.
 
 mod darts;
+pub mod derived;
 mod nb201;
 pub mod parameters;
 pub mod state_dict;

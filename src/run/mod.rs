@@ -10,8 +10,10 @@ pub mod directory;
 pub mod drive;
 pub mod events;
 pub mod log;
+pub mod paper;
 pub mod probe;
 pub mod report;
+pub mod tabular;
 
 /// A request that cannot be granted as it was put: the program exits with status 2, not 1.
 #[derive(Debug, thiserror::Error)]

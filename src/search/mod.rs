@@ -7,6 +7,7 @@
 pub mod record;
 pub mod settings;
 pub mod strategy;
+pub mod tabular;
 mod weights;
 
 use crate::autograd::{Executor, Mode};

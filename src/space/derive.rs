@@ -8,7 +8,10 @@
 use anyhow::{Result, bail};
 
 use super::genotype::darts::{EDGES_PER_NODE, NODES};
-use super::{AlphaMatrix, DartsGenotype, DartsOp, Genotype, Nb201Genotype, Nb201Op, Space, quoted};
+use super::{
+    AlphaMatrix, DartsGenotype, DartsOp, Genotype, GenotypeOp, Nb201Genotype, Nb201Op, Space,
+    quoted,
+};
 
 /// Derives the genotype of α matrices given by name, each row-major [edges, ops].
 ///
@@ -80,7 +83,7 @@ fn find<'a>(matrix: &AlphaMatrix, alphas: &[(&str, &'a [f32])]) -> Result<&'a [f
 }
 
 /// The two strongest edges a node, in order of falling strength.
-fn darts_cell(alphas: &[f32]) -> Vec<(DartsOp, usize)> {
+fn darts_cell(alphas: &[f32]) -> Vec<(GenotypeOp, usize)> {
     let mut cell = Vec::with_capacity(NODES * EDGES_PER_NODE);
     let mut rows = alphas.chunks_exact(DartsOp::ALL.len());
     for node in 0..NODES {
@@ -98,7 +101,7 @@ fn darts_cell(alphas: &[f32]) -> Vec<(DartsOp, usize)> {
         // Stable, so equal strengths keep the lower state first.
         candidates.sort_by(|a, b| b.0.total_cmp(&a.0));
         let strongest = candidates.iter().take(EDGES_PER_NODE);
-        cell.extend(strongest.map(|&(_, op, from)| (op, from)));
+        cell.extend(strongest.map(|&(_, op, from)| (op.into(), from)));
     }
     cell
 }
@@ -139,7 +142,7 @@ mod tests {
     #[test]
     fn equal_alphas_tie_to_the_lowest_edges_and_the_first_op_behind_none() {
         let genotype = darts(&[0.0; 14 * 8], &[0.5; 14 * 8]);
-        let first = [(DartsOp::MaxPool3x3, 0), (DartsOp::MaxPool3x3, 1)];
+        let first = [(GenotypeOp::MaxPool3x3, 0), (GenotypeOp::MaxPool3x3, 1)];
         assert_eq!(genotype.normal, first.repeat(4));
         assert_eq!(genotype.reduce, first.repeat(4));
         assert_eq!(genotype.normal_concat, [2, 3, 4, 5]);
@@ -158,7 +161,7 @@ mod tests {
         let genotype = darts(&alphas, &vec![0.0; 14 * 8]);
         assert_eq!(
             genotype.normal[6..],
-            [(DartsOp::DilConv5x5, 4), (DartsOp::SkipConnect, 2)]
+            [(GenotypeOp::DilConv5x5, 4), (GenotypeOp::SkipConnect, 2)]
         );
     }
 
@@ -173,7 +176,7 @@ mod tests {
         let genotype = darts(&alphas, &vec![0.0; 14 * 8]);
         assert_eq!(
             genotype.normal[2..4],
-            [(DartsOp::DilConv3x3, 2), (DartsOp::SepConv5x5, 1)]
+            [(GenotypeOp::DilConv3x3, 2), (GenotypeOp::SepConv5x5, 1)]
         );
     }
 
@@ -214,7 +217,7 @@ mod tests {
             let genotype = darts(&normal, &reduce);
             genotype.validate().unwrap();
             let kept = genotype.normal.iter().chain(&genotype.reduce);
-            prop_assert!(kept.clone().all(|(op, _)| *op != DartsOp::None));
+            prop_assert!(kept.clone().all(|(op, _)| *op != GenotypeOp::None));
             for pair in genotype.normal.chunks_exact(2).chain(genotype.reduce.chunks_exact(2)) {
                 prop_assert!(pair[0].1 != pair[1].1);
             }

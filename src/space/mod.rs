@@ -17,7 +17,7 @@ pub mod table;
 
 pub use derive::derive;
 pub use genotype::{CellGraph, DartsGenotype, Genotype, Nb201Genotype};
-pub use ops::{DartsOp, Nb201Op};
+pub use ops::{DartsOp, GenotypeOp, Nb201Op};
 pub use table::Table;
 
 /// The search spaces.

@@ -1,7 +1,9 @@
-//! The candidate ops of both spaces by their published names.
+//! Ops by their published names: the candidates of both spaces, and all that a genotype may hold.
 //!
-//! The order of the variants is the column order of the α matrices of the official code
-//! (`genotypes.py` PRIMITIVES of DARTS, `NAS_BENCH_201` of NAS-Bench-201).
+//! The order of a space's variants is the column order of the α matrices of the official code
+//! (`genotypes.py` PRIMITIVES of DARTS, `NAS_BENCH_201` of NAS-Bench-201). A DARTS genotype may hold
+//! more than the DARTS space has: the official `operations.py` builds ten ops, and the genotypes of
+//! NASNet and AmoebaNet use them.
 
 /// Declares an op enum whose variants and published names cannot drift apart.
 macro_rules! op_enum {
@@ -13,10 +15,10 @@ macro_rules! op_enum {
         }
 
         impl $name {
-            /// All ops, in column order.
+            /// All ops, in order.
             pub const ALL: [$name; $count] = [$($name::$variant,)+];
 
-            /// Published names, in column order.
+            /// Published names, in order.
             pub const NAMES: [&'static str; $count] = [$($text,)+];
 
             /// The published name.
@@ -24,7 +26,7 @@ macro_rules! op_enum {
                 Self::NAMES[self as usize]
             }
 
-            /// Column of the op in an α matrix.
+            /// Place of the op in that order; for a space's ops the column in an α matrix.
             pub fn index(self) -> usize {
                 self as usize
             }
@@ -92,6 +94,47 @@ op_enum!(
     }
 );
 
+op_enum!(
+    /// Ops of a DARTS genotype: the keys of `OPS` in the official `operations.py`.
+    GenotypeOp, 10, "a DARTS genotype", {
+        /// Zero.
+        None = "none",
+        /// Average pooling 3×3, padding not counted.
+        AvgPool3x3 = "avg_pool_3x3",
+        /// Max pooling 3×3.
+        MaxPool3x3 = "max_pool_3x3",
+        /// Identity; factorized reduction where the edge has stride 2.
+        SkipConnect = "skip_connect",
+        /// Separable convolution 3×3, applied twice.
+        SepConv3x3 = "sep_conv_3x3",
+        /// Separable convolution 5×5, applied twice.
+        SepConv5x5 = "sep_conv_5x5",
+        /// Separable convolution 7×7, applied twice.
+        SepConv7x7 = "sep_conv_7x7",
+        /// Dilated (2) separable convolution 3×3.
+        DilConv3x3 = "dil_conv_3x3",
+        /// Dilated (2) separable convolution 5×5.
+        DilConv5x5 = "dil_conv_5x5",
+        /// Convolution 1×7 and then 7×1, under one batch norm.
+        Conv7x1Then1x7 = "conv_7x1_1x7",
+    }
+);
+
+impl From<DartsOp> for GenotypeOp {
+    fn from(op: DartsOp) -> GenotypeOp {
+        match op {
+            DartsOp::None => GenotypeOp::None,
+            DartsOp::MaxPool3x3 => GenotypeOp::MaxPool3x3,
+            DartsOp::AvgPool3x3 => GenotypeOp::AvgPool3x3,
+            DartsOp::SkipConnect => GenotypeOp::SkipConnect,
+            DartsOp::SepConv3x3 => GenotypeOp::SepConv3x3,
+            DartsOp::SepConv5x5 => GenotypeOp::SepConv5x5,
+            DartsOp::DilConv3x3 => GenotypeOp::DilConv3x3,
+            DartsOp::DilConv5x5 => GenotypeOp::DilConv5x5,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +148,16 @@ mod tests {
         for (column, op) in Nb201Op::ALL.into_iter().enumerate() {
             assert_eq!(op.index(), column);
             assert_eq!(op.name().parse::<Nb201Op>().unwrap(), op);
+        }
+        for op in GenotypeOp::ALL {
+            assert_eq!(op.name().parse::<GenotypeOp>().unwrap(), op);
+        }
+    }
+
+    #[test]
+    fn an_op_of_the_darts_space_keeps_its_name_in_a_genotype() {
+        for op in DartsOp::ALL {
+            assert_eq!(GenotypeOp::from(op).name(), op.name());
         }
     }
 

@@ -11,7 +11,7 @@ use rust_sugiyama::configure::Config;
 use rust_sugiyama::from_vertices_and_edges;
 
 use super::escape;
-use super::palette::{AXIS, Colour, of_op, short_name};
+use super::palette::{self, AXIS, Colour, of_op, short_name};
 use crate::space::CellGraph;
 
 /// Height of boxes and pills, pixels.
@@ -165,8 +165,56 @@ fn state_layers(cell: &CellGraph) -> Vec<usize> {
     layers
 }
 
-/// The drawing of a cell, as an SVG element.
+/// The drawing of a cell, as an SVG element that a page styles.
 pub fn draw(cell: &CellGraph) -> String {
+    let (body, width, height) = body(cell);
+    format!(
+        "<svg class=\"cell\" xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" \
+         viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" \
+         style=\"min-width:{:.0}px\" \
+         aria-label=\"{} cell\">\n{body}</svg>\n",
+        // Smaller, and the text is not readable: the page then scrolls the drawing sideways.
+        0.66 * width,
+        escape(&cell.name)
+    )
+}
+
+/// All cells of a genotype below one another, as a file that stands alone: light colours, no CSS
+/// variables, which few programs beside browsers know.
+pub fn file(cells: &[CellGraph]) -> String {
+    const TITLE: f64 = 28.0;
+    let mut parts = String::new();
+    let (mut width, mut top) = (0.0f64, 0.0);
+    for cell in cells {
+        let (body, own_width, height) = body(cell);
+        let _ = write!(
+            parts,
+            "<text class=\"title\" x=\"{MARGIN}\" y=\"{:.0}\">{}</text>\n\
+             <svg class=\"cell\" x=\"0\" y=\"{:.0}\" width=\"{own_width:.0}\" height=\"{height:.0}\">\n{}</svg>\n",
+            top + 0.7 * TITLE,
+            escape(&cell.name),
+            top + TITLE,
+            palette::in_light(&body)
+        );
+        width = width.max(own_width);
+        top += TITLE + height + 2.0 * MARGIN;
+    }
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {top:.0}\" \
+         width=\"{width:.0}\" height=\"{top:.0}\">\n<style>{FILE_STYLE}</style>\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n{parts}</svg>\n"
+    )
+}
+
+/// Style of a drawing that stands alone: what `page.css` says of cells, in light.
+const FILE_STYLE: &str = ".cell path{fill:none;stroke-width:1.5px}\
+    .cell rect{fill:#ffffff;stroke-width:1.5px}.cell .state rect{rx:4px;fill:#d5d9df}\
+    .cell .op rect{rx:12px;stroke-width:2px}\
+    text{fill:#1b1f24;stroke:none;font:13.5px sans-serif}\
+    .cell text{text-anchor:middle;dominant-baseline:central}.title{font-weight:600}";
+
+/// What a cell's drawing consists of, its width and its height.
+fn body(cell: &CellGraph) -> (String, f64, f64) {
     let graph = Layered::of(cell);
     let (places, width, height) = graph.place();
     let at = |vertex: usize| {
@@ -174,15 +222,7 @@ pub fn draw(cell: &CellGraph) -> String {
         (x + MARGIN, y + MARGIN)
     };
     let (width, height) = (width + 2.0 * MARGIN, height + 2.0 * MARGIN);
-    let mut svg = format!(
-        "<svg class=\"cell\" xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" \
-         viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" \
-         style=\"min-width:{:.0}px\" \
-         aria-label=\"{} cell\">\n",
-        // Smaller, and the text is not readable: the page then scrolls the drawing sideways.
-        0.66 * width,
-        escape(&cell.name)
-    );
+    let mut svg = String::new();
     for (colour, curve) in &graph.curves {
         let points: Vec<_> = curve.iter().map(|&vertex| at(vertex)).collect();
         let _ = writeln!(
@@ -209,7 +249,7 @@ pub fn draw(cell: &CellGraph) -> String {
             escape(title)
         );
     }
-    svg + "</svg>\n"
+    (svg, width, height)
 }
 
 /// `c_{k-2}` with its index set low; other names as they are.
@@ -284,6 +324,25 @@ mod tests {
                 }
             }
             assert_eq!(draw(&cell).matches("class=\"op\"").count(), 8);
+        }
+    }
+
+    #[test]
+    fn a_file_of_cells_names_no_variable_and_draws_the_ops_of_every_published_genotype() {
+        for name in crate::space::genotype::known::names() {
+            let genotype: Genotype = name.parse().unwrap();
+            let svg = file(&genotype.cells());
+            assert!(
+                !svg.contains("var(") && svg.starts_with("<svg xmlns="),
+                "{name}"
+            );
+            let ops = genotype
+                .cells()
+                .iter()
+                .flat_map(|cell| &cell.edges)
+                .filter(|e| !e.2.is_empty())
+                .count();
+            assert_eq!(svg.matches("class=\"op\"").count(), ops, "{name}");
         }
     }
 

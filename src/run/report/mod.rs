@@ -3,7 +3,6 @@
 //! Built from the run directory alone, so that it can be made again at any time. Colours are CSS
 //! variables: one drawing serves light and dark.
 
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -67,17 +66,26 @@ fn page(config: &RunConfig, history: &History) -> Result<String> {
         space.name(),
         escape(&config.search.data)
     );
-    let mut page = String::new();
-    write!(
-        page,
+    Ok(document(
+        &title,
+        &format!("{body}<script>\n{SCRIPT}</script>\n"),
+    ))
+}
+
+/// A page in the report's style, of a title and a body that are HTML already.
+pub(super) fn document(title: &str, body: &str) -> String {
+    format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n\
-         <style>\n{}{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n\
-         <script>\n{SCRIPT}</script>\n</body>\n</html>\n",
+         <style>\n{}{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
         palette::style()
-    )?;
-    Ok(page)
+    )
+}
+
+/// The cells of a genotype as an SVG file that stands alone.
+pub fn drawing(genotype: &Genotype) -> String {
+    cells::file(&genotype.cells())
 }
 
 fn genotype(epoch: &EpochRecord) -> Result<Genotype> {
@@ -88,7 +96,7 @@ fn genotype(epoch: &EpochRecord) -> Result<Genotype> {
 }
 
 /// Text as HTML shows it.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -32,9 +32,11 @@ const RED: Colour = colour("red", (0xC6, 0x2F, 0x2F), "#FF7A73");
 const CYAN: Colour = colour("cyan", (0x1F, 0xA6, 0xDC), "#86DBFF");
 const GREEN: Colour = colour("green", (0x0B, 0x8A, 0x6F), "#3DD1AE");
 const PURPLE: Colour = colour("purple", (0x96, 0x3A, 0x8E), "#E08AD8");
+const BROWN: Colour = colour("brown", (0x7A, 0x4B, 0x22), "#C79A6B");
+const INDIGO: Colour = colour("indigo", (0x3D, 0x3A, 0xA8), "#9C9AF5");
 
-const ALL: [Colour; 10] = [
-    AXIS, GRID, TRAIN, VALIDATION, GREY, YELLOW, RED, CYAN, GREEN, PURPLE,
+const ALL: [Colour; 12] = [
+    AXIS, GRID, TRAIN, VALIDATION, GREY, YELLOW, RED, CYAN, GREEN, PURPLE, BROWN, INDIGO,
 ];
 
 /// Colours of series that are no op, told apart by their order.
@@ -50,12 +52,17 @@ pub fn of_op(op: &str) -> Colour {
         "sep_conv_5x5" | "nor_conv_1x1" => CYAN,
         "dil_conv_3x3" => GREEN,
         "dil_conv_5x5" => PURPLE,
+        "sep_conv_7x7" => INDIGO,
+        "conv_7x1_1x7" => BROWN,
         _ => GREY,
     }
 }
 
 /// An op's name where room is short: `sep 3×3`.
 pub fn short_name(op: &str) -> String {
+    if op == "conv_7x1_1x7" {
+        return "7×1 1×7".into();
+    }
     let name = op.replace("_connect", "").replace("nor_conv", "conv");
     let name = name
         .replace("_conv", "")
@@ -65,6 +72,20 @@ pub fn short_name(op: &str) -> String {
         Some((kind, size)) => format!("{kind} {}", size.replace('x', "×")),
         None => name,
     }
+}
+
+/// The light colours in place of the variables that a drawing's elements name: for a file of its
+/// own, which other programs than browsers read.
+pub fn in_light(drawing: &str) -> String {
+    let mut drawing = drawing.to_owned();
+    for Colour { name, light, .. } in ALL {
+        let (r, g, b) = light;
+        drawing = drawing.replace(
+            &format!("style=\"--c:var(--{name})\""),
+            &format!("stroke=\"#{r:02X}{g:02X}{b:02X}\""),
+        );
+    }
+    drawing
 }
 
 /// Variables for light and dark, and the rules that swap chart colours for them.
@@ -92,12 +113,12 @@ pub fn style() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::space::Space;
+    use crate::space::{GenotypeOp, Space};
 
     #[test]
-    fn ops_of_a_space_have_distinct_colours_and_short_names() {
-        for space in Space::ALL {
-            let ops = space.op_names();
+    fn ops_that_meet_in_a_drawing_have_distinct_colours_and_short_names() {
+        let spaces = Space::ALL.map(Space::op_names);
+        for ops in spaces.into_iter().chain([GenotypeOp::NAMES.as_slice()]) {
             for (index, op) in ops.iter().enumerate() {
                 for other in &ops[..index] {
                     assert_ne!(of_op(op), of_op(other), "{op} {other}");

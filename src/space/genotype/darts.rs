@@ -1,52 +1,68 @@
 //! The DARTS genotype: a normal and a reduction cell.
 //!
-//! A cell is eight (op, state) pairs, two a node in node order, as in `genotypes.py` of the official
-//! code; pair p is an edge from its state into node p / 2 (state p / 2 + 2). The order of the two
-//! pairs of a node carries no meaning for the network but is kept, so that a pasted text prints as
-//! it came.
+//! A cell is (op, state) pairs, two a node in node order, as in `genotypes.py` of the official code;
+//! pair p is an edge from its state into node p / 2 (state p / 2 + 2). A search over the DARTS space
+//! ends with four nodes, all concatenated; a text may have any number of nodes up to
+//! [`MOST_NODES`], other numbers in the two cells, any list of nodes to concatenate, and every op
+//! that the official code can build. The order of the two pairs of a node carries no meaning for
+//! the network but is kept, so that a pasted text prints as it came.
 
 use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 
-use super::super::DartsOp;
+use super::super::GenotypeOp;
 use super::{check_length, darts_text};
 
-/// Nodes of a cell.
+/// Nodes of a cell of the search space.
 pub const NODES: usize = 4;
+/// Most nodes of a cell that is read: many times those of any published one.
+pub const MOST_NODES: usize = 32;
 /// Edges into each node.
 pub const EDGES_PER_NODE: usize = 2;
 
 /// A pair of DARTS cells, with the field names of the official `Genotype` tuple.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DartsGenotype {
-    /// Normal cell: eight (op, input state), two a node.
-    pub normal: Vec<(DartsOp, usize)>,
-    /// States (2 to 5) concatenated into the normal cell's output.
+    /// Normal cell: (op, input state), two a node.
+    pub normal: Vec<(GenotypeOp, usize)>,
+    /// States of nodes (from 2) concatenated into the normal cell's output.
     pub normal_concat: Vec<usize>,
-    /// Reduction cell: eight (op, input state), two a node.
-    pub reduce: Vec<(DartsOp, usize)>,
-    /// States (2 to 5) concatenated into the reduction cell's output.
+    /// Reduction cell: (op, input state), two a node.
+    pub reduce: Vec<(GenotypeOp, usize)>,
+    /// States of nodes (from 2) concatenated into the reduction cell's output.
     pub reduce_concat: Vec<usize>,
 }
 
 impl DartsGenotype {
-    /// Checks that both cells lie in the space.
+    /// Checks that both cells can be built.
     ///
     /// # Errors
-    /// A cell without exactly eight edges, an edge from a state that its node cannot read, or a
-    /// concatenation that is empty, repeats a state or takes one that is no node.
+    /// A cell without two edges for each node, or with too many; an edge from a state that its node
+    /// cannot read; a concatenation that is empty, repeats a state or takes one that is no node.
     pub fn validate(&self) -> Result<()> {
         check_edges("normal", &self.normal)?;
-        check_concat("normal_concat", &self.normal_concat)?;
+        check_concat("normal_concat", &self.normal_concat, nodes(&self.normal))?;
         check_edges("reduce", &self.reduce)?;
-        check_concat("reduce_concat", &self.reduce_concat)
+        check_concat("reduce_concat", &self.reduce_concat, nodes(&self.reduce))
     }
 }
 
-fn check_edges(field: &str, edges: &[(DartsOp, usize)]) -> Result<()> {
-    for (position, &(op, from)) in edges.iter().enumerate().take(NODES * EDGES_PER_NODE) {
+/// Nodes of a cell of these edges.
+pub fn nodes(edges: &[(GenotypeOp, usize)]) -> usize {
+    edges.len() / EDGES_PER_NODE
+}
+
+fn check_edges(field: &str, edges: &[(GenotypeOp, usize)]) -> Result<()> {
+    let most = MOST_NODES * EDGES_PER_NODE;
+    if !edges.len().is_multiple_of(EDGES_PER_NODE) || !(1..=most).contains(&edges.len()) {
+        bail!(
+            "genotype: expected {EDGES_PER_NODE} edges in `{field}` for each of 1 to {MOST_NODES} nodes, found {} edges",
+            edges.len()
+        );
+    }
+    for (position, &(op, from)) in edges.iter().enumerate() {
         let node = position / EDGES_PER_NODE;
         if from > node + 1 {
             bail!(
@@ -55,25 +71,18 @@ fn check_edges(field: &str, edges: &[(DartsOp, usize)]) -> Result<()> {
             );
         }
     }
-    if edges.len() != NODES * EDGES_PER_NODE {
-        bail!(
-            "genotype: expected {} edges in `{field}` ({EDGES_PER_NODE} for each of {NODES} nodes), found {}",
-            NODES * EDGES_PER_NODE,
-            edges.len()
-        );
-    }
     Ok(())
 }
 
-fn check_concat(field: &str, states: &[usize]) -> Result<()> {
+fn check_concat(field: &str, states: &[usize], nodes: usize) -> Result<()> {
     if states.is_empty() {
         bail!("genotype: expected at least one state in `{field}`, found none");
     }
     for (position, &state) in states.iter().enumerate() {
-        if !(2..NODES + 2).contains(&state) {
+        if !(2..nodes + 2).contains(&state) {
             bail!(
                 "genotype: state {state} of `{field}` is no node of the cell (nodes are states 2 to {})",
-                NODES + 1
+                nodes + 1
             );
         }
         if states[..position].contains(&state) {
@@ -99,7 +108,7 @@ impl fmt::Display for Concat<'_> {
     }
 }
 
-struct Edges<'a>(&'a [(DartsOp, usize)]);
+struct Edges<'a>(&'a [(GenotypeOp, usize)]);
 
 impl fmt::Display for Edges<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -155,16 +164,19 @@ mod tests {
     const DARTS_V1: &str = "DARTS_V1 = Genotype(normal=[('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 0), ('sep_conv_3x3', 1), ('skip_connect', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 2)], normal_concat=[2, 3, 4, 5], reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 0), ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('avg_pool_3x3', 0)], reduce_concat=[2, 3, 4, 5])";
     const DARTS_V2: &str = "DARTS_V2 = Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)], normal_concat=[2, 3, 4, 5], reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1), ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)], reduce_concat=[2, 3, 4, 5])";
 
-    fn any_cell() -> impl Strategy<Value = (Vec<(DartsOp, usize)>, Vec<usize>)> {
-        let edges = (0..8usize)
-            .map(|position| (0..8usize, 0..position / 2 + 2))
-            .collect::<Vec<_>>()
-            .prop_map(|picks| {
-                let edge = |(op, from): (usize, usize)| (DartsOp::ALL[op], from);
-                picks.into_iter().map(edge).collect()
-            });
-        let concat = proptest::sample::subsequence(vec![2usize, 3, 4, 5], 1..=4).prop_shuffle();
-        (edges, concat)
+    fn any_cell() -> impl Strategy<Value = (Vec<(GenotypeOp, usize)>, Vec<usize>)> {
+        (1..8usize).prop_flat_map(|nodes| {
+            let edges = (0..2 * nodes)
+                .map(|position| (0..GenotypeOp::ALL.len(), 0..position / 2 + 2))
+                .collect::<Vec<_>>()
+                .prop_map(|picks| {
+                    let edge = |(op, from): (usize, usize)| (GenotypeOp::ALL[op], from);
+                    picks.into_iter().map(edge).collect()
+                });
+            let states: Vec<usize> = (2..nodes + 2).collect();
+            let concat = proptest::sample::subsequence(states, 1..=nodes).prop_shuffle();
+            (edges, concat)
+        })
     }
 
     fn any_genotype() -> impl Strategy<Value = DartsGenotype> {
@@ -209,9 +221,9 @@ mod tests {
 
     #[test]
     fn an_unknown_op_is_named_with_the_known_ones() {
-        let error = error_of(&DARTS_V1.replacen("sep_conv_3x3", "sep_conv_7x7", 1));
+        let error = error_of(&DARTS_V1.replacen("sep_conv_3x3", "sep_conv_9x9", 1));
         assert!(
-            error.contains("`sep_conv_7x7`") && error.contains("dil_conv_5x5"),
+            error.contains("`sep_conv_9x9`") && error.contains("conv_7x1_1x7"),
             "{error}"
         );
     }
@@ -225,9 +237,14 @@ mod tests {
         );
         let error = error_of(&DARTS_V1.replacen("('sep_conv_3x3', 1), ", "", 1));
         assert!(
-            error.contains("expected 8 edges") && error.contains("found 7"),
+            error.contains("expected 2 edges in `normal` for each") && error.contains("found 7"),
             "{error}"
         );
+        let many = "('none', 0), ".repeat(66);
+        let error = error_of(&format!(
+            "Genotype(normal=[{many}], normal_concat=[2], reduce=[('none', 0), ('none', 1)], reduce_concat=[2])"
+        ));
+        assert!(error.contains("1 to 32 nodes"), "{error}");
     }
 
     #[test]

@@ -12,8 +12,8 @@
 
 use anyhow::{Result, anyhow, bail};
 
-use super::super::{DartsOp, quoted};
-use super::darts::{DartsGenotype, NODES};
+use super::super::{GenotypeOp, quoted};
+use super::darts::{DartsGenotype, MOST_NODES};
 
 /// Reads the whole text; does not check that the edges exist.
 pub(super) fn parse(text: &str) -> Result<DartsGenotype> {
@@ -62,11 +62,11 @@ fn fields(scanner: &mut Scanner<'_>) -> Result<DartsGenotype> {
     })
 }
 
-fn edges(scanner: &mut Scanner<'_>) -> Result<Vec<(DartsOp, usize)>> {
+fn edges(scanner: &mut Scanner<'_>) -> Result<Vec<(GenotypeOp, usize)>> {
     let mut edges = Vec::new();
     scanner.sequence('[', ']', |scanner| {
         scanner.expect('(')?;
-        let op: DartsOp = scanner.string()?.parse()?;
+        let op: GenotypeOp = scanner.string()?.parse()?;
         scanner.expect(',')?;
         let from = scanner.number()?;
         scanner.expect(')')?;
@@ -96,7 +96,7 @@ fn states(scanner: &mut Scanner<'_>) -> Result<Vec<usize>> {
     scanner.expect(')')?;
     // One state more than a cell can concatenate is enough for the check of the genotype to name
     // what is wrong, however long the range claims to be.
-    Ok((first..end).take(NODES + 1).collect())
+    Ok((first..end).take(MOST_NODES + 1).collect())
 }
 
 /// The text and what is left of it.

@@ -11,10 +11,11 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Space, quoted};
+use super::{GenotypeOp, Space, quoted};
 
 pub mod darts;
 mod darts_text;
+pub mod known;
 pub mod nb201;
 
 pub use darts::DartsGenotype;
@@ -37,7 +38,7 @@ pub enum Genotype {
 pub struct CellGraph {
     /// `normal`, `reduction` or `cell`.
     pub name: String,
-    /// Node labels. DARTS: `c_{k-2}`, `c_{k-1}`, `0` … `3`, `c_{k}`; NAS-Bench-201: `0` … `3`.
+    /// Node labels. DARTS: `c_{k-2}`, `c_{k-1}`, `0`, `1`, …, `c_{k}`; NAS-Bench-201: `0` … `3`.
     pub nodes: Vec<String>,
     /// (from, to, op name) by index into `nodes`. `none` is no edge; the edges into `c_{k}`, which
     /// concatenate, have an empty label.
@@ -82,9 +83,18 @@ impl Genotype {
 
     /// The cells as graphs to draw: `normal` and `reduction`, or `cell`.
     pub fn cells(&self) -> Vec<CellGraph> {
-        let states = self.space().state_names();
         let draw = |cell: CellDocument| {
-            let mut nodes: Vec<String> = states.iter().map(|&name| name.to_owned()).collect();
+            let mut nodes: Vec<String> = match self {
+                Genotype::Darts(_) => {
+                    let own = cell.edges.len() / darts::EDGES_PER_NODE;
+                    let inputs = ["c_{k-2}", "c_{k-1}"].map(str::to_owned);
+                    inputs
+                        .into_iter()
+                        .chain((0..own).map(|node| node.to_string()))
+                        .collect()
+                }
+                Genotype::Nb201(_) => (0..=3).map(|node| node.to_string()).collect(),
+            };
             let mut edges: Vec<_> = cell
                 .edges
                 .into_iter()
@@ -112,9 +122,9 @@ impl Genotype {
     fn cell_documents(&self) -> Vec<CellDocument> {
         match self {
             Genotype::Darts(genotype) => {
-                let cell = |name: &str, edges: &[(super::DartsOp, usize)], concat: &[usize]| {
+                let cell = |name: &str, edges: &[(GenotypeOp, usize)], concat: &[usize]| {
                     let edge =
-                        |(position, &(op, from)): (usize, &(super::DartsOp, usize))| EdgeDocument {
+                        |(position, &(op, from)): (usize, &(GenotypeOp, usize))| EdgeDocument {
                             from,
                             to: position / 2 + 2,
                             op: op.name().to_owned(),
@@ -169,15 +179,18 @@ impl FromStr for Genotype {
     type Err = anyhow::Error;
 
     /// Reads either text: one that starts with `|` is a NAS-Bench-201 cell, one that starts with a
-    /// name is DARTS.
+    /// name is DARTS; a name alone is that of a published genotype ([`known`]).
     fn from_str(text: &str) -> Result<Self> {
+        if known::looks_like_a_name(text) {
+            return Ok(Genotype::Darts(known::named(text.trim())?));
+        }
         match text.trim_start().chars().next() {
             Some('|') => Ok(Genotype::Nb201(text.parse()?)),
             Some(first) if first.is_ascii_alphabetic() || first == '_' => {
                 Ok(Genotype::Darts(text.parse()?))
             }
             _ => bail!(
-                "genotype: expected `Genotype(normal=[…], …)` or `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`, found {}",
+                "genotype: expected `Genotype(normal=[…], …)`, `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|` or the name of a published genotype, found {}",
                 if text.trim().is_empty() {
                     "an empty text".to_owned()
                 } else {
@@ -241,19 +254,19 @@ fn check_length(text: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{DartsOp, Nb201Op};
+    use super::super::Nb201Op;
     use super::*;
 
     fn darts() -> DartsGenotype {
         let edges = vec![
-            (DartsOp::SepConv3x3, 1),
-            (DartsOp::SkipConnect, 0),
-            (DartsOp::DilConv5x5, 2),
-            (DartsOp::MaxPool3x3, 0),
-            (DartsOp::SepConv5x5, 3),
-            (DartsOp::AvgPool3x3, 1),
-            (DartsOp::SkipConnect, 4),
-            (DartsOp::None, 0),
+            (GenotypeOp::SepConv3x3, 1),
+            (GenotypeOp::SkipConnect, 0),
+            (GenotypeOp::DilConv5x5, 2),
+            (GenotypeOp::MaxPool3x3, 0),
+            (GenotypeOp::SepConv5x5, 3),
+            (GenotypeOp::AvgPool3x3, 1),
+            (GenotypeOp::SkipConnect, 4),
+            (GenotypeOp::None, 0),
         ];
         DartsGenotype {
             normal: edges.clone(),
