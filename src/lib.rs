@@ -3,7 +3,8 @@
 //! A weight-sharing supernet is recorded once as a static tape ([`autograd`]); four passes over it
 //! give the loss, its gradient, and exact Hessian-vector products. On top stand the hypergradient
 //! by the implicit function theorem with a Neumann series ([`hypergradient`]), the improved
-//! evolution strategy for the weights ([`optim`]) and the search itself ([`search`]).
+//! evolution strategy for the weights ([`optim`]) and the search itself ([`search`]). What a search
+//! finds is trained as a network of its own ([`train`]).
 //!
 //! The modules are floors of a house, lowest first; each imports only from floors below it.
 
@@ -22,6 +23,7 @@ pub mod hypergradient;
 pub mod optim;
 
 pub mod search;
+pub mod train;
 
 pub mod run;
 

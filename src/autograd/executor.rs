@@ -23,6 +23,10 @@ pub struct Executor {
     /// Activations whose adjoint each op writes, for `backward` and `tangent_backward`.
     writes: [Vec<Vec<ActivationId>>; 2],
     written: Vec<bool>,
+    /// `[factors, N]`, ones where none were set.
+    factors: Vec<f32>,
+    /// Stated statistics of the inference in progress.
+    stated: Option<Vec<f32>>,
     /// The mode whose forward pass ran last.
     mode: Option<Mode>,
 }
@@ -56,7 +60,9 @@ impl Executor {
         Executor {
             images: vec![0.0; tape.graph.batch * height * width * 3],
             labels: vec![0; tape.graph.batch],
-            logits: Arena::new(tape.graph.batch * tape.classes),
+            logits: Arena::new(tape.classifiers * tape.graph.batch * tape.classes),
+            factors: vec![1.0; tape.factors * tape.graph.batch],
+            stated: None,
             plans: [None, None, None],
             arena: Arena::new(0),
             moments: Arena::new(moments),
@@ -87,6 +93,41 @@ impl Executor {
         );
         self.images.copy_from_slice(images);
         self.labels.copy_from_slice(labels);
+    }
+
+    /// Sets the factors of the sums' terms, `[factors, N]`, for the passes to come.
+    ///
+    /// # Panics
+    /// Another length.
+    pub fn set_factors(&mut self, factors: &[f32]) {
+        self.factors.copy_from_slice(factors);
+    }
+
+    /// μ and r of the last forward pass, `[2, padded(C)]`, of the normalised activation `id`.
+    pub fn statistics(&self, id: ActivationId) -> &[f32] {
+        let len = 2 * padded(self.tape.graph.activation(id).channels);
+        self.moments.view(self.moment_offsets[id.0], len).read()
+    }
+
+    /// f32 of the stated statistics that [`Self::infer`] takes, and where those of an activation
+    /// begin in them.
+    pub fn stated_layout(&self) -> (usize, impl Fn(ActivationId) -> usize + '_) {
+        let at = |id: ActivationId| self.moment_offsets[id.0] / 4;
+        (self.moments.len() / 4, at)
+    }
+
+    /// Inference: values with stated statistics in place of the batch's, factors of one, without
+    /// the ops that only training runs. `statistics` has the layout of [`Self::stated_layout`].
+    pub fn infer(&mut self, theta: &[f32], statistics: Vec<f32>) -> Outcome {
+        assert_eq!(
+            statistics.len(),
+            self.moments.len() / 4,
+            "μ and r of every norm"
+        );
+        self.stated = Some(statistics);
+        let outcome = self.forward(Mode::Evaluate, theta);
+        self.stated = None;
+        outcome
     }
 
     /// Logits `[N, classes]` of the last forward pass.
@@ -225,6 +266,8 @@ impl Executor {
             labels: &self.labels,
             logits: self.logits.view(0, self.logits.len()),
             outcome,
+            stated: self.stated.as_deref(),
+            factors: self.stated.is_none().then_some(self.factors.as_slice()),
             written: &self.written,
         }
     }
@@ -242,6 +285,9 @@ impl Executor {
         for step in 0..count {
             let reversed = matches!(pass, Pass::Backward | Pass::TangentBackward);
             let i = if reversed { count - 1 - step } else { step };
+            if self.stated.is_some() && self.tape.training_only.contains(&i) {
+                continue;
+            }
             let cx = self.context(theta, direction, gradient, outcome);
             let op = &self.tape.ops[i];
             match pass {

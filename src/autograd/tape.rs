@@ -1,14 +1,16 @@
 //! Recording: activations, parameters and ops in the order of the forward pass.
 
-use crate::ops::classifier::Classifier;
+use crate::ops::classifier::{Classifier, Loss};
 use crate::ops::conv::Conv;
 use crate::ops::mix::{Mix, Term};
 use crate::ops::pool::{self, Pool};
 use crate::ops::relax::Relax;
 use crate::ops::separable::{Group, Separable};
+use crate::ops::sum::{self, Sum};
 use crate::ops::{
     Activation, ActivationId, Graph, MAX_SOURCES, Op, ParameterId, Scale, Source, Span, WeightsId,
 };
+use std::ops::Range;
 
 /// A recorded network: images in, loss out.
 pub struct Tape {
@@ -24,6 +26,12 @@ pub struct Tape {
     pub omega_len: usize,
     /// Length of α: the rest of θ.
     pub alpha_len: usize,
+    /// Classifiers, whose logits lie one behind another.
+    pub classifiers: usize,
+    /// Rows of factors that the sums read.
+    pub factors: usize,
+    /// Ops that inference leaves out: an auxiliary head's.
+    pub training_only: Range<usize>,
     alphas: Vec<ParameterId>,
 }
 
@@ -40,6 +48,9 @@ impl Tape {
             classes: 0,
             omega_len: 0,
             alpha_len: 0,
+            classifiers: 0,
+            factors: 0,
+            training_only: 0..0,
             alphas: Vec::new(),
         };
         tape.images = tape.activation([height, width], 3, false);
@@ -144,6 +155,23 @@ impl Tape {
         output
     }
 
+    /// Records a convolution along one axis (see [`Conv::along`]); returns its output.
+    pub fn conv_along(
+        &mut self,
+        input: ActivationId,
+        (kernel, stride): (usize, usize),
+        vertical: bool,
+        (relu, normalised): (bool, bool),
+        weight: ParameterId,
+    ) -> ActivationId {
+        let size = self.size(input).map(|s| s.div_ceil(stride));
+        let output = self.activation(size, self.channels(input), normalised);
+        let shape = (kernel, stride);
+        let op = Conv::along(&self.graph, (input, output), shape, vertical, relu, weight);
+        self.ops.push(Box::new(op));
+        output
+    }
+
     /// Records a factorized reduction to `cout` normalised channels.
     pub fn factorized_reduce(
         &mut self,
@@ -176,6 +204,17 @@ impl Tape {
         kinds: &[pool::Kind],
         normalised: bool,
     ) -> Vec<ActivationId> {
+        self.pool_of((input, false), stride, kinds, normalised)
+    }
+
+    /// Records pools of one input, or of its relu; returns an output a kind.
+    pub fn pool_of(
+        &mut self,
+        (input, relu): (ActivationId, bool),
+        stride: usize,
+        kinds: &[pool::Kind],
+        normalised: bool,
+    ) -> Vec<ActivationId> {
         let channels = self.channels(input);
         let outputs: Vec<_> = kinds
             .iter()
@@ -188,7 +227,7 @@ impl Tape {
         let branches = branches
             .map(|(&kind, &output)| pool::Branch { kind, output })
             .collect();
-        let op = Pool::new(&self.graph, input, stride, branches);
+        let op = Pool::new(&self.graph, input, relu, stride, branches);
         self.ops.push(Box::new(op));
         outputs
     }
@@ -220,6 +259,18 @@ impl Tape {
         output
     }
 
+    /// A row of factors for one term of one sum.
+    pub fn factor(&mut self) -> usize {
+        self.factors += 1;
+        self.factors - 1
+    }
+
+    /// Records the sum of plain activations into `output`, which exists already.
+    pub fn sum(&mut self, terms: Vec<sum::Term>, output: ActivationId) {
+        let op = Sum::new(&self.graph, terms, output);
+        self.ops.push(Box::new(op));
+    }
+
     /// Records the classifier, the last op.
     pub fn classifier(
         &mut self,
@@ -228,8 +279,20 @@ impl Tape {
         weight: ParameterId,
         bias: ParameterId,
     ) {
-        let op = Classifier::new(&self.graph, features, relu, weight, bias);
+        self.classifier_with(features, relu, (weight, bias), Loss::default());
+    }
+
+    /// Records a classifier: the main one last, an auxiliary one before it.
+    pub fn classifier_with(
+        &mut self,
+        features: ActivationId,
+        relu: bool,
+        parameters: (ParameterId, ParameterId),
+        loss: Loss,
+    ) {
+        let op = Classifier::new(&self.graph, features, relu, parameters, loss);
         self.classes = op.classes();
+        self.classifiers += 1;
         self.ops.push(Box::new(op));
     }
 

@@ -279,7 +279,8 @@ fn seed(text: &str) -> Result<u64, String> {
     }
 }
 
-fn number(text: &str) -> Result<f32, String> {
+/// A number.
+pub fn number(text: &str) -> Result<f32, String> {
     text.parse().map_err(|_| "expected a number".into())
 }
 

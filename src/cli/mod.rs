@@ -5,7 +5,10 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::run::BadUsage;
@@ -15,6 +18,7 @@ mod config;
 mod data;
 mod defaults;
 mod devices;
+mod evaluate;
 mod flags;
 mod genotype;
 mod inspect;
@@ -25,6 +29,7 @@ mod report;
 mod search;
 mod table;
 mod tabular;
+mod train;
 mod validate;
 
 /// Exit status of bad usage.
@@ -44,6 +49,8 @@ struct Cli {
 enum Command {
     Search(Box<search::Command>),
     Probe(Box<probe::Command>),
+    Train(Box<train::Command>),
+    Evaluate(Box<evaluate::Command>),
     Data(data::Command),
     Query(query::QueryArgs),
     Inspect(inspect::Command),
@@ -80,6 +87,8 @@ pub fn main() -> ExitCode {
     let ended = match cli.command {
         Command::Search(command) => command.run(),
         Command::Probe(command) => command.run(),
+        Command::Train(command) => command.run(),
+        Command::Evaluate(command) => command.run(),
         Command::Data(command) => command.run(),
         Command::Query(args) => query::run(&args).map(|()| End::Done),
         Command::Inspect(command) => command.run(),
@@ -152,6 +161,22 @@ fn start_threads(threads: Option<usize>) -> anyhow::Result<()> {
         .num_threads(threads)
         .build_global()
         .map_err(|error| anyhow::anyhow!("--threads {threads}: cannot start them: {error}"))
+}
+
+/// The first Ctrl-C asks for a stop after the round (or step); the second ends the process at once.
+fn catch_interrupts(quiet: bool, unit: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        if !quiet {
+            eprintln!("\nstopping after this {unit}, with a checkpoint; Ctrl-C again stops at once");
+        }
+    })
+    .context("Ctrl-C cannot be caught")?;
+    Ok(stop)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Progress of a search: a bar on a terminal, plain lines elsewhere, nothing when quiet.
+//! Progress of a search or a training: a bar on a terminal, plain lines elsewhere, nothing when quiet.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -6,14 +6,17 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
-use crate::run::drive::Observer;
+use crate::run::drive::{Observer, Work};
+use crate::search::Search;
 use crate::search::record::{EpochRecord, RoundRecord};
 use crate::space::Genotype;
+use crate::train::Trainer;
+use crate::train::record::{StepRecord, TrainEpochRecord};
 
 /// Least time between two plain lines of rounds.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
-/// Shows what a search is doing, on standard error.
+/// Shows what a run is doing, on standard error.
 pub enum Progress {
     /// `--quiet`.
     Quiet,
@@ -54,14 +57,14 @@ impl Progress {
     }
 }
 
-impl Observer for Progress {
-    fn begin(&mut self, done: u64, total: u64) {
+impl Progress {
+    fn start(&mut self, unit: &str, done: u64, total: u64) {
         match self {
             Progress::Quiet => {}
             Progress::Bar(bar) => {
-                let style = ProgressStyle::with_template(
-                    "{bar:24} {pos}/{len} rounds, {per_sec}, {eta} left\n{wide_msg}",
-                );
+                let style = ProgressStyle::with_template(&format!(
+                    "{{bar:24}} {{pos}}/{{len}} {unit}s, {{per_sec}}, {{eta}} left\n{{wide_msg}}"
+                ));
                 bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
                 bar.set_length(total);
                 bar.set_position(done);
@@ -71,18 +74,18 @@ impl Observer for Progress {
                 *began = Instant::now();
                 *rounds = (done, total);
                 if done > 0 {
-                    eprintln!("going on after round {done} of {total}");
+                    eprintln!("going on after {unit} {done} of {total}");
                 }
             }
         }
     }
 
-    fn round(&mut self, record: &RoundRecord, genotype: &Genotype) {
+    fn advance(&mut self, unit: &str, done: u64, message: impl FnOnce() -> String) {
         match self {
             Progress::Quiet => {}
             Progress::Bar(bar) => {
-                bar.set_position(record.round);
-                bar.set_message(format!("{}; {}", losses(record), in_short(genotype)));
+                bar.set_position(done);
+                bar.set_message(message());
             }
             Progress::Plain {
                 began,
@@ -94,31 +97,18 @@ impl Observer for Progress {
                 }
                 *last = Instant::now();
                 let (before, total) = *rounds;
-                let rate = (record.round - before) as f64 / began.elapsed().as_secs_f64().max(1e-9);
-                let left = Duration::from_secs_f64((total - record.round) as f64 / rate.max(1e-9));
+                let rate = (done - before) as f64 / began.elapsed().as_secs_f64().max(1e-9);
+                let left = Duration::from_secs_f64((total - done) as f64 / rate.max(1e-9));
                 eprintln!(
-                    "round {}/{total}, {rate:.2}/s, {} left: {}; {}",
-                    record.round,
+                    "{unit} {done}/{total}, {rate:.2}/s, {} left: {}",
                     HumanDuration(left),
-                    losses(record),
-                    in_short(genotype)
+                    message()
                 );
             }
         }
     }
 
-    fn epoch(&mut self, record: &EpochRecord) {
-        let genotype = record
-            .genotype
-            .parse()
-            .map_or_else(|_| String::new(), |g| in_short(&g));
-        let line = format!(
-            "epoch {}: validation loss {:.4}, accuracy {:.2} %, {:.1} s; {genotype}",
-            record.epoch + 1,
-            record.loss_val,
-            100.0 * record.accuracy_val,
-            record.seconds
-        );
+    fn line(&mut self, line: String) {
         match self {
             Progress::Quiet => {}
             Progress::Bar(bar) => bar.println(line),
@@ -127,6 +117,62 @@ impl Observer for Progress {
                 eprintln!("{line}");
             }
         }
+    }
+}
+
+impl Observer<Search> for Progress {
+    fn begin(&mut self, done: u64, total: u64) {
+        self.start("round", done, total);
+    }
+
+    fn round(&mut self, record: &RoundRecord, search: &Search) {
+        self.advance("round", record.round, || {
+            format!("{}; {}", losses(record), in_short(&search.genotype()))
+        });
+    }
+
+    fn epoch(&mut self, record: &EpochRecord) {
+        let genotype = record
+            .genotype
+            .parse()
+            .map_or_else(|_| String::new(), |g| in_short(&g));
+        self.line(format!(
+            "epoch {}: validation loss {:.4}, accuracy {:.2} %, {:.1} s; {genotype}",
+            record.epoch + 1,
+            record.loss_val,
+            100.0 * record.accuracy_val,
+            record.seconds
+        ));
+    }
+}
+
+impl Observer<Trainer> for Progress {
+    fn begin(&mut self, done: u64, total: u64) {
+        self.start("step", done, total);
+    }
+
+    fn round(&mut self, record: &StepRecord, trainer: &Trainer) {
+        self.advance("step", trainer.rounds_done(), || {
+            format!(
+                "epoch {}, train {:.4} ({:.1} %)",
+                record.epoch + 1,
+                record.loss_train,
+                100.0 * record.accuracy_train
+            )
+        });
+    }
+
+    fn epoch(&mut self, record: &TrainEpochRecord) {
+        self.line(format!(
+            "epoch {}: train {:.4} ({:.2} %), test {:.4} ({:.2} %, best {:.2} %), {:.1} s",
+            record.epoch + 1,
+            record.loss_train,
+            100.0 * record.accuracy_train,
+            record.loss_test,
+            100.0 * record.accuracy_test,
+            100.0 * record.best_accuracy_test,
+            record.seconds
+        ));
     }
 }
 

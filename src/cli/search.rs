@@ -1,19 +1,17 @@
 //! `ndarts search`: a search, from its first round or from the checkpoint of an earlier one.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
 use super::config::{ConfigFile, RunKeys};
 use super::flags::{self, DataFlags, NetworkFlags, NeumannFlags, TrainingFlags};
 use super::progress::Progress;
 use super::tabular::{self, Beside, TabularFlags};
-use super::{End, INTERRUPTED, Threads, say};
+use super::{End, Threads, say};
 use crate::run::config::RunConfig;
-use crate::run::drive::{self, Outcome};
+use crate::run::drive::search::{self as drive, Outcome};
 
 /// Search for an architecture.
 ///
@@ -112,7 +110,7 @@ impl RunFlags {
             .or(keys.out)
             .unwrap_or_else(|| drive::default_out(config));
         let quiet = self.quiet || keys.quiet.unwrap_or(false);
-        let stop = catch_interrupts(quiet)?;
+        let stop = super::catch_interrupts(quiet, "round")?;
         let mut progress = Progress::new(quiet);
         let outcome = drive::start(config, &out, &mut progress, &stop);
         progress.close();
@@ -144,28 +142,12 @@ impl RunFlags {
         }
         super::start_threads(self.threads.threads)?;
         let path = self.resume.unwrap_or_default();
-        let stop = catch_interrupts(self.quiet)?;
+        let stop = super::catch_interrupts(self.quiet, "round")?;
         let mut progress = Progress::new(self.quiet);
         let outcome = drive::resume(&path, device, &mut progress, &stop);
         progress.close();
         Ok(conclude(outcome?, &path, self.quiet))
     }
-}
-
-/// The first Ctrl-C asks for a stop after the round; the second ends the process at once.
-fn catch_interrupts(quiet: bool) -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::SeqCst) {
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-        if !quiet {
-            eprintln!("\nstopping after this round, with a checkpoint; Ctrl-C again stops at once");
-        }
-    })
-    .context("Ctrl-C cannot be caught")?;
-    Ok(stop)
 }
 
 fn conclude(outcome: Outcome, out: &Path, quiet: bool) -> End {

@@ -46,6 +46,8 @@ pub enum Purpose {
     Bench = 8,
     /// The vector that `probe` multiplies with the Hessian.
     ProbeVector = 9,
+    /// Which branches drop path drops for which image; one stream a step.
+    DropPath = 10,
     /// A strategy that searches a tabular benchmark; one stream a run.
     TabularSearch = 20,
 }

@@ -12,6 +12,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use super::parameters::Parameter;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
 
 /// Bytes of the little-endian header length that opens a safetensors file.
@@ -50,6 +51,70 @@ pub struct StateDict {
     pub tensors: Vec<NamedTensor>,
     /// The header's `__metadata__`.
     pub metadata: BTreeMap<String, String>,
+}
+
+/// Everything that a search or a training needs to continue, but its settings.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Parameters and running statistics under PyTorch's names.
+    pub weights: Vec<NamedTensor>,
+    /// PyTorch's step counters of batch norm, which nothing here reads back.
+    pub integers: Vec<NamedIntegers>,
+    /// Optimiser vectors, in θ's layout.
+    pub optimizer: Vec<NamedTensor>,
+    /// Counters.
+    pub state: serde_json::Value,
+}
+
+/// θ as tensors under PyTorch's names and shapes.
+pub fn state_tensors(parameters: &[Parameter], theta: &[f32]) -> Vec<NamedTensor> {
+    let tensor = |p: &Parameter| NamedTensor {
+        name: p.name.clone(),
+        shape: p.shape.clone(),
+        data: p.to_torch(theta),
+    };
+    parameters.iter().map(tensor).collect()
+}
+
+/// Fills θ from tensors under PyTorch's names.
+///
+/// # Errors
+/// A tensor that is missing or has another shape: the message names the first.
+pub fn load_tensors(
+    parameters: &[Parameter],
+    tensors: &[NamedTensor],
+    theta: &mut [f32],
+) -> Result<()> {
+    let by_name: HashMap<_, _> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+    for parameter in parameters {
+        let data = find_tensor(&by_name, &parameter.name, &parameter.shape)?;
+        parameter.from_torch(data, theta);
+    }
+    Ok(())
+}
+
+/// The elements of a tensor of a stated name and shape.
+///
+/// # Errors
+/// None of that name, or one of another shape.
+pub fn find_tensor<'a>(
+    by_name: &HashMap<&str, &'a NamedTensor>,
+    name: &str,
+    shape: &[usize],
+) -> Result<&'a [f32]> {
+    let found = by_name.get(name).with_context(|| {
+        format!(
+            "checkpoint: tensor `{name}` is missing; it belongs to another space, genotype, \
+             --channels or --cells"
+        )
+    })?;
+    ensure!(
+        found.shape == shape,
+        "checkpoint: tensor `{name}`: expected shape {shape:?}, found {:?}; it belongs to another \
+         space, genotype, --channels or --cells",
+        found.shape
+    );
+    Ok(&found.data)
 }
 
 /// The bytes of a safetensors file.

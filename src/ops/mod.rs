@@ -21,6 +21,7 @@ pub mod relax;
 pub mod rows;
 pub mod separable;
 pub mod statistics;
+pub mod sum;
 pub mod update;
 
 use crate::device::View;
@@ -305,7 +306,7 @@ pub enum Moments {
 /// Loss and accuracy of a forward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// Mean softmax cross entropy.
+    /// Mean softmax cross entropy; of several classifiers the weighted sum.
     pub loss: f64,
     /// Images whose label has the largest logit.
     pub top1: usize,
@@ -339,10 +340,15 @@ pub struct Context<'a> {
     pub workspace: View,
     /// Labels `[N]`.
     pub labels: &'a [u32],
-    /// Logits `[N, classes]` and softmax probabilities, written by the classifier.
+    /// Logits `[N, classes]` of each classifier, one behind another.
     pub logits: View,
     /// Loss of the forward pass.
     pub outcome: &'a Mutex<Outcome>,
+    /// μ and r of every normalised activation, laid out like [`Moments::Statistics`] of `moments`,
+    /// where the pass reads stated statistics and takes none of its own batch (inference).
+    pub stated: Option<&'a [f32]>,
+    /// Factors of the terms of sums, `[factors, N]`; none are ones (see [`sum`]).
+    pub factors: Option<&'a [f32]>,
     /// Which adjoints ops before this one wrote in this pass.
     pub written: &'a [bool],
 }
@@ -379,6 +385,20 @@ impl Context<'_> {
         let len = 2 * padded(activation.channels);
         self.moments_arena
             .part(self.moment_offsets[id.0] + kind as usize * len, len)
+    }
+
+    /// The stated μ and r of a normalised activation, `[2, padded(C)]`, in inference.
+    pub fn stated_statistics(&self, id: ActivationId) -> Option<&[f32]> {
+        let stated = self.stated?;
+        let len = 2 * padded(self.graph.activation(id).channels);
+        // The arena has four kinds an activation, the stated vector only the first.
+        Some(&stated[self.moment_offsets[id.0] / 4..][..len])
+    }
+
+    /// The factor of image `n` in the row `factor` of [`Self::factors`].
+    pub fn factor(&self, factor: usize, n: usize) -> f32 {
+        self.factors
+            .map_or(1.0, |factors| factors[factor * self.graph.batch + n])
     }
 
     /// A vector of op weights in a role.

@@ -17,8 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::atomic;
-use crate::network::state_dict::{self, NamedTensor, StateDict};
-use crate::search::Snapshot;
+use crate::network::state_dict::{self, NamedTensor, Snapshot, StateDict};
 
 /// The file whose rename commits a checkpoint.
 pub const WEIGHTS: &str = "weights.safetensors";
@@ -88,7 +87,7 @@ pub fn save(folder: &Path, round: u64, snapshot: &Snapshot, position: &Position)
         optimizer_crc32: checksum(&snapshot.optimizer),
     };
     let commit = serde_json::to_string(&commit)?;
-    let weights = state_dict::encode(&snapshot.weights, &[], &[(METADATA, &commit)])?;
+    let weights = state_dict::encode(&snapshot.weights, &snapshot.integers, &[(METADATA, &commit)])?;
     atomic::write(&folder.join(WEIGHTS), &weights)?;
     remove_others(folder, &optimizer_file)
 }
@@ -123,6 +122,7 @@ pub fn load(folder: &Path) -> Result<Option<Checkpoint>> {
         round: commit.round,
         snapshot: Snapshot {
             weights: weights.tensors,
+            integers: Vec::new(),
             optimizer: optimizer.tensors,
             state: progress.state,
         },
@@ -202,6 +202,7 @@ mod tests {
         Snapshot {
             // Not in the order of names: a checksum must not depend on it.
             weights: vec![tensor("stem.0.weight"), tensor("alphas_normal")],
+            integers: vec![],
             optimizer: vec![tensor("momentum.stem.0.weight")],
             state: serde_json::json!({ "counter": value }),
         }

@@ -1,11 +1,14 @@
 //! `config.toml`: the settings of a run, with the names of the flags, so that
-//! `ndarts search --config RUN/config.toml` repeats it exactly.
+//! `ndarts search --config RUN/config.toml`, or `ndarts train`, repeats it exactly.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::search::settings::SearchSettings;
+use crate::train::settings::TrainSettings;
 
 /// The one key beside the search's own.
 const CHECKPOINT_EVERY: &str = "checkpoint-every";
@@ -19,6 +22,25 @@ pub struct RunConfig {
     pub checkpoint_every: u64,
 }
 
+/// What a training is started with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainConfig {
+    /// The training.
+    pub train: TrainSettings,
+    /// Steps between checkpoints, besides the one at the end of each epoch; 0: only those.
+    pub checkpoint_every: u64,
+}
+
+/// The key that a training's settings have and a search's have not.
+const GENOTYPE: &str = "genotype";
+
+/// Whether the `config.toml` at `path` is a training's; what cannot be read is none.
+pub fn is_training(path: &Path) -> bool {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let table: toml::Table = text.parse().unwrap_or_default();
+    table.contains_key(GENOTYPE)
+}
+
 impl RunConfig {
     /// The text of `config.toml`.
     ///
@@ -26,14 +48,7 @@ impl RunConfig {
     ///
     /// A setting that TOML cannot hold, such as a seed above 2⁶³ − 1.
     pub fn to_toml(&self) -> Result<String> {
-        let settings = toml::to_string(&self.search)
-            .context("the settings cannot be written as TOML (a seed may be at most 2^63 - 1)")?;
-        Ok(format!(
-            "# Written by ndarts {}. Repeat this run: ndarts search --config THIS_FILE --out DIR\n\
-             {settings}{CHECKPOINT_EVERY} = {}\n",
-            env!("CARGO_PKG_VERSION"),
-            self.checkpoint_every
-        ))
+        text("search", &self.search, self.checkpoint_every)
     }
 
     /// Reads a `config.toml` back.
@@ -42,26 +57,74 @@ impl RunConfig {
     ///
     /// The file cannot be read, is no TOML, or lacks a setting; the message names the file.
     pub fn read(path: &Path) -> Result<RunConfig> {
-        let shown = path.display();
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("{shown}: expected the settings of a run"))?;
-        RunConfig::parse(&text).map_err(|error| {
-            anyhow::anyhow!("{shown}: expected the settings of a run, found this: {error}")
-        })
-    }
-
-    fn parse(text: &str) -> Result<RunConfig, String> {
-        let one_line = |error: toml::de::Error| error.message().replace('\n', " ");
-        let mut table: toml::Table = text.parse().map_err(one_line)?;
-        let checkpoint_every = match table.remove(CHECKPOINT_EVERY) {
-            None => 0,
-            Some(value) => value.try_into().map_err(one_line)?,
-        };
+        let (search, checkpoint_every) = read(path, "a search")?;
         Ok(RunConfig {
-            search: table.try_into().map_err(one_line)?,
+            search,
             checkpoint_every,
         })
     }
+
+    #[cfg(test)]
+    fn parse(text: &str) -> Result<RunConfig, String> {
+        let (search, checkpoint_every) = parse(text)?;
+        Ok(RunConfig {
+            search,
+            checkpoint_every,
+        })
+    }
+}
+
+impl TrainConfig {
+    /// The text of `config.toml`.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunConfig::to_toml`].
+    pub fn to_toml(&self) -> Result<String> {
+        text("train", &self.train, self.checkpoint_every)
+    }
+
+    /// Reads a `config.toml` back.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunConfig::read`].
+    pub fn read(path: &Path) -> Result<TrainConfig> {
+        let (train, checkpoint_every) = read(path, "a training")?;
+        Ok(TrainConfig {
+            train,
+            checkpoint_every,
+        })
+    }
+}
+
+fn text(command: &str, settings: &impl Serialize, checkpoint_every: u64) -> Result<String> {
+    let settings = toml::to_string(settings)
+        .context("the settings cannot be written as TOML (a seed may be at most 2^63 - 1)")?;
+    Ok(format!(
+        "# Written by ndarts {}. Repeat this run: ndarts {command} --config THIS_FILE --out DIR\n\
+         {settings}{CHECKPOINT_EVERY} = {checkpoint_every}\n",
+        env!("CARGO_PKG_VERSION"),
+    ))
+}
+
+fn read<S: DeserializeOwned>(path: &Path, of: &str) -> Result<(S, u64)> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("{shown}: expected the settings of {of}"))?;
+    parse(&text).map_err(|error| {
+        anyhow::anyhow!("{shown}: expected the settings of {of}, found this: {error}")
+    })
+}
+
+fn parse<S: DeserializeOwned>(text: &str) -> Result<(S, u64), String> {
+    let one_line = |error: toml::de::Error| error.message().replace('\n', " ");
+    let mut table: toml::Table = text.parse().map_err(one_line)?;
+    let checkpoint_every = match table.remove(CHECKPOINT_EVERY) {
+        None => 0,
+        Some(value) => value.try_into().map_err(one_line)?,
+    };
+    Ok((table.try_into().map_err(one_line)?, checkpoint_every))
 }
 
 #[cfg(test)]

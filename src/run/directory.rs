@@ -7,7 +7,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
-use super::config::RunConfig;
 use super::{BadUsage, atomic};
 
 /// Start of a TensorBoard event file's name; TensorBoard looks for it.
@@ -52,14 +51,13 @@ impl RunDir {
         Ok(())
     }
 
-    /// Makes the directory of a new run, with its `config.toml`.
+    /// Makes the directory of a new run, with `config` as its `config.toml`.
     ///
     /// # Errors
     ///
     /// As [`RunDir::check_free`]; also a place that cannot be written.
-    pub fn create(path: &Path, config: &RunConfig) -> Result<RunDir> {
+    pub fn create(path: &Path, config: &str) -> Result<RunDir> {
         RunDir::check_free(path)?;
-        let text = config.to_toml()?;
         let made = !path.exists();
         fs::create_dir_all(path).with_context(|| {
             format!(
@@ -67,7 +65,7 @@ impl RunDir {
                 path.display()
             )
         })?;
-        if let Err(error) = atomic::write(&path.join("config.toml"), text.as_bytes()) {
+        if let Err(error) = atomic::write(&path.join("config.toml"), config.as_bytes()) {
             if made {
                 // Best effort: the failure to report is the write's.
                 let _ = fs::remove_dir(path);
@@ -87,7 +85,7 @@ impl RunDir {
         let Ok(lock) = File::open(path.join("config.toml")) else {
             bail!(BadUsage(format!(
                 "expected a run directory, found {shown} without a readable config.toml; name a \
-                 directory that `ndarts search --out` made"
+                 directory that `ndarts search --out` or `ndarts train --out` made"
             )));
         };
         hold(&lock, path)?;
@@ -194,7 +192,7 @@ mod tests {
     fn a_directory_with_something_in_it_is_refused_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("thesis.txt"), "mine").unwrap();
-        let error = RunDir::create(folder.path(), &sample()).err().unwrap();
+        let error = RunDir::create(folder.path(), &sample().to_toml().unwrap()).err().unwrap();
         assert!(error.is::<BadUsage>());
         assert!(error.to_string().contains("thesis.txt"));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -204,7 +202,7 @@ mod tests {
     fn a_run_that_another_holds_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("run");
-        let held = RunDir::create(&out, &sample()).unwrap();
+        let held = RunDir::create(&out, &sample().to_toml().unwrap()).unwrap();
         assert!(
             RunDir::open(&out)
                 .err()

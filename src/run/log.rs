@@ -1,5 +1,6 @@
 //! `log.jsonl`: one JSON object a line, tagged by `kind`: `start`, then a `round` each round and an
-//! `epoch` each epoch. Appended to as the search goes; the checkpoint records its length, and a
+//! `epoch` each epoch of a search; a `step` every few steps and a `train-epoch` each epoch of a
+//! training. Appended to as the search goes; the checkpoint records its length, and a
 //! resume cuts it back to that, so the log of an interrupted run is the log of an unbroken one.
 
 use std::fs::{File, OpenOptions};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::search::record::{EpochRecord, RoundRecord};
+use crate::train::record::{StepRecord, TrainEpochRecord};
 
 /// What opens a log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +37,10 @@ pub enum Line {
     Round(RoundRecord),
     /// A finished epoch.
     Epoch(EpochRecord),
+    /// Steps of a training.
+    Step(StepRecord),
+    /// A finished epoch of a training.
+    TrainEpoch(TrainEpochRecord),
 }
 
 /// The log of a run in progress.
@@ -101,6 +107,10 @@ pub struct History {
     pub rounds: Vec<RoundRecord>,
     /// Epochs, in order.
     pub epochs: Vec<EpochRecord>,
+    /// Steps of a training, in order.
+    pub steps: Vec<StepRecord>,
+    /// Epochs of a training, in order.
+    pub train_epochs: Vec<TrainEpochRecord>,
 }
 
 /// Reads a log. A last line without its newline is one that a kill cut short; it is left out.
@@ -139,6 +149,8 @@ pub fn parse(text: &str) -> Result<History> {
             Line::Start(start) => history.start = Some(start),
             Line::Round(round) => history.rounds.push(round),
             Line::Epoch(epoch) => history.epochs.push(epoch),
+            Line::Step(step) => history.steps.push(step),
+            Line::TrainEpoch(epoch) => history.train_epochs.push(epoch),
         }
     }
     Ok(history)

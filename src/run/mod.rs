@@ -1,6 +1,6 @@
 //! A run directory and its life: settings, log, TensorBoard events, checkpoints, resume, report.
 //!
-//! [`drive`] carries a search from round to round and keeps the directory such that a kill at any
+//! [`drive`] carries a search or a training from round to round and keeps the directory such that a kill at any
 //! moment loses at most the rounds since the last checkpoint.
 
 pub mod atomic;
@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod directory;
 pub mod drive;
+pub mod evaluation;
 pub mod events;
 pub mod log;
 pub mod paper;

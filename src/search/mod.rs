@@ -16,6 +16,7 @@ use crate::device::Device;
 use crate::network::Supernet;
 use crate::network::parameters::{Parameter, initial_theta};
 use crate::network::state_dict::NamedTensor;
+pub use crate::network::state_dict::{Snapshot, load_tensors, state_tensors};
 use crate::ops::relax::softmax;
 use crate::optim::{Adam, Sgd, sgd::cosine};
 use crate::space::{Genotype, derive};
@@ -46,17 +47,6 @@ pub enum SearchError {
         /// The last finite gradient norm.
         last_norm: f64,
     },
-}
-
-/// Everything a search needs to continue, but its settings.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// ω and α under PyTorch's names.
-    pub weights: Vec<NamedTensor>,
-    /// Optimiser vectors, in θ's layout.
-    pub optimizer: Vec<NamedTensor>,
-    /// Counters.
-    pub state: serde_json::Value,
 }
 
 /// Counters of a search; the rest follows from them and the seed.
@@ -331,6 +321,7 @@ impl Search {
         };
         Snapshot {
             weights: state_tensors(&self.parameters, &self.theta),
+            integers: Vec::new(),
             optimizer: vec![
                 vector("sgd.momentum", &self.sgd.buffer),
                 vector("adam.m", &self.adam.m),
@@ -391,45 +382,4 @@ impl Search {
 
 fn finite_or_zero(value: f64) -> f64 {
     if value.is_finite() { value } else { 0.0 }
-}
-
-/// θ as tensors under PyTorch's names and shapes.
-pub fn state_tensors(parameters: &[Parameter], theta: &[f32]) -> Vec<NamedTensor> {
-    let tensor = |p: &Parameter| NamedTensor {
-        name: p.name.clone(),
-        shape: p.shape.clone(),
-        data: p.to_torch(theta),
-    };
-    parameters.iter().map(tensor).collect()
-}
-
-/// Fills θ from tensors under PyTorch's names.
-///
-/// # Errors
-/// A tensor that is missing or has another shape: the message names the first.
-pub fn load_tensors(
-    parameters: &[Parameter],
-    tensors: &[NamedTensor],
-    theta: &mut [f32],
-) -> anyhow::Result<()> {
-    let by_name: std::collections::HashMap<_, _> =
-        tensors.iter().map(|t| (t.name.as_str(), t)).collect();
-    for parameter in parameters {
-        let name = &parameter.name;
-        let found = by_name.get(name.as_str()).with_context(|| {
-            format!(
-                "checkpoint: tensor `{name}` is missing; it belongs to another space, --channels or \
-                 --cells"
-            )
-        })?;
-        ensure!(
-            found.shape == parameter.shape,
-            "checkpoint: tensor `{name}`: expected shape {:?}, found {:?}; it belongs to another \
-             space, --channels or --cells",
-            parameter.shape,
-            found.shape
-        );
-        parameter.from_torch(&found.data, theta);
-    }
-    Ok(())
 }

@@ -11,10 +11,12 @@
 mod darts;
 pub mod layers;
 mod nb201;
+pub mod record;
 
 use anyhow::{Result, ensure};
 
 use crate::space::Genotype;
+pub use record::{Network, Norm, Recording};
 pub use layers::{Kind, Layer, Part, Tensor, TensorId, TensorShape, Window};
 
 /// Size of the images that ImageNet networks are made for, pixels.

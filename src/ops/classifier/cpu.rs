@@ -24,6 +24,12 @@ fn rows(op: &Classifier, cx: &Context) -> Rows {
     }
 }
 
+/// This classifier's logits of image `n`.
+fn logits(op: &Classifier, cx: &Context, n: usize) -> View {
+    let first = if op.loss.auxiliary { op.batch } else { 0 };
+    cx.logits.part((first + n) * op.classes, op.classes)
+}
+
 /// Calls `pixel(index of pixel, its channels)` for an image.
 fn pixels(of: Dense, image: usize, mut pixel: impl FnMut(usize, &mut [f32])) {
     for y in 0..of.height {
@@ -93,30 +99,44 @@ pub(super) fn forward(op: &Classifier, cx: &Context) {
     for n in 0..op.batch {
         let pooled = rows.pooled.part(n * op.channels, op.channels).read();
         linear(pooled, weight, bias.iter().map(|&b| f64::from(b)), &mut row);
-        let logits = cx.logits.part(n * op.classes, op.classes).write();
+        let logits = logits(op, cx, n).write();
         for (to, &l) in logits.iter_mut().zip(&row) {
             *to = l as f32;
         }
         let label = cx.labels[n] as usize;
         let (log_sum, _) = softmax(logits);
-        outcome.loss += (log_sum - f64::from(logits[label])) / op.batch as f64;
+        let smoothing = f64::from(op.loss.smoothing);
+        let mut loss = log_sum - (1.0 - smoothing) * f64::from(logits[label]);
+        if smoothing > 0.0 {
+            let total: f64 = logits.iter().map(|&l| f64::from(l)).sum();
+            loss -= smoothing / op.classes as f64 * total;
+        }
+        outcome.loss += f64::from(op.loss.weight) * loss / op.batch as f64;
+        if op.loss.auxiliary {
+            continue;
+        }
         // Rank by strictly greater logits; a NaN anywhere counts as a miss.
         let above = logits.iter().filter(|&&l| l > logits[label]).count();
         let finite = logits.iter().all(|l| l.is_finite());
         outcome.top1 += usize::from(finite && above == 0);
         outcome.top5 += usize::from(finite && above < 5);
     }
-    *cx.outcome.lock().expect("no panic holds it") = outcome;
+    let mut total = cx.outcome.lock().expect("no panic holds it");
+    total.loss += outcome.loss;
+    total.top1 += outcome.top1;
+    total.top5 += outcome.top5;
 }
 
 /// l̄ from the logits.
 fn fill_bar(op: &Classifier, cx: &Context, rows: &Rows) {
     for n in 0..op.batch {
         let bar = rows.bar.part(n * op.classes, op.classes).write();
-        let (_, probabilities) = softmax(cx.logits.part(n * op.classes, op.classes).read());
+        let (_, probabilities) = softmax(logits(op, cx, n).read());
+        let (smoothing, weight) = (f64::from(op.loss.smoothing), f64::from(op.loss.weight));
         for (k, (to, p)) in bar.iter_mut().zip(probabilities).enumerate() {
             let hit = f64::from(u8::from(cx.labels[n] as usize == k));
-            *to = ((p - hit) / op.batch as f64) as f32;
+            let target = (1.0 - smoothing) * hit + smoothing / op.classes as f64;
+            *to = (weight * (p - target) / op.batch as f64) as f32;
         }
     }
 }
@@ -230,11 +250,11 @@ pub(super) fn tangent_backward(op: &Classifier, cx: &Context) {
             first.iter().copied(),
             &mut second,
         );
-        let logits = cx.logits.part(n * op.classes, op.classes).read();
+        let logits = logits(op, cx, n).read();
         let mean: f64 = softmax(logits).1.zip(&second).map(|(p, &l)| p * l).sum();
         let bar_dot = rows.bar_dot.part(n * op.classes, op.classes).write();
         for ((to, p), &l) in bar_dot.iter_mut().zip(softmax(logits).1).zip(&second) {
-            *to = (p * (l - mean) / op.batch as f64) as f32;
+            *to = (f64::from(op.loss.weight) * p * (l - mean) / op.batch as f64) as f32;
         }
     }
     let gradient = cx.parameter_gradient(op.weight).write();

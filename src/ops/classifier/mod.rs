@@ -5,6 +5,10 @@
 //! l̄ = (softmax l − onehot)/N      W̄ = gᵀ l̄      b̄ = Σ l̄      f̄ = l̄·Wᵀ/(HW)
 //! ```
 //!
+//! With label smoothing ε (Szegedy et al. 2016) the target is (1 − ε)·onehot + ε/K of K classes. A
+//! tape may have a second, *auxiliary* classifier, whose loss enters with a weight and whose hits do
+//! not count.
+//!
 //! and along a direction, with p = softmax l:
 //!
 //! ```text
@@ -27,6 +31,28 @@ pub struct Classifier {
     batch: usize,
     channels: usize,
     classes: usize,
+    loss: Loss,
+}
+
+/// How a classifier's loss is made, and where its logits go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Loss {
+    /// Factor of this loss in the tape's.
+    pub weight: f32,
+    /// ε of label smoothing.
+    pub smoothing: f32,
+    /// Whether this is an auxiliary classifier: logits behind the main one's, hits not counted.
+    pub auxiliary: bool,
+}
+
+impl Default for Loss {
+    fn default() -> Loss {
+        Loss {
+            weight: 1.0,
+            smoothing: 0.0,
+            auxiliary: false,
+        }
+    }
 }
 
 impl Classifier {
@@ -35,8 +61,8 @@ impl Classifier {
         graph: &Graph,
         features: ActivationId,
         relu: bool,
-        weight: ParameterId,
-        bias: ParameterId,
+        (weight, bias): (ParameterId, ParameterId),
+        loss: Loss,
     ) -> Classifier {
         let channels = graph.activation(features).channels;
         let classes = graph.parameters[bias.0].len;
@@ -48,6 +74,7 @@ impl Classifier {
             batch: graph.batch,
             channels,
             classes,
+            loss,
         }
     }
 

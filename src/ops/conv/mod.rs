@@ -13,6 +13,9 @@
 //! image shifted by one pixel, side by side on channels: a 2×2 window of which tap (0, 0) feeds the
 //! first half of the channels and tap (1, 1) the second.
 //!
+//! **One axis** (1×7, 7×1): the middle row or column of a square window; other taps are never
+//! visited. **2×2 at stride 2** on a 2×2 map is the auxiliary head's convolution without padding.
+//!
 //! **Bias** is for outputs that batch norm reads, as NAS-Bench-201 has it. Batch norm removes it
 //! again, so ∂L/∂b and every product's part for b are zero exactly, not to rounding.
 
@@ -81,6 +84,30 @@ impl Conv {
             "a bias is normalised away"
         );
         Conv::planned(graph, (input, output), (kernel, stride), relu, parts, bias)
+    }
+
+    /// A convolution along one axis: `[k, Cin, Cout]` weights on the middle row (`vertical`: column)
+    /// of a k×k window, into a plain output.
+    pub fn along(
+        graph: &Graph,
+        (input, output): (ActivationId, ActivationId),
+        (kernel, stride): (usize, usize),
+        vertical: bool,
+        relu: bool,
+        weight: ParameterId,
+    ) -> Conv {
+        let middle = kernel / 2;
+        let tap = |i: usize| match vertical {
+            true => i * kernel + middle,
+            false => middle * kernel + i,
+        };
+        let parts = vec![Part {
+            weight,
+            taps: (0..kernel).map(tap).collect(),
+            first: 0,
+            channels: graph.activation(output).channels,
+        }];
+        Conv::planned(graph, (input, output), (kernel, stride), relu, parts, None)
     }
 
     /// Factorized reduction with two `[Cin, Cout/2]` weights; H and W are even.
@@ -176,7 +203,7 @@ impl Conv {
 
 impl Op for Conv {
     fn name(&self) -> &'static str {
-        if self.window.kernel == 2 {
+        if self.parts.len() == 2 {
             "factorized_reduce"
         } else {
             "conv"

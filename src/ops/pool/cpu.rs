@@ -19,6 +19,7 @@ use std::ops::Range;
 fn window(kind: Kind, stride: usize, at: usize, size: usize) -> Range<usize> {
     match kind {
         Kind::Average2 => at * stride..at * stride + 2,
+        Kind::Average5 => at * stride..at * stride + 5,
         Kind::Average3 | Kind::Maximum3 => {
             (at * stride).saturating_sub(1)..(at * stride + 2).min(size)
         }
@@ -139,7 +140,7 @@ impl Window {
                     }
                     sum
                 }
-                Kind::Average3 | Kind::Average2 => {
+                Kind::Average3 | Kind::Average2 | Kind::Average5 => {
                     let base = dot.unwrap_or(self.x);
                     let share = 1.0 / (rows.len() * columns.len()) as f32;
                     let mut sum = zero;
@@ -183,7 +184,7 @@ impl Window {
         unsafe {
             let best = match kind {
                 Kind::Maximum3 => Some(self.maximum::<V>(rows.clone(), columns.clone())),
-                Kind::Average3 | Kind::Average2 => None,
+                Kind::Average3 | Kind::Average2 | Kind::Average5 => None,
             };
             let share = g.mul(V::splat(1.0 / (rows.len() * columns.len()) as f32));
             let mut rest = g;
@@ -224,14 +225,14 @@ impl Kernel for Task<'_> {
         let (x_dot, scratch) = Padded::carve(scratch, op.size, op.channels, 0);
         let (x_bar, scratch) = Padded::carve(scratch, op.size, op.channels, 0);
         let (row, row_dot) = scratch.split_at_mut(op.size[1] * step);
-        let reader = Reader::new(cx, op.input, false, tangent);
+        let reader = Reader::new(cx, op.input, op.relu, tangent);
         let role = if mode == Mode::Backward {
             Role::Adjoint
         } else {
             Role::AdjointTangent
         };
         let to = match mode {
-            Mode::Backward | Mode::TangentBackward => InputAdjoint::new(cx, op.input, role, false),
+            Mode::Backward | Mode::TangentBackward => InputAdjoint::new(cx, op.input, role, op.relu),
             Mode::Forward | Mode::Tangent => None,
         };
         let sums = partial.part(op.chunk_len() - 2 * step, 2 * step).write();

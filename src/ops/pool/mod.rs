@@ -1,4 +1,5 @@
-//! Pooling: 3×3 average (padding not counted), 3×3 maximum, 2×2 average, with batch statistics.
+//! Pooling: 3×3 average (padding not counted), 3×3 maximum, 2×2 and 5×5 average, with batch
+//! statistics; of x or of relu(x).
 //!
 //! ```text
 //! avg: z[y] = Σ_{window ∩ image} x / |window ∩ image|       max: z[y] = max_{window ∩ image} x
@@ -28,6 +29,8 @@ pub enum Kind {
     Maximum3,
     /// 2×2 average without padding.
     Average2,
+    /// 5×5 average without padding: an auxiliary head's.
+    Average5,
 }
 
 /// One pool of an entry: kind and output.
@@ -42,6 +45,7 @@ pub struct Branch {
 /// A tape entry: pools of one input with one stride.
 pub struct Pool {
     input: ActivationId,
+    relu: bool,
     stride: usize,
     branches: Vec<Branch>,
     size: [usize; 2],
@@ -50,13 +54,20 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Pools `input` with `stride`.
-    pub fn new(graph: &Graph, input: ActivationId, stride: usize, branches: Vec<Branch>) -> Pool {
+    /// Pools `input`, or its relu, with `stride`.
+    pub fn new(
+        graph: &Graph,
+        input: ActivationId,
+        relu: bool,
+        stride: usize,
+        branches: Vec<Branch>,
+    ) -> Pool {
         let from = graph.activation(input);
         assert!(!from.normalised, "a pool reads a plain activation");
         let (size, channels, batch) = ([from.height, from.width], from.channels, graph.batch);
         Pool {
             input,
+            relu,
             stride,
             branches,
             size,
@@ -69,6 +80,7 @@ impl Pool {
     pub fn output_size(kind: Kind, stride: usize, size: [usize; 2]) -> [usize; 2] {
         match kind {
             Kind::Average2 => size.map(|s| (s - 2) / stride + 1),
+            Kind::Average5 => size.map(|s| (s - 5) / stride + 1),
             Kind::Average3 | Kind::Maximum3 => size.map(|s| s.div_ceil(stride)),
         }
     }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::config::RunConfig;
+use super::config::{self, RunConfig, TrainConfig};
 use super::log::{self, History};
-use super::{BadUsage, atomic};
+use super::{BadUsage, atomic, evaluation};
 use crate::search::record::EpochRecord;
 use crate::space::Genotype;
 
@@ -17,6 +17,7 @@ mod cells;
 mod charts;
 mod palette;
 mod sections;
+mod training;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -32,12 +33,21 @@ pub fn write(dir: &Path) -> Result<PathBuf> {
     if !settings.is_file() {
         bail!(BadUsage(format!(
             "RUN_DIR: expected a run directory, found {} without a config.toml; name a directory \
-             that `ndarts search --out` made",
+             that `ndarts search --out` or `ndarts train --out` made",
             dir.display()
         )));
     }
-    let config = RunConfig::read(&settings)?;
     let log = dir.join("log.jsonl");
+    let path = dir.join("report.html");
+    if config::is_training(&settings) {
+        let config = TrainConfig::read(&settings)?;
+        let history = log::read(&log)?;
+        let page = training::page(&config, &history, evaluation::read(dir)?.as_ref())
+            .with_context(|| log.display().to_string())?;
+        atomic::write(&path, page.as_bytes())?;
+        return Ok(path);
+    }
+    let config = RunConfig::read(&settings)?;
     let history = log::read(&log)?;
     ensure!(
         !history.rounds.is_empty(),
@@ -45,10 +55,11 @@ pub fn write(dir: &Path) -> Result<PathBuf> {
         log.display()
     );
     let page = page(&config, &history).with_context(|| log.display().to_string())?;
-    let path = dir.join("report.html");
     atomic::write(&path, page.as_bytes())?;
     Ok(path)
 }
+
+pub use training::evaluation as evaluation_page;
 
 /// The whole page.
 fn page(config: &RunConfig, history: &History) -> Result<String> {
@@ -56,11 +67,11 @@ fn page(config: &RunConfig, history: &History) -> Result<String> {
     let mut body = sections::summary(config, history);
     if let Some(epoch) = history.epochs.last() {
         let genotype = genotype(epoch)?;
-        body += &sections::genotype(&genotype);
+        body += &sections::genotype("Found architecture", &genotype);
     }
     body += &sections::curves(history)?;
     body += &sections::op_weights(space, &history.epochs)?;
-    body += &sections::settings(config)?;
+    body += &sections::settings(&config.to_toml()?);
     let title = format!(
         "ndarts: {} on {}",
         space.name(),
@@ -124,6 +135,7 @@ mod tests {
             start: None,
             rounds: (1..=6).map(round).collect(),
             epochs: (0..2).map(|number| epoch(number, CELL)).collect(),
+            ..History::default()
         }
     }
 

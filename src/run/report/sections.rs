@@ -44,19 +44,21 @@ pub fn summary(config: &RunConfig, history: &History) -> String {
         }
         None => facts.push(("epochs", "none finished yet".into())),
     }
-    let mut html = format!(
-        "<h1>Search in the {} space</h1>\n<dl class=\"facts\">\n",
-        settings.space
-    );
+    headed(&format!("Search in the {} space", settings.space), &facts)
+}
+
+/// A title and facts under it, all HTML already.
+pub(super) fn headed(title: &str, facts: &[(&str, String)]) -> String {
+    let mut html = format!("<h1>{title}</h1>\n<dl class=\"facts\">\n");
     for (name, value) in facts {
         let _ = writeln!(html, "<div><dt>{name}</dt><dd>{value}</dd></div>");
     }
     html + "</dl>\n"
 }
 
-/// The cells, and the text to paste.
-pub fn genotype(genotype: &Genotype) -> String {
-    let mut html = String::from("<section>\n<h2>Found architecture</h2>\n<div class=\"cells\">\n");
+/// The cells, and the text to paste, under `title`.
+pub fn genotype(title: &str, genotype: &Genotype) -> String {
+    let mut html = format!("<section>\n<h2>{title}</h2>\n<div class=\"cells\">\n");
     for cell in genotype.cells() {
         let _ = writeln!(
             html,
@@ -196,17 +198,10 @@ pub fn op_weights(space: Space, epochs: &[EpochRecord]) -> Result<String> {
     Ok(html + "</section>\n")
 }
 
-/// All settings, under the flags' names.
-///
-/// # Errors
-///
-/// Settings that TOML cannot hold.
-pub fn settings(config: &RunConfig) -> Result<String> {
+/// All settings, under the flags' names: the lines of a `config.toml`.
+pub fn settings(config: &str) -> String {
     let mut html = String::from("<section>\n<h2>Settings</h2>\n<table>\n");
-    for line in config
-        .to_toml()?
-        .lines()
-        .filter(|line| !line.starts_with('#'))
+    for line in config.lines().filter(|line| !line.starts_with('#'))
     {
         let (key, value) = line.split_once(" = ").unwrap_or((line, ""));
         // Mean and deviation that were not stated.
@@ -222,7 +217,7 @@ pub fn settings(config: &RunConfig) -> Result<String> {
             escape(value.trim_matches('"'))
         );
     }
-    Ok(html + "</table>\n</section>\n")
+    html + "</table>\n</section>\n"
 }
 
 fn series(
@@ -286,7 +281,7 @@ fn chart(title: &str, y: Option<(f64, f64)>, curves: Vec<Series>) -> Result<Stri
 }
 
 /// A titled chart with its legend; nothing where no curve has a point.
-fn figure(
+pub(super) fn figure(
     title: &str,
     x_label: &'static str,
     y: Option<(f64, f64)>,
@@ -349,7 +344,7 @@ fn caption(cell: &str) -> String {
 }
 
 /// Seconds as `1 h 2 min`, `3 min 4 s` or `5.6 s`.
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     if seconds < 60.0 {
         return format!("{seconds:.1} s");
     }

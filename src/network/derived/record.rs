@@ -1,0 +1,581 @@
+//! Records a derived network on a tape, from the list of layers that describes it.
+//!
+//! The list has a layer a PyTorch module; the tape has fused ops. Relu, the crop of a factorized
+//! reduction, a depthwise convolution and the first halves of pairs are therefore kept back as a
+//! [`Value`] until the layer that reads them, which takes them in. Batch norm is materialised, as
+//! every reader of a derived network applies relu to it or adds it up. A cell's concatenated nodes
+//! are slices of one activation.
+//!
+//! Layers that no logit depends on (a node that is not concatenated, an input that no edge reads)
+//! have parameters, as in PyTorch, but no entry on the tape: their gradient is zero.
+
+use super::layers::{Kind, Layer, Part, TensorId, Window};
+use super::{Derived, TensorShape};
+use crate::autograd::Tape;
+use crate::network::Recorder;
+use crate::network::parameters::{Initialisation, Layout, Parameter};
+use crate::ops::classifier::Loss;
+use crate::ops::mix;
+use crate::ops::pool;
+use crate::ops::separable::{Branch, Group};
+use crate::ops::sum::Term;
+use crate::ops::{ActivationId, ParameterId, Scale};
+use std::collections::HashMap;
+
+/// What a tape needs beyond the network itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Recording {
+    /// Images a batch.
+    pub batch: usize,
+    /// Whether branches get factors for drop path.
+    pub drop_path: bool,
+    /// Factor of the auxiliary head's loss.
+    pub auxiliary_weight: f32,
+    /// ε of label smoothing.
+    pub smoothing: f32,
+}
+
+/// A batch norm of the network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Norm {
+    /// Path of its module.
+    pub name: String,
+    /// Channels.
+    pub channels: usize,
+    /// What it normalises; none where no logit depends on it.
+    pub z: Option<ActivationId>,
+    /// Values a channel in a batch.
+    pub count: usize,
+}
+
+/// A recorded network.
+pub struct Network {
+    /// The tape.
+    pub tape: Tape,
+    /// Every trainable tensor, in `state_dict` order.
+    pub parameters: Vec<Parameter>,
+    /// Every batch norm, in the same order.
+    pub norms: Vec<Norm>,
+}
+
+impl Derived {
+    /// Records the network for batches of a fixed size.
+    pub fn record(&self, recording: &Recording) -> Network {
+        let [height, width] = self.tensors[0].size;
+        let recorder = Recorder {
+            tape: Tape::new(recording.batch, height, width),
+            parameters: Vec::new(),
+        };
+        let mut walk = Walk {
+            derived: self,
+            recording,
+            values: HashMap::from([(TensorId(0), Value::Plain(recorder.tape.images))]),
+            readers: readers(self),
+            places: places(self),
+            wholes: HashMap::new(),
+            norms: Vec::new(),
+            recorder,
+        };
+        let live = live(self);
+        for (layer, live) in self.layers.iter().zip(live) {
+            walk.layer(layer, live);
+        }
+        let Walk {
+            recorder, norms, ..
+        } = walk;
+        let network = recorder.finish();
+        Network {
+            tape: network.tape,
+            parameters: network.parameters,
+            norms,
+        }
+    }
+}
+
+/// Which layers a logit depends on.
+fn live(derived: &Derived) -> Vec<bool> {
+    let mut needed = vec![false; derived.tensors.len()];
+    needed[derived.logits.0] = true;
+    if let Some(auxiliary) = derived.auxiliary_logits {
+        needed[auxiliary.0] = true;
+    }
+    let mut live = vec![false; derived.layers.len()];
+    for (layer, live) in derived.layers.iter().zip(&mut live).rev() {
+        *live = needed[layer.output.0];
+        if *live && !matches!(layer.kind, Kind::Zero { .. }) {
+            for input in &layer.inputs {
+                needed[input.0] = true;
+            }
+        }
+    }
+    live
+}
+
+/// The layers that read each tensor.
+fn readers(derived: &Derived) -> Vec<Vec<usize>> {
+    let mut readers = vec![Vec::new(); derived.tensors.len()];
+    for (number, layer) in derived.layers.iter().enumerate() {
+        for input in &layer.inputs {
+            readers[input.0].push(number);
+        }
+    }
+    readers
+}
+
+/// For a node that a live concatenation takes in: the whole, and the node's first channel in it.
+fn places(derived: &Derived) -> HashMap<TensorId, (TensorId, usize)> {
+    let mut places = HashMap::new();
+    let sums: HashMap<TensorId, &Layer> = derived
+        .layers
+        .iter()
+        .filter(|layer| matches!(layer.kind, Kind::Sum { .. }))
+        .map(|layer| (layer.output, layer))
+        .collect();
+    for (layer, live) in derived.layers.iter().zip(live(derived)) {
+        let nodes = layer.inputs.iter().all(|input| sums.contains_key(input));
+        if live && layer.kind == Kind::Concatenate && layer.inputs.len() > 1 && nodes {
+            let mut first = 0;
+            for &input in &layer.inputs {
+                places.insert(input, (layer.output, first));
+                first += derived.tensors[input.0].channels;
+            }
+        }
+    }
+    places
+}
+
+/// What a tensor is on the tape.
+#[derive(Clone, Copy, Debug)]
+enum Value {
+    /// An activation.
+    Plain(ActivationId),
+    /// relu of one, taken by its readers.
+    Relu(ActivationId),
+    /// relu of one without its first row and column.
+    Cropped(ActivationId),
+    /// The depthwise half of a separable convolution of relu of an activation.
+    Depthwise(ActivationId, Window, ParameterId),
+    /// A pointwise half of a factorized reduction of relu of an activation.
+    Half(ActivationId, ParameterId),
+    /// Zeros.
+    Zero,
+}
+
+struct Walk<'a> {
+    derived: &'a Derived,
+    recording: &'a Recording,
+    values: HashMap<TensorId, Value>,
+    readers: Vec<Vec<usize>>,
+    places: HashMap<TensorId, (TensorId, usize)>,
+    /// Activations of concatenations, made when their first node is.
+    wholes: HashMap<TensorId, ActivationId>,
+    norms: Vec<Norm>,
+    recorder: Recorder,
+}
+
+impl Walk<'_> {
+    fn layer(&mut self, layer: &Layer, live: bool) {
+        let parameters: Vec<ParameterId> = layer
+            .parameters()
+            .into_iter()
+            .map(|tensor| self.parameter(layer, tensor))
+            .collect();
+        if layer.kind == Kind::BatchNorm {
+            self.note_norm(layer, live);
+        }
+        if !live {
+            return;
+        }
+        let first = self.recorder.tape.ops.len();
+        if let Some(value) = self.record(layer, &parameters) {
+            self.values.insert(layer.output, value);
+        }
+        if layer.part == Part::Auxiliary {
+            let tape = &mut self.recorder.tape;
+            let start = if tape.training_only.is_empty() {
+                first
+            } else {
+                tape.training_only.start
+            };
+            tape.training_only = start..tape.ops.len();
+        }
+    }
+
+    /// A trainable tensor, drawn as PyTorch draws it.
+    fn parameter(&mut self, layer: &Layer, tensor: TensorShape) -> ParameterId {
+        let TensorShape { name, shape } = tensor;
+        let (layout, initialisation) = match (&layer.kind, shape.len()) {
+            (Kind::BatchNorm, _) => {
+                let start = if name.ends_with(".weight") { 1.0 } else { 0.0 };
+                (Layout::Same, Initialisation::Constant(start))
+            }
+            (_, 4) => (Layout::Conv, Recorder::uniform(shape[1..].iter().product())),
+            (_, 2) => (Layout::Linear, Recorder::uniform(shape[1])),
+            // A bias has the bound of its weight, whose inputs are the layer's.
+            _ => {
+                let inputs = self.derived.tensors[layer.inputs[0].0].channels;
+                (Layout::Same, Recorder::uniform(inputs))
+            }
+        };
+        self.recorder.add(name, shape, layout, initialisation)
+    }
+
+    fn note_norm(&mut self, layer: &Layer, live: bool) {
+        let tensor = self.derived.tensors[layer.output.0];
+        let z = live.then(|| self.plain(layer.inputs[0]));
+        self.norms.push(Norm {
+            name: layer.name.clone(),
+            channels: tensor.channels,
+            z,
+            count: self.recording.batch * tensor.size[0] * tensor.size[1],
+        });
+    }
+
+    fn value(&self, id: TensorId) -> Value {
+        self.values[&id]
+    }
+
+    fn plain(&self, id: TensorId) -> ActivationId {
+        match self.value(id) {
+            Value::Plain(activation) => activation,
+            other => unreachable!("the layers of a derived network never read {other:?} like this"),
+        }
+    }
+
+    /// An activation, and whether its relu is meant.
+    fn maybe_relu(&self, id: TensorId) -> (ActivationId, bool) {
+        match self.value(id) {
+            Value::Relu(activation) => (activation, true),
+            _ => (self.plain(id), false),
+        }
+    }
+
+    /// Whether the only reader of a tensor is of this kind.
+    fn read_by(&self, id: TensorId, kind: impl Fn(&Kind) -> bool) -> bool {
+        let readers = &self.readers[id.0];
+        !readers.is_empty() && readers.iter().all(|&r| kind(&self.derived.layers[r].kind))
+    }
+
+    fn normalised(&self, id: TensorId) -> bool {
+        self.read_by(id, |kind| *kind == Kind::BatchNorm)
+    }
+
+    /// Records one layer; none for logits, which nothing reads.
+    fn record(&mut self, layer: &Layer, parameters: &[ParameterId]) -> Option<Value> {
+        let input = layer.inputs[0];
+        Some(match &layer.kind {
+            Kind::Relu => Value::Relu(self.plain(input)),
+            Kind::Crop => Value::Cropped(self.maybe_relu(input).0),
+            Kind::Zero { .. } => Value::Zero,
+            Kind::GlobalAverage => self.value(input),
+            Kind::Convolution { window, .. } => self.convolution(layer, window, parameters[0]),
+            Kind::BatchNorm => {
+                let affine = (parameters[0], parameters[1]);
+                Value::Plain(self.recorder.tape.norm(self.plain(input), Some(affine)))
+            }
+            Kind::MaxPool(window) => self.pool(input, pool::Kind::Maximum3, window),
+            Kind::AveragePool(window) => {
+                let kind = match window.kernel[0] {
+                    2 => pool::Kind::Average2,
+                    5 => pool::Kind::Average5,
+                    _ => pool::Kind::Average3,
+                };
+                self.pool(input, kind, window)
+            }
+            Kind::Sum { drop_path } => self.sum(layer, drop_path),
+            Kind::Concatenate => self.concatenate(layer),
+            Kind::Linear => {
+                self.linear(layer, (parameters[0], parameters[1]));
+                return None;
+            }
+        })
+    }
+
+    fn pool(&mut self, input: TensorId, kind: pool::Kind, window: &Window) -> Value {
+        let input = self.maybe_relu(input);
+        let stride = window.stride[0];
+        Value::Plain(self.recorder.tape.pool_of(input, stride, &[kind], false)[0])
+    }
+
+    fn convolution(&mut self, layer: &Layer, window: &Window, weight: ParameterId) -> Value {
+        let (input, output) = (layer.inputs[0], layer.output);
+        let cout = self.derived.tensors[output.0].channels;
+        let normalised = self.normalised(output);
+        if let Value::Depthwise(state, first, depthwise) = self.value(input) {
+            let size = self.derived.tensors[output.0].size;
+            let z = self.recorder.tape.activation(size, cout, normalised);
+            let branch = Branch {
+                kernel: first.kernel[0],
+                stride: first.stride[0],
+                dilation: first.dilation,
+                depthwise,
+                pointwise: weight,
+                output: z,
+            };
+            self.recorder.tape.separable(vec![Group {
+                input: state,
+                branches: vec![branch],
+            }]);
+            return Value::Plain(z);
+        }
+        if let Value::Cropped(state) = self.value(input) {
+            return Value::Half(state, weight);
+        }
+        let (state, relu) = self.maybe_relu(input);
+        let pointwise = |kind: &Kind| {
+            matches!(kind, Kind::Convolution { window, .. } if window.kernel == [1, 1])
+        };
+        if relu && self.read_by(output, pointwise) {
+            return Value::Depthwise(state, *window, weight);
+        }
+        let [rows, columns] = window.kernel;
+        if rows != columns {
+            // The stride of the first is taken by the second, which skips what it would not need.
+            let vertical = rows > columns;
+            let stride = if vertical { window.stride[0] } else { 1 };
+            let shape = (rows.max(columns), stride);
+            let kind = (relu, normalised);
+            let tape = &mut self.recorder.tape;
+            return Value::Plain(tape.conv_along(state, shape, vertical, kind, weight));
+        }
+        if rows == 1 && window.stride == [2, 2] {
+            return Value::Half(state, weight);
+        }
+        // Without padding a 2×2 window has one place on a 2×2 map: that of stride 2.
+        let stride = if rows == 2 { 2 } else { window.stride[0] };
+        let parameters = (weight, None);
+        let tape = &mut self.recorder.tape;
+        Value::Plain(tape.conv(state, (rows, stride), cout, relu, normalised, parameters))
+    }
+
+    fn sum(&mut self, layer: &Layer, drop_path: &[bool]) -> Value {
+        let terms: Vec<(ActivationId, bool)> = layer
+            .inputs
+            .iter()
+            .zip(drop_path)
+            .filter(|(input, _)| !matches!(self.value(**input), Value::Zero))
+            .map(|(input, &dropped)| (self.plain(*input), dropped))
+            .collect();
+        let tensor = self.derived.tensors[layer.output.0];
+        let normalised = self.normalised(layer.output);
+        let output = match self.places.get(&layer.output) {
+            Some(&(whole, first)) => {
+                let whole = self.whole(whole);
+                self.recorder.tape.slice(whole, first, tensor.channels)
+            }
+            None => {
+                let tape = &mut self.recorder.tape;
+                tape.activation(tensor.size, tensor.channels, normalised)
+            }
+        };
+        let tape = &mut self.recorder.tape;
+        if normalised {
+            let term = |&(input, _): &(ActivationId, bool)| mix::Term {
+                input,
+                scale: Scale::One,
+            };
+            tape.mix(terms.iter().map(term).collect(), None, output);
+        } else {
+            let term = |(input, dropped): (ActivationId, bool)| Term {
+                input,
+                factor: (dropped && self.recording.drop_path).then(|| tape.factor()),
+            };
+            let terms = terms.into_iter().map(term).collect();
+            tape.sum(terms, output);
+        }
+        Value::Plain(output)
+    }
+
+    fn whole(&mut self, id: TensorId) -> ActivationId {
+        let tensor = self.derived.tensors[id.0];
+        let tape = &mut self.recorder.tape;
+        *self
+            .wholes
+            .entry(id)
+            .or_insert_with(|| tape.activation(tensor.size, tensor.channels, false))
+    }
+
+    fn concatenate(&mut self, layer: &Layer) -> Value {
+        if let Some(&whole) = self.wholes.get(&layer.output) {
+            return Value::Plain(whole);
+        }
+        match layer.inputs.as_slice() {
+            &[only] => self.value(only),
+            &[even, odd] => match (self.value(even), self.value(odd)) {
+                (Value::Half(state, first), Value::Half(_, second)) => {
+                    let cout = self.derived.tensors[layer.output.0].channels;
+                    let tape = &mut self.recorder.tape;
+                    Value::Plain(tape.factorized_reduce(state, cout, [first, second]))
+                }
+                other => unreachable!("nodes are slices of their concatenation, found {other:?}"),
+            },
+            inputs => unreachable!("nodes are slices of their concatenation, found {inputs:?}"),
+        }
+    }
+
+    fn linear(&mut self, layer: &Layer, parameters: (ParameterId, ParameterId)) {
+        let (features, relu) = self.maybe_relu(layer.inputs[0]);
+        let auxiliary = layer.part == Part::Auxiliary;
+        let loss = Loss {
+            weight: if auxiliary {
+                self.recording.auxiliary_weight
+            } else {
+                1.0
+            },
+            smoothing: self.recording.smoothing,
+            auxiliary,
+        };
+        let tape = &mut self.recorder.tape;
+        tape.classifier_with(features, relu, parameters, loss);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::{Executor, Mode};
+    use crate::device::Device;
+    use crate::device::random::{Philox, Purpose};
+    use crate::device::simd::padded;
+    use crate::network::derived::Design;
+    use crate::network::parameters::initial_theta;
+    use crate::ops::update::{axpy, dot, norm};
+    use crate::space::Genotype;
+
+    const NB201: &str =
+        "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_3x3~0|none~1|skip_connect~2|";
+    /// One node of each cell is read by nobody, one term is nothing.
+    const PARTLY_DEAD: &str = "Genotype(normal=[('sep_conv_7x7', 0), ('conv_7x1_1x7', 1), \
+         ('sep_conv_3x3', 0), ('dil_conv_5x5', 1), ('none', 0), ('skip_connect', 2)], \
+         normal_concat=[2, 4], reduce=[('conv_7x1_1x7', 0), ('skip_connect', 1), ('none', 0), \
+         ('none', 1), ('avg_pool_3x3', 1), ('max_pool_3x3', 0)], reduce_concat=[2, 3])";
+
+    fn network(genotype: &str, image_size: usize, drop_path: bool) -> (Network, Vec<f32>) {
+        let genotype: Genotype = genotype.parse().unwrap();
+        let darts = matches!(genotype, Genotype::Darts(_));
+        let design = Design {
+            channels: 4,
+            cells: if darts { 3 } else { 1 },
+            classes: 5,
+            image_size,
+            imagenet: false,
+            auxiliary: darts && image_size == 32,
+        };
+        let network = Derived::new(&genotype, &design).unwrap().record(&Recording {
+            batch: 3,
+            drop_path,
+            auxiliary_weight: 0.4,
+            smoothing: 0.1,
+        });
+        let theta = initial_theta(&network.parameters, 1);
+        (network, theta)
+    }
+
+    fn normal(len: usize, stream: u64) -> Vec<f32> {
+        let philox = Philox::new(3, Purpose::ProbeVector);
+        (0..len as u64)
+            .map(|i| philox.normal4(i / 4, stream)[(i % 4) as usize])
+            .collect()
+    }
+
+    fn loaded(network: Network, image_size: usize) -> Executor {
+        let mut executor = Executor::new(network.tape, Device::Cpu);
+        let images = normal(3 * image_size * image_size * 3, 1);
+        executor.load(&images, &[0, 3, 4]);
+        executor
+    }
+
+    #[test]
+    fn the_gradient_predicts_the_change_of_the_loss_with_head_smoothing_and_drop_path() {
+        for (genotype, size) in [
+            ("DARTS_V2", 32),
+            ("AmoebaNet", 8),
+            (NB201, 8),
+            (PARTLY_DEAD, 8),
+        ] {
+            let (network, theta) = network(genotype, size, true);
+            let mut executor = loaded(network, size);
+            let factors: Vec<f32> = (0..executor.tape().factors * 3)
+                .map(|i| if i % 4 == 0 { 0.0 } else { 1.25 })
+                .collect();
+            executor.set_factors(&factors);
+            let mut gradient = vec![0.0; theta.len()];
+            executor.forward(Mode::Gradient, &theta);
+            executor.backward(&theta, &mut gradient);
+            let expected = dot(&gradient, &gradient);
+            let mut best = f64::INFINITY;
+            for length in [1e-2, 3e-3, 1e-3] {
+                let step = (length / norm(&gradient)) as f32;
+                let mut at = |sign: f32| {
+                    let mut moved = theta.clone();
+                    axpy(sign * step, &gradient, &mut moved);
+                    executor.forward(Mode::Gradient, &moved).loss
+                };
+                let slope = (at(1.0) - at(-1.0)) / (2.0 * f64::from(step));
+                best = best.min((slope / expected - 1.0).abs());
+            }
+            assert!(best < 0.02, "{genotype}: {best}");
+        }
+    }
+
+    #[test]
+    fn inference_with_a_batchs_own_statistics_gives_that_batchs_logits() {
+        for (genotype, size) in [("DARTS_V1", 32), (NB201, 8)] {
+            let (network, theta) = network(genotype, size, false);
+            let norms = network.norms.clone();
+            let mut executor = loaded(network, size);
+            executor.forward(Mode::Gradient, &theta);
+            let trained = executor.logits().to_vec();
+            let (len, at) = executor.stated_layout();
+            let mut stated = vec![0.0; len];
+            for norm in &norms {
+                let z = norm.z.expect("every norm of this network is live");
+                let statistics = executor.statistics(z);
+                assert_eq!(statistics.len(), 2 * padded(norm.channels));
+                stated[at(z)..at(z) + statistics.len()].copy_from_slice(statistics);
+            }
+            drop(at);
+            executor.infer(&theta, stated.clone());
+            assert_eq!(executor.logits(), trained, "{genotype}");
+            // Other statistics give other logits.
+            stated.iter_mut().for_each(|s| *s *= 0.5);
+            executor.infer(&theta, stated);
+            assert_ne!(executor.logits(), trained, "{genotype}");
+        }
+    }
+
+    #[test]
+    fn the_tape_has_the_parameters_that_the_description_counts() {
+        for genotype in ["DARTS_V2", "NASNet", "AmoebaNet", PARTLY_DEAD, NB201] {
+            let (network, theta) = network(genotype, 32, false);
+            let count: usize = network
+                .parameters
+                .iter()
+                .map(|p| p.shape.iter().product::<usize>())
+                .sum();
+            assert_eq!(count, theta.len(), "{genotype}");
+            assert_eq!(network.tape.omega_len, theta.len());
+        }
+    }
+
+    #[test]
+    fn what_no_logit_depends_on_has_parameters_and_no_gradient() {
+        let (network, theta) = network(PARTLY_DEAD, 8, false);
+        let dead: Vec<_> = network
+            .parameters
+            .iter()
+            .filter(|p| p.name.starts_with("cells.0._ops.2."))
+            .map(|p| p.span())
+            .collect();
+        assert!(!dead.is_empty() && network.norms.iter().any(|norm| norm.z.is_none()));
+        let mut executor = loaded(network, 8);
+        let mut gradient = vec![0.0; theta.len()];
+        executor.forward(Mode::Gradient, &theta);
+        executor.backward(&theta, &mut gradient);
+        assert!(gradient.iter().all(|g| g.is_finite()));
+        for span in dead {
+            let part = &gradient[span.offset..span.offset + span.len];
+            assert!(part.iter().all(|&g| g == 0.0));
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! A small tape around one sum: the loss moves as the gradient says, whatever the factors.
+
+use super::Term;
+use crate::autograd::{Executor, Mode, Tape};
+use crate::device::Device;
+
+/// images → conv (3 → 2) → x; y = f₀·x + x + f₁·x; classifier.
+fn executor() -> Executor {
+    let mut tape = Tape::new(2, 2, 2);
+    let weight = tape.weight(3 * 2);
+    let (images, factors) = (tape.images, [tape.factor(), tape.factor()]);
+    let x = tape.conv(images, (1, 1), 2, false, false, (weight, None));
+    let y = tape.activation([2, 2], 2, false);
+    let term = |factor| Term { input: x, factor };
+    tape.sum(
+        vec![term(Some(factors[0])), term(None), term(Some(factors[1]))],
+        y,
+    );
+    let (weight, bias) = (tape.weight(2 * 3), tape.weight(3));
+    tape.classifier(y, false, weight, bias);
+    tape.finish();
+    let mut executor = Executor::new(tape, Device::Cpu);
+    let images: Vec<f32> = (0..24).map(|i| (i as f32 * 0.7).sin()).collect();
+    executor.load(&images, &[0, 2]);
+    executor
+}
+
+fn theta() -> Vec<f32> {
+    (0..15).map(|i| (i as f32 * 1.3).cos()).collect()
+}
+
+#[test]
+fn a_term_that_stands_twice_and_a_dropped_one_give_the_gradient_of_the_loss() {
+    let mut executor = executor();
+    executor.set_factors(&[0.0, 1.25, 1.25, 0.0]);
+    let theta = theta();
+    let mut gradient = vec![0.0; theta.len()];
+    executor.forward(Mode::Gradient, &theta);
+    executor.backward(&theta, &mut gradient);
+    for i in 0..theta.len() {
+        let mut at = |step: f32| {
+            let mut moved = theta.clone();
+            moved[i] += step;
+            executor.forward(Mode::Gradient, &moved).loss
+        };
+        let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
+        assert!(
+            (slope - f64::from(gradient[i])).abs() < 1e-3,
+            "{i}: {slope} and {}",
+            gradient[i]
+        );
+    }
+}
+
+#[test]
+fn the_product_is_the_derivative_of_the_gradient() {
+    let mut executor = executor();
+    executor.set_factors(&[0.0, 1.25, 1.25, 1.25]);
+    let (theta, direction) = (theta(), vec![0.5; 15]);
+    let (mut gradient, mut product) = (vec![0.0; 15], vec![0.0; 15]);
+    executor.forward(Mode::Products, &theta);
+    executor.backward(&theta, &mut gradient);
+    executor.product(&theta, &direction, &mut product);
+    let mut at = |step: f32| {
+        let moved: Vec<f32> = theta.iter().map(|t| t + step * 0.5).collect();
+        let mut gradient = vec![0.0; 15];
+        executor.forward(Mode::Gradient, &moved);
+        executor.backward(&moved, &mut gradient);
+        gradient
+    };
+    let (up, down) = (at(1e-2), at(-1e-2));
+    for i in 0..15 {
+        let slope = (up[i] - down[i]) / 2e-2;
+        assert!((slope - product[i]).abs() < 2e-3, "{i}: {slope} and {}", product[i]);
+    }
+}
+
+#[test]
+fn inference_takes_every_branch_once() {
+    let mut executor = executor();
+    let theta = theta();
+    let plain = executor.forward(Mode::Evaluate, &theta).loss;
+    executor.set_factors(&[0.0; 4]);
+    assert_ne!(executor.forward(Mode::Evaluate, &theta).loss, plain);
+    assert_eq!(executor.infer(&theta, Vec::new()).loss, plain);
+}
