@@ -118,13 +118,18 @@ impl Command {
         super::validate::check_device(&self.device)?;
         let batch = self.batch.unwrap_or(BATCH);
         if !(1..=65_536).contains(&batch) {
-            bail!(BadUsage(format!("--batch: expected 1 to 65536, found {batch}")));
+            bail!(BadUsage(format!(
+                "--batch: expected 1 to 65536, found {batch}"
+            )));
         }
         super::start_threads(self.threads.threads)?;
         let task = self.task()?;
         let data = Dataset::open(&task.data, task.image_size, &task.mean, &task.std)?;
         if data.test.is_empty() {
-            bail!("--data {}: expected images in the test part, found none", task.data);
+            bail!(
+                "--data {}: expected images in the test part, found none",
+                task.data
+            );
         }
         let mut model = self.model(&task, &data, batch.min(data.test.len()))?;
         let found = evaluate(&mut model, &*data.test, data.mean, data.std);
@@ -196,7 +201,11 @@ impl Command {
                 "CHECKPOINT: expected --genotype and --data beside a checkpoint that is of no run, \
                  found {} without {}",
                 path.display(),
-                if self.genotype.is_none() { "--genotype" } else { "--data" }
+                if self.genotype.is_none() {
+                    "--genotype"
+                } else {
+                    "--data"
+                }
             )));
         };
         let genotype = genotype::read(genotype)?;
@@ -208,7 +217,11 @@ impl Command {
             imagenet: self.imagenet,
             genotype,
             data: data.clone(),
-            image_size: if self.imagenet { published.image_size } else { 0 },
+            image_size: if self.imagenet {
+                published.image_size
+            } else {
+                0
+            },
             mean: Vec::new(),
             std: Vec::new(),
         })

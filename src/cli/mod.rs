@@ -172,7 +172,9 @@ fn catch_interrupts(quiet: bool, unit: &'static str) -> anyhow::Result<Arc<Atomi
             std::process::exit(i32::from(INTERRUPTED));
         }
         if !quiet {
-            eprintln!("\nstopping after this {unit}, with a checkpoint; Ctrl-C again stops at once");
+            eprintln!(
+                "\nstopping after this {unit}, with a checkpoint; Ctrl-C again stops at once"
+            );
         }
     })
     .context("Ctrl-C cannot be caught")?;

@@ -218,8 +218,11 @@ fn config_file(path: &Path) -> Result<toml::Table> {
             "expected at most {LARGEST_FILE} bytes, found {length}"
         )));
     }
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| expected(format!("expected a TOML file, but it cannot be read: {error}")))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        expected(format!(
+            "expected a TOML file, but it cannot be read: {error}"
+        ))
+    })?;
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         expected(format!(
             "expected TOML, found: {}",
@@ -348,17 +351,44 @@ fn check(s: &TrainSettings) -> Result<()> {
     let finite = "a finite number of at least 0";
     let below_1 = "a number from 0 to below 1";
     for (flag, value, good, expected) in [
-        ("--lr", s.lr, at_least_0(s.lr) && s.lr > 0.0, "a finite number above 0"),
-        ("--lr-min", s.lr_min, at_least_0(s.lr_min) && s.lr_min <= s.lr, "a number from 0 to --lr"),
-        ("--weight-decay", s.weight_decay, at_least_0(s.weight_decay), finite),
+        (
+            "--lr",
+            s.lr,
+            at_least_0(s.lr) && s.lr > 0.0,
+            "a finite number above 0",
+        ),
+        (
+            "--lr-min",
+            s.lr_min,
+            at_least_0(s.lr_min) && s.lr_min <= s.lr,
+            "a number from 0 to --lr",
+        ),
+        (
+            "--weight-decay",
+            s.weight_decay,
+            at_least_0(s.weight_decay),
+            finite,
+        ),
         ("--clip", s.clip, at_least_0(s.clip), finite),
-        ("--auxiliary-weight", s.auxiliary_weight, at_least_0(s.auxiliary_weight), finite),
+        (
+            "--auxiliary-weight",
+            s.auxiliary_weight,
+            at_least_0(s.auxiliary_weight),
+            finite,
+        ),
         ("--momentum", s.momentum, share(s.momentum), below_1),
         ("--drop-path", s.drop_path, share(s.drop_path), below_1),
-        ("--label-smoothing", s.label_smoothing, share(s.label_smoothing), below_1),
+        (
+            "--label-smoothing",
+            s.label_smoothing,
+            share(s.label_smoothing),
+            below_1,
+        ),
     ] {
         if !good {
-            bail!(BadUsage(format!("{flag}: expected {expected}, found {value}")));
+            bail!(BadUsage(format!(
+                "{flag}: expected {expected}, found {value}"
+            )));
         }
     }
     if s.warmup_epochs >= s.epochs {
@@ -408,12 +438,20 @@ mod tests {
     #[test]
     fn defaults_are_the_published_ones_and_good() {
         let settings = resolved("genotype = \"DARTS_V2\"\ndata = \"cifar10:x\"").unwrap();
-        let numbers = (settings.channels, settings.cells, settings.epochs, settings.batch);
+        let numbers = (
+            settings.channels,
+            settings.cells,
+            settings.epochs,
+            settings.batch,
+        );
         assert_eq!(numbers, (36, 20, 600, 96));
         assert_eq!((settings.drop_path, settings.lr_min), (0.2, 0.0));
         let text = "genotype = \"DARTS_V1\"\ndata = \"pack:x\"\nimagenet = true";
         let settings = resolved(text).unwrap();
-        assert_eq!((settings.channels, settings.cells, settings.image_size), (48, 14, 224));
+        assert_eq!(
+            (settings.channels, settings.cells, settings.image_size),
+            (48, 14, 224)
+        );
         assert_eq!(settings.label_smoothing, 0.1);
         resolved("genotype = \"|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|\"").unwrap();
     }
@@ -430,7 +468,12 @@ mod tests {
         assert!(message("epochs = 0").starts_with("--epochs: expected"));
         assert!(message("warmup-epochs = 10").starts_with("--warmup-epochs: expected"));
         assert!(message("colour = 1").contains("colour"));
-        assert!(resolved("").unwrap_err().to_string().starts_with("GENOTYPE"));
+        assert!(
+            resolved("")
+                .unwrap_err()
+                .to_string()
+                .starts_with("GENOTYPE")
+        );
         let cell = "genotype = \"|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|\"";
         let error = resolved(&format!("{cell}\ndrop-path = 0.1")).unwrap_err();
         assert!(error.to_string().starts_with("--drop-path"));

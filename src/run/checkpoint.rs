@@ -87,7 +87,11 @@ pub fn save(folder: &Path, round: u64, snapshot: &Snapshot, position: &Position)
         optimizer_crc32: checksum(&snapshot.optimizer),
     };
     let commit = serde_json::to_string(&commit)?;
-    let weights = state_dict::encode(&snapshot.weights, &snapshot.integers, &[(METADATA, &commit)])?;
+    let weights = state_dict::encode(
+        &snapshot.weights,
+        &snapshot.integers,
+        &[(METADATA, &commit)],
+    )?;
     atomic::write(&folder.join(WEIGHTS), &weights)?;
     remove_others(folder, &optimizer_file)
 }

@@ -192,7 +192,9 @@ mod tests {
     fn a_directory_with_something_in_it_is_refused_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("thesis.txt"), "mine").unwrap();
-        let error = RunDir::create(folder.path(), &sample().to_toml().unwrap()).err().unwrap();
+        let error = RunDir::create(folder.path(), &sample().to_toml().unwrap())
+            .err()
+            .unwrap();
         assert!(error.is::<BadUsage>());
         assert!(error.to_string().contains("thesis.txt"));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);

@@ -22,7 +22,12 @@ pub struct Evaluation {
 
 /// Asks the network about every image, in batches of its tape's size; the last one is filled up
 /// with images that are not counted.
-pub fn evaluate(model: &mut Model, images: &dyn Images, mean: [f32; 3], std: [f32; 3]) -> Evaluation {
+pub fn evaluate(
+    model: &mut Model,
+    images: &dyn Images,
+    mean: [f32; 3],
+    std: [f32; 3],
+) -> Evaluation {
     let (count, batch, classes) = (images.len(), model.batch(), model.classes());
     let mut found = Evaluation {
         images: count,
@@ -37,7 +42,11 @@ pub fn evaluate(model: &mut Model, images: &dyn Images, mean: [f32; 3], std: [f3
         let loaded = evaluation_batch(images, &indices, mean, std);
         let logits = model.infer(&loaded);
         let counted = batch.min(count - first);
-        for (row, &label) in logits.chunks_exact(classes).zip(&loaded.labels).take(counted) {
+        for (row, &label) in logits
+            .chunks_exact(classes)
+            .zip(&loaded.labels)
+            .take(counted)
+        {
             let label = label as usize;
             let answer = Answer::of(row, label);
             loss += answer.loss;

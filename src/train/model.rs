@@ -102,7 +102,11 @@ impl Model {
             let statistics = self.executor.statistics(z);
             let (means, scales) = statistics.split_at(padded(norm.channels));
             let count = norm.count as f64;
-            let unbiased = if norm.count > 1 { count / (count - 1.0) } else { 1.0 };
+            let unbiased = if norm.count > 1 {
+                count / (count - 1.0)
+            } else {
+                1.0
+            };
             for (old, &mean) in running.mean.iter_mut().zip(means) {
                 mix(old, f64::from(mean));
             }
@@ -204,8 +208,12 @@ impl Model {
         load_tensors(&self.parameters, tensors, &mut self.theta)?;
         for (norm, running) in self.norms.iter().zip(&mut self.running) {
             let find = |suffix: &str| {
-                find_tensor(&by_name, &format!("{}.{suffix}", norm.name), &[norm.channels])
-                    .context("checked above")
+                find_tensor(
+                    &by_name,
+                    &format!("{}.{suffix}", norm.name),
+                    &[norm.channels],
+                )
+                .context("checked above")
             };
             running.mean.copy_from_slice(find("running_mean")?);
             running.variance.copy_from_slice(find("running_var")?);

@@ -89,7 +89,10 @@ fn a_restored_training_goes_on_with_the_same_bits() {
         resumed.restore(&broken.snapshot()).unwrap();
         for _ in 0..3 {
             let (a, b) = (unbroken.step().unwrap(), resumed.step().unwrap());
-            assert_eq!((a.loss_train, a.step, a.complete), (b.loss_train, b.step, b.complete));
+            assert_eq!(
+                (a.loss_train, a.step, a.complete),
+                (b.loss_train, b.step, b.complete)
+            );
         }
         assert_eq!(unbroken.model.tensors(), resumed.model.tensors());
         assert_eq!(unbroken.model.integers()[0].data, [6]);
@@ -108,7 +111,10 @@ fn a_checkpoint_of_another_network_is_refused_by_its_first_tensor() {
         ..settings("DARTS_V1")
     };
     let error = message(wider);
-    assert!(error.contains("`stem.0.weight`") && error.contains("[24, 3, 3, 3]"), "{error}");
+    assert!(
+        error.contains("`stem.0.weight`") && error.contains("[24, 3, 3, 3]"),
+        "{error}"
+    );
     let error = message(settings("DARTS_V2"));
     assert!(error.contains("`cells."), "{error}");
     let shallower = TrainSettings {

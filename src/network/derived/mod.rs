@@ -16,8 +16,8 @@ pub mod record;
 use anyhow::{Result, ensure};
 
 use crate::space::Genotype;
-pub use record::{Network, Norm, Recording};
 pub use layers::{Kind, Layer, Part, Tensor, TensorId, TensorShape, Window};
+pub use record::{Network, Norm, Recording};
 
 /// Size of the images that ImageNet networks are made for, pixels.
 pub const IMAGENET_SIZE: usize = 224;

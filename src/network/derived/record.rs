@@ -322,9 +322,7 @@ impl Walk<'_> {
             return Value::Half(state, weight);
         }
         let (state, relu) = self.maybe_relu(input);
-        let pointwise = |kind: &Kind| {
-            matches!(kind, Kind::Convolution { window, .. } if window.kernel == [1, 1])
-        };
+        let pointwise = |kind: &Kind| matches!(kind, Kind::Convolution { window, .. } if window.kernel == [1, 1]);
         if relu && self.read_by(output, pointwise) {
             return Value::Depthwise(state, *window, weight);
         }
@@ -461,12 +459,14 @@ mod tests {
             imagenet: false,
             auxiliary: darts && image_size == 32,
         };
-        let network = Derived::new(&genotype, &design).unwrap().record(&Recording {
-            batch: 3,
-            drop_path,
-            auxiliary_weight: 0.4,
-            smoothing: 0.1,
-        });
+        let network = Derived::new(&genotype, &design)
+            .unwrap()
+            .record(&Recording {
+                batch: 3,
+                drop_path,
+                auxiliary_weight: 0.4,
+                smoothing: 0.1,
+            });
         let theta = initial_theta(&network.parameters, 1);
         (network, theta)
     }

@@ -232,7 +232,9 @@ impl Kernel for Task<'_> {
             Role::AdjointTangent
         };
         let to = match mode {
-            Mode::Backward | Mode::TangentBackward => InputAdjoint::new(cx, op.input, role, op.relu),
+            Mode::Backward | Mode::TangentBackward => {
+                InputAdjoint::new(cx, op.input, role, op.relu)
+            }
             Mode::Forward | Mode::Tangent => None,
         };
         let sums = partial.part(op.chunk_len() - 2 * step, 2 * step).write();

@@ -53,8 +53,7 @@ impl Kernel for ScaledCopy {
 /// y from the terms, or ẏ from their tangents.
 pub(super) fn gather(op: &Sum, cx: &Context, role: Role) {
     let to = cx.dense(op.output, role);
-    let moving =
-        |id| role == Role::Value || cx.graph.activation(id).differentiable;
+    let moving = |id| role == Role::Value || cx.graph.activation(id).differentiable;
     for_each(op.batch, |image| {
         let mut add = false;
         for term in op.terms.iter().filter(|term| moving(term.input)) {
@@ -88,7 +87,9 @@ pub(super) fn scatter(op: &Sum, cx: &Context, role: Role) {
             if !cx.graph.activation(term.input).differentiable {
                 continue;
             }
-            let again = op.terms[..t].iter().any(|before| before.input == term.input);
+            let again = op.terms[..t]
+                .iter()
+                .any(|before| before.input == term.input);
             dispatch(ScaledCopy {
                 from,
                 to: cx.dense(term.input, role),

@@ -60,9 +60,8 @@ impl Op for Sum {
     /// Linear in its inputs: no pass needs a value of an earlier one.
     fn uses(&self, graph: &Graph, pass: Pass) -> Uses {
         let inputs = |role| {
-            let moving = |term: &&Term| {
-                role == Role::Value || graph.activation(term.input).differentiable
-            };
+            let moving =
+                |term: &&Term| role == Role::Value || graph.activation(term.input).differentiable;
             let terms = self.terms.iter().filter(moving);
             terms.map(|term| (term.input, role)).collect::<Vec<_>>()
         };

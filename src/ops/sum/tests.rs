@@ -71,7 +71,11 @@ fn the_product_is_the_derivative_of_the_gradient() {
     let (up, down) = (at(1e-2), at(-1e-2));
     for i in 0..15 {
         let slope = (up[i] - down[i]) / 2e-2;
-        assert!((slope - product[i]).abs() < 2e-3, "{i}: {slope} and {}", product[i]);
+        assert!(
+            (slope - product[i]).abs() < 2e-3,
+            "{i}: {slope} and {}",
+            product[i]
+        );
     }
 }
 

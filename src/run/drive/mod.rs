@@ -197,8 +197,7 @@ impl<W: Work> Sitting<W> {
         let log = Log::open(&dir.log_file())?;
         let name = position.events_file.clone();
         let round = work.rounds_done();
-        let mut sitting =
-            Sitting::open(dir, work, checkpoint_every, log, name, position.seconds)?;
+        let mut sitting = Sitting::open(dir, work, checkpoint_every, log, name, position.seconds)?;
         sitting.saved_round = Some(round);
         Ok(sitting)
     }
@@ -226,7 +225,11 @@ impl<W: Work> Sitting<W> {
         })
     }
 
-    fn run(mut self, observer: &mut dyn Observer<W>, stop: &AtomicBool) -> Result<Outcome<W::Epoch>> {
+    fn run(
+        mut self,
+        observer: &mut dyn Observer<W>,
+        stop: &AtomicBool,
+    ) -> Result<Outcome<W::Epoch>> {
         let total = self.work.rounds_total();
         observer.begin(self.work.rounds_done(), total);
         let mut last_epoch = None;

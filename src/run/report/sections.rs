@@ -201,8 +201,7 @@ pub fn op_weights(space: Space, epochs: &[EpochRecord]) -> Result<String> {
 /// All settings, under the flags' names: the lines of a `config.toml`.
 pub fn settings(config: &str) -> String {
     let mut html = String::from("<section>\n<h2>Settings</h2>\n<table>\n");
-    for line in config.lines().filter(|line| !line.starts_with('#'))
-    {
+    for line in config.lines().filter(|line| !line.starts_with('#')) {
         let (key, value) = line.split_once(" = ").unwrap_or((line, ""));
         // Mean and deviation that were not stated.
         let value = if value == "[]" {

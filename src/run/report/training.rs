@@ -72,7 +72,10 @@ fn facts(config: &TrainConfig, history: &History) -> Vec<(&'static str, String)>
     facts.push(("steps", format!("{steps}{of}")));
     match history.train_epochs.last() {
         Some(last) => facts.extend([
-            ("epochs", format!("{} of {}", last.epoch + 1, settings.epochs)),
+            (
+                "epochs",
+                format!("{} of {}", last.epoch + 1, settings.epochs),
+            ),
             ("test accuracy", percent(last.accuracy_test)),
             ("top-5", percent(last.top5_test)),
             ("best test accuracy", percent(last.best_accuracy_test)),
@@ -91,16 +94,15 @@ fn curves(history: &History) -> Result<String> {
         colour: SERIES[0],
         points: steps.iter().map(|s| (s.step as f64, value(s))).collect(),
     };
-    let by_epoch = |name: &str, colour, value: fn(&crate::train::record::TrainEpochRecord) -> f64| {
-        Series {
+    let by_epoch =
+        |name: &str, colour, value: fn(&crate::train::record::TrainEpochRecord) -> f64| Series {
             name: name.into(),
             colour,
             points: epochs
                 .iter()
                 .map(|e| ((e.epoch + 1) as f64, value(e)))
                 .collect(),
-        }
-    };
+        };
     let mut html = String::from("<section>\n<h2>Training</h2>\n<div class=\"large\">\n");
     let losses = vec![
         by_epoch("training", TRAIN, |e| e.loss_train),
@@ -113,7 +115,10 @@ fn curves(history: &History) -> Result<String> {
     ];
     html += &sections::figure("Accuracy", "epoch", None, accuracies)?;
     for (title, series) in [
-        ("Loss of the training batches", by_step("loss", |s| s.loss_train)),
+        (
+            "Loss of the training batches",
+            by_step("loss", |s| s.loss_train),
+        ),
         ("Norm of the gradient", by_step("norm", |s| s.grad_norm)),
         ("Learning rate", by_step("rate", |s| s.lr)),
         ("Drop path", by_step("probability", |s| s.drop_path)),
@@ -153,7 +158,10 @@ fn confusion(judged: &Judged) -> String {
     }
     let mut wrong: Vec<(u32, usize, usize)> = Vec::new();
     for (class, row) in matrix.iter().enumerate() {
-        let others = row.iter().enumerate().filter(|&(answer, &n)| answer != class && n > 0);
+        let others = row
+            .iter()
+            .enumerate()
+            .filter(|&(answer, &n)| answer != class && n > 0);
         wrong.extend(others.map(|(answer, &n)| (n, class, answer)));
     }
     wrong.sort_by_key(|&(n, class, answer)| (std::cmp::Reverse(n), class, answer));

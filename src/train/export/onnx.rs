@@ -195,13 +195,7 @@ fn zero(graph: &mut Graph, input: &str, output: &str, stride: usize) {
     node(graph, "Mul", vec![picked, factor], output, Vec::new());
 }
 
-fn node(
-    graph: &mut Graph,
-    op: &str,
-    input: Vec<String>,
-    output: &str,
-    attribute: Vec<Attribute>,
-) {
+fn node(graph: &mut Graph, op: &str, input: Vec<String>, output: &str, attribute: Vec<Attribute>) {
     graph.node.push(Node {
         input,
         output: vec![output.into()],
