@@ -20,7 +20,7 @@ use crate::ops::pool;
 use crate::ops::separable::{Branch, Group};
 use crate::ops::sum::Term;
 use crate::ops::{ActivationId, ParameterId, Scale};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What a tape needs beyond the network itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -125,14 +125,14 @@ fn readers(derived: &Derived) -> Vec<Vec<usize>> {
 /// For a node that a live concatenation takes in: the whole, and the node's first channel in it.
 fn places(derived: &Derived) -> HashMap<TensorId, (TensorId, usize)> {
     let mut places = HashMap::new();
-    let sums: HashMap<TensorId, &Layer> = derived
+    let sums: HashSet<TensorId> = derived
         .layers
         .iter()
         .filter(|layer| matches!(layer.kind, Kind::Sum { .. }))
-        .map(|layer| (layer.output, layer))
+        .map(|layer| layer.output)
         .collect();
     for (layer, live) in derived.layers.iter().zip(live(derived)) {
-        let nodes = layer.inputs.iter().all(|input| sums.contains_key(input));
+        let nodes = layer.inputs.iter().all(|input| sums.contains(input));
         if live && layer.kind == Kind::Concatenate && layer.inputs.len() > 1 && nodes {
             let mut first = 0;
             for &input in &layer.inputs {

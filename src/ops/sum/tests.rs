@@ -37,7 +37,7 @@ fn a_term_that_stands_twice_and_a_dropped_one_give_the_gradient_of_the_loss() {
     let mut gradient = vec![0.0; theta.len()];
     executor.forward(Mode::Gradient, &theta);
     executor.backward(&theta, &mut gradient);
-    for i in 0..theta.len() {
+    for (i, &expected) in gradient.iter().enumerate() {
         let mut at = |step: f32| {
             let mut moved = theta.clone();
             moved[i] += step;
@@ -45,9 +45,8 @@ fn a_term_that_stands_twice_and_a_dropped_one_give_the_gradient_of_the_loss() {
         };
         let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
         assert!(
-            (slope - f64::from(gradient[i])).abs() < 1e-3,
-            "{i}: {slope} and {}",
-            gradient[i]
+            (slope - f64::from(expected)).abs() < 1e-3,
+            "{i}: {slope} and {expected}"
         );
     }
 }
@@ -69,12 +68,11 @@ fn the_product_is_the_derivative_of_the_gradient() {
         gradient
     };
     let (up, down) = (at(1e-2), at(-1e-2));
-    for i in 0..15 {
-        let slope = (up[i] - down[i]) / 2e-2;
+    for (i, ((up, down), expected)) in up.iter().zip(&down).zip(&product).enumerate() {
+        let slope = (up - down) / 2e-2;
         assert!(
-            (slope - product[i]).abs() < 2e-3,
-            "{i}: {slope} and {}",
-            product[i]
+            (slope - expected).abs() < 2e-3,
+            "{i}: {slope} and {expected}"
         );
     }
 }

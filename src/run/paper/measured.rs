@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{Dataset, PaperTable};
+use crate::run::config;
 use crate::run::tabular::{RECORD, Spread, TabularRecord};
 use crate::space::table::Entry;
 use crate::space::{Genotype, Table};
@@ -79,6 +80,8 @@ impl Runs {
                     Ok(record) => found.records.push(record),
                     Err(error) => found.left_out.push(format!("{error:#}")),
                 }
+            } else if config::is_training(&directory.join("config.toml")) {
+                // Trains what a search found; the tables are about searches.
             } else if directory.join("config.toml").is_file() {
                 match read_run(&directory) {
                     Ok(run) => found.runs.push(run),
