@@ -4,6 +4,7 @@
 //! once per process, and [`parallel`] loops whose partition never depends on the thread count.
 //! This is the only floor, besides the SIMD kernels of the ops, where `unsafe` is allowed.
 
+pub mod cuda;
 pub mod memory;
 pub mod parallel;
 pub mod random;
