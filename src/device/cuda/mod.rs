@@ -21,6 +21,17 @@
 //! **Faults.** Every launch writes its number to a word of host memory as it begins. When the device
 //! faults, the context is lost, but the word still tells which kernel it was.
 
+pub mod cache;
+pub mod compile;
+pub mod gpu;
 mod hash;
 pub mod launch;
+pub mod nvrtc;
+pub mod program;
+mod ranges;
 pub mod source;
+pub mod staging;
+
+pub use gpu::{Buffer, Gpu};
+pub use program::Program;
+pub use staging::Staging;
