@@ -28,6 +28,15 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    fn of(slice: CudaSlice<u8>) -> Buffer {
+        let address = {
+            let stream = Arc::clone(slice.stream());
+            let (address, _) = slice.device_ptr(&stream);
+            address
+        };
+        Buffer { slice, address }
+    }
+
     /// First byte.
     pub fn address(&self) -> u64 {
         self.address
@@ -103,6 +112,43 @@ pub struct Gpu {
     progress: Progress,
     loaded: Mutex<Loaded>,
     programs: Mutex<Programs>,
+    flat: Buffer,
+}
+
+/// Scratch of flat reductions, and results that later launches read: addresses within one buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Flat {
+    /// [`Flat::PARTIALS`] f64.
+    pub partials: u64,
+    /// A counter, zero between launches.
+    pub ticket: u64,
+    /// [`Flat::RESULTS`] f64, by [`FlatResult`].
+    results: u64,
+}
+
+/// Who keeps a result of a flat reduction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlatResult {
+    /// The last dot product.
+    Dot,
+    /// ‖∂L/∂ω‖² of the last weight step.
+    GradientNorm,
+    /// The choice of the last generation.
+    Choice,
+}
+
+impl Flat {
+    /// Most blocks of a flat reduction.
+    pub const PARTIALS: usize = 1024;
+    /// Results.
+    pub const RESULTS: usize = 8;
+
+    const BYTES: usize = 8 * (Self::PARTIALS + Self::RESULTS) + 16;
+
+    /// Address of a result.
+    pub fn result(&self, result: FlatResult) -> u64 {
+        self.results + 8 * result as u64
+    }
 }
 
 /// The driver's version: the CUDA version it supports, 1000·major + 10·minor.
@@ -112,12 +158,15 @@ pub struct Gpu {
 pub fn driver_version() -> anyhow::Result<i32> {
     // SAFETY: loading runs the initialisers of the system's CUDA driver.
     if !unsafe { sys::is_culib_present() } {
-        bail!("no CUDA driver (libcuda.so.1) was found: install NVIDIA's driver, or use --device cpu");
+        bail!(
+            "no CUDA driver (libcuda.so.1) was found: install NVIDIA's driver, or use --device cpu"
+        );
     }
     let mut version = 0;
     // SAFETY: an integer to write to; the call needs no initialisation.
     let code = unsafe { sys::cuDriverGetVersion(&raw mut version) };
-    code.result().map_err(|e| explain("the driver's version", e))?;
+    code.result()
+        .map_err(|e| explain("the driver's version", e))?;
     ensure!(
         version >= OLDEST_DRIVER,
         "the CUDA driver is too old: expected one for CUDA 12.0 or newer, found one for CUDA {}.{}; \
@@ -127,7 +176,9 @@ pub fn driver_version() -> anyhow::Result<i32> {
     );
     result::init().map_err(|e| match e.0 {
         CUresult::CUDA_ERROR_NO_DEVICE => {
-            anyhow::anyhow!("the CUDA driver sees no GPU: expected at least one, or use --device cpu")
+            anyhow::anyhow!(
+                "the CUDA driver sees no GPU: expected at least one, or use --device cpu"
+            )
         }
         _ => explain("the CUDA driver does not start", e),
     })?;
@@ -169,7 +220,9 @@ pub fn devices() -> anyhow::Result<Vec<Description>> {
 /// An error of the driver as a sentence.
 fn explain(what: &str, error: DriverError) -> anyhow::Error {
     let name = error.error_name().map(|n| n.to_string_lossy().into_owned());
-    let text = error.error_string().map(|n| n.to_string_lossy().into_owned());
+    let text = error
+        .error_string()
+        .map(|n| n.to_string_lossy().into_owned());
     match (name, text) {
         (Ok(name), Ok(text)) => anyhow::anyhow!("CUDA: {what}: {name} ({text})"),
         _ => anyhow::anyhow!("CUDA: {what}: error {:?}", error.0),
@@ -226,11 +279,14 @@ impl Gpu {
             // SAFETY: the word is written before anyone reads it.
             let mut pinned = unsafe { context.alloc_pinned_with_flags::<u32>(1, flags) }?;
             let word = pinned.as_mut_ptr()?;
+            let stream = context.new_stream()?;
+            let flat = Buffer::of(stream.alloc_zeros::<u8>(Flat::BYTES)?);
             // SAFETY: one word of live host memory.
             unsafe { word.write_volatile(u32::MAX) };
             Ok(Gpu {
-                stream: context.new_stream()?,
                 copies: context.new_stream()?,
+                stream,
+                flat,
                 context,
                 driver,
                 description,
@@ -292,11 +348,7 @@ impl Gpu {
     ///
     /// # Errors
     /// The driver's.
-    pub(super) fn check<T>(
-        &self,
-        what: &str,
-        result: Result<T, DriverError>,
-    ) -> anyhow::Result<T> {
+    pub(super) fn check<T>(&self, what: &str, result: Result<T, DriverError>) -> anyhow::Result<T> {
         result.map_err(|error| {
             if !is_fault(error.0) {
                 return explain(what, error);
@@ -329,11 +381,7 @@ impl Gpu {
     pub fn buffer(&self, bytes: usize) -> anyhow::Result<Buffer> {
         let bytes = bytes.max(16);
         match self.stream.alloc_zeros::<u8>(bytes) {
-            Ok(slice) => {
-                let (address, guard) = slice.device_ptr(&self.stream);
-                drop(guard);
-                Ok(Buffer { slice, address })
-            }
+            Ok(slice) => Ok(Buffer::of(slice)),
             Err(e) if e.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let (free, total) = self.memory()?;
                 let mega = |bytes: usize| bytes as u64 / 1_000_000;
@@ -345,6 +393,17 @@ impl Gpu {
                 .into())
             }
             Err(e) => self.check("device memory", Err(e)),
+        }
+    }
+
+    /// Scratch of flat reductions.
+    pub fn flat(&self) -> Flat {
+        let partials = self.flat.address();
+        let results = partials + 8 * Flat::PARTIALS as u64;
+        Flat {
+            partials,
+            results,
+            ticket: results + 8 * Flat::RESULTS as u64,
         }
     }
 
@@ -368,8 +427,7 @@ impl Gpu {
         self.check("binding", self.context.bind_to_thread())?;
         // SAFETY: `address` begins as many bytes of a live buffer of the caller's; pageable memory is
         // staged before the call returns.
-        let copied =
-            unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) };
+        let copied = unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) };
         self.check("a copy to the device", copied)
     }
 
@@ -384,8 +442,7 @@ impl Gpu {
         }
         self.check("binding", self.context.bind_to_thread())?;
         // SAFETY: as in `write`; the host waits before it looks.
-        let copied =
-            unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) };
+        let copied = unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) };
         self.check("a copy from the device", copied)?;
         self.wait()
     }
@@ -400,8 +457,7 @@ impl Gpu {
         }
         self.check("binding", self.context.bind_to_thread())?;
         // SAFETY: both addresses begin as many bytes of live buffers of the caller's.
-        let copied =
-            unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
+        let copied = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
         self.check("a copy on the device", copied)
     }
 
@@ -415,8 +471,7 @@ impl Gpu {
         }
         self.check("binding", self.context.bind_to_thread())?;
         // SAFETY: `address` begins as many bytes of a live buffer of the caller's.
-        let zeroed =
-            unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) };
+        let zeroed = unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) };
         self.check("zeroing", zeroed)
     }
 
@@ -469,11 +524,7 @@ impl Gpu {
     }
 
     /// Loads `missing`, as PTX, or as machine code where the driver refuses this NVRTC's PTX.
-    fn load_modules(
-        &self,
-        loaded: &mut Loaded,
-        missing: &[Specialisation],
-    ) -> anyhow::Result<()> {
+    fn load_modules(&self, loaded: &mut Loaded, missing: &[Specialisation]) -> anyhow::Result<()> {
         let nvrtc = nvrtc()?;
         loop {
             let cubin = loaded.cubin;
