@@ -332,6 +332,11 @@ impl<'a> Encoder<'a> {
         }
     }
 
+    /// Notes that ops before this one wrote these adjoints, when not every op is encoded.
+    pub fn note_written(&mut self, written: &[bool]) {
+        self.written.copy_from_slice(written);
+    }
+
     /// The recording, and what it wants.
     pub fn finish(self) -> (Recording, Wants) {
         (self.recording, self.wants)

@@ -615,7 +615,7 @@ impl Cuda {
 }
 
 /// Round to nearest even, as the kernels store.
-fn bf16(x: f32) -> u16 {
+pub(super) fn bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     if x.is_nan() {
         return (bits >> 16) as u16 | 0x40;

@@ -5,6 +5,8 @@
 
 mod cpu;
 mod cuda;
+#[cfg(test)]
+pub mod parity;
 
 use super::plan::Mode;
 use super::tape::Tape;
