@@ -7,16 +7,16 @@
 
 use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
-use crate::device::Slice;
 use crate::device::cuda::gpu::OutOfMemory;
-use crate::device::cuda::launch::{Recording, Step};
+use crate::device::cuda::launch::{Recording, Specialisation, Step};
 use crate::device::cuda::{Buffer, Gpu, Program, Staging};
 use crate::device::vector::Part;
+use crate::device::{CUDA_IS_WHOLE, Slice};
 use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers, Wants};
 use crate::ops::perturb::cuda::{Generation, stride};
 use crate::ops::update::cuda::SeriesResults;
 use crate::ops::{Outcome, Pass, Role};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::{Series, on_gpu};
@@ -135,6 +135,35 @@ pub fn record(
     };
     let (recording, wants) = encode(tape, (&plan, &small), pass, regions, (precision, members))?;
     Ok(Recorded { recording, wants })
+}
+
+/// What is compiled for `tape` in `precision`: every kernel of its passes. While CUDA is not whole, ops
+/// without kernels are left out.
+///
+/// # Errors
+/// An op that has no kernels, or not for its size.
+pub fn specialisations(
+    tape: &Tape,
+    precision: Precision,
+) -> anyhow::Result<BTreeSet<Specialisation>> {
+    let mode = Mode::Products;
+    let (plan, small) = (Plan::new(tape, mode), SmallBuffers::new(&tape.graph));
+    let mut found = BTreeSet::new();
+    for &pass in mode.passes() {
+        for op in &tape.ops {
+            let layout = (plan.offsets.as_slice(), &small);
+            let regions = Regions::default();
+            let mut encoder = Encoder::new(&tape.graph, layout, regions, (precision, 1), "");
+            match encoder.op(op.as_ref(), pass) {
+                Ok(()) => {}
+                Err(error) if CUDA_IS_WHOLE => return Err(error),
+                Err(_) => continue,
+            }
+            let (recording, _) = encoder.finish();
+            found.extend(recording.launches().map(|l| l.kernel.specialisation()));
+        }
+    }
+    Ok(found)
 }
 
 /// The recording of one pass, and what it wants.

@@ -20,7 +20,7 @@ use cpu::Cpu;
 use cuda::Cuda;
 use std::collections::VecDeque;
 
-pub use cuda::{Recorded, record};
+pub use cuda::{Recorded, record, specialisations};
 
 const ONE_DEVICE: &str = "vectors on the executor's device";
 
