@@ -1,0 +1,37 @@
+//! The CUDA device: recordings of launches, compiled on the user's machine, replayed as graphs.
+//!
+//! How a pass gets to the GPU, from top to bottom:
+//!
+//! 1. **Encode.** The executor walks the tape once and every op appends its launches to a
+//!    [`Recording`](launch::Recording) (`crate::ops::cuda::Encoder`). A launch is data: a kernel by
+//!    file, entry and definitions, a grid, and one parameter struct by value. Addresses are numbers
+//!    out of the memory plan. One op takes one launch a pass where it can, and serves all its branches
+//!    with it: lists go into the struct, or into a device table.
+//! 2. **Compile.** The distinct (file, definitions) of a recording go through NVRTC in parallel
+//!    ([`nvrtc`]), or come from the disk ([`cache`]).
+//! 3. **Capture.** The launches are issued once into a capturing stream and become a graph
+//!    ([`program`]). A step is then one call a pass; nothing is allocated and nobody waits.
+//!
+//! Recordings are keyed by the vectors they run on, so a θ, a gradient and a direction never have to
+//! be copied to a fixed place. The conventions of the kernels themselves are in `kernels/common.cuh`.
+//!
+//! **Who may write what.** One stream runs all launches in order, so launches of a pass see each
+//! other's writes and share one workspace. A second stream copies the next batch from pinned memory.
+//!
+//! **Faults.** Every launch writes its number to a word of host memory as it begins. When the device
+//! faults, the context is lost, but the word still tells which kernel it was.
+
+pub mod cache;
+pub mod compile;
+pub mod gpu;
+mod hash;
+pub mod launch;
+pub mod nvrtc;
+pub mod program;
+mod ranges;
+pub mod source;
+pub mod staging;
+
+pub use gpu::{Buffer, Gpu};
+pub use program::Program;
+pub use staging::Staging;
