@@ -2,6 +2,7 @@
 
 use super::plan::{Mode, Plan};
 use super::tape::Tape;
+use crate::device::parallel::level_scratch;
 use crate::device::simd::padded;
 use crate::device::{Arena, Device, View};
 use crate::ops::{ActivationId, Context, Moments, Op, Outcome, Pass, Role};
@@ -243,13 +244,7 @@ impl Executor {
             let reversed = matches!(pass, Pass::Backward | Pass::TangentBackward);
             let i = if reversed { count - 1 - step } else { step };
             let cx = self.context(theta, direction, gradient, outcome);
-            let op = &self.tape.ops[i];
-            match pass {
-                Pass::Forward => op.forward(&cx),
-                Pass::Backward => op.backward(&cx),
-                Pass::Tangent => op.tangent(&cx),
-                Pass::TangentBackward => op.tangent_backward(&cx),
-            }
+            run_entry(self.tape.ops[i].as_ref(), pass, &cx);
             if reversed {
                 let writes = &self.writes[usize::from(pass == Pass::TangentBackward)][i];
                 for id in writes {
@@ -257,5 +252,41 @@ impl Executor {
                 }
             }
         }
+        level_scratch();
+    }
+
+    /// Runs entry `index` of the tape once more in `pass`, after that pass ran as a whole, with
+    /// (ω, α), the direction and the gradient of that run. It does the work and the memory traffic
+    /// it did there, which is what a measurement of one op wants, but adds to adjoints a second
+    /// time: afterwards no result of the pass holds.
+    pub fn repeat_entry(
+        &mut self,
+        pass: Pass,
+        index: usize,
+        theta: &[f32],
+        direction: &[f32],
+        gradient: &mut [f32],
+    ) {
+        let Device::Cpu = self.device;
+        assert!(
+            self.mode == Some(Mode::Products),
+            "all four passes ran and kept what they read"
+        );
+        for (what, len) in [("theta", theta.len()), ("gradient", gradient.len())] {
+            assert_eq!(len, self.tape.theta_len(), "{what} = (ω, α)");
+        }
+        assert_eq!(direction.len(), self.tape.theta_len(), "direction = (ω, α)");
+        let outcome = Mutex::default();
+        let cx = self.context(theta, direction, View::of_mut(gradient), &outcome);
+        run_entry(self.tape.ops[index].as_ref(), pass, &cx);
+    }
+}
+
+fn run_entry(op: &dyn Op, pass: Pass, cx: &Context) {
+    match pass {
+        Pass::Forward => op.forward(cx),
+        Pass::Backward => op.backward(cx),
+        Pass::Tangent => op.tangent(cx),
+        Pass::TangentBackward => op.tangent_backward(cx),
     }
 }

@@ -32,6 +32,13 @@ impl Device {
         }
     }
 
+    /// Its name, as `--device` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Device::Cpu => "cpu",
+        }
+    }
+
     /// One line for people: name, SIMD level, threads.
     pub fn describe(self) -> String {
         match self {

@@ -93,9 +93,12 @@ impl Hypergradient for Neumann {
         alpha_gradient.copy_from_slice(&self.v[omega..]);
         clear_alpha(&mut self.v, omega);
         self.p.copy_from_slice(&self.v);
+        // The list is the record's to keep: the one allocation of the step, made in one piece.
+        let mut norms = Vec::with_capacity(self.terms + 1);
+        norms.push(norm(&self.v));
         let mut report = Report {
             validation,
-            norms: vec![norm(&self.v)],
+            norms,
             direct_norm: norm(alpha_gradient),
             ..Report::default()
         };

@@ -27,6 +27,8 @@ pub struct Unrolled {
     gradient: Vec<f32>,
     moved: Vec<f32>,
     vector: Vec<f32>,
+    /// ∂L1/∂α on one side of a central difference.
+    side: Vec<f32>,
 }
 
 impl Unrolled {
@@ -37,6 +39,7 @@ impl Unrolled {
             gradient: Vec::new(),
             moved: Vec::new(),
             vector: Vec::new(),
+            side: Vec::new(),
         }
     }
 
@@ -44,16 +47,17 @@ impl Unrolled {
     fn difference(&mut self, losses: &mut dyn Losses, theta: &[f32], length: f64) {
         let omega = losses.omega_len();
         let step = (0.01 / length) as f32;
-        let mut sides = [Vec::new(), Vec::new()];
-        for (side, sign) in sides.iter_mut().zip([1.0, -1.0]) {
+        for sign in [1.0, -1.0] {
             self.moved.copy_from_slice(theta);
             axpy(sign * step, &self.vector[..omega], &mut self.moved[..omega]);
             losses.gradient(Level::Training, &self.moved, &mut self.gradient);
-            side.extend_from_slice(&self.gradient[omega..]);
+            if sign > 0.0 {
+                self.side.clear();
+                self.side.extend_from_slice(&self.gradient[omega..]);
+            }
         }
-        let [up, down] = sides;
-        for ((g, up), down) in self.gradient[omega..].iter_mut().zip(up).zip(down) {
-            *g = (up - down) / (2.0 * step);
+        for (down, up) in self.gradient[omega..].iter_mut().zip(&self.side) {
+            *down = (up - *down) / (2.0 * step);
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::network::Supernet;
 use crate::network::parameters::{Parameter, initial_theta};
 use crate::network::state_dict::NamedTensor;
 use crate::ops::relax::softmax;
-use crate::optim::{Adam, Sgd, sgd::cosine};
+use crate::optim::{Adam, Sgd, evolution, sgd::cosine};
 use crate::space::{Genotype, derive};
 use anyhow::{Context, ensure};
 use record::{EpochRecord, OpWeights, RoundRecord};
@@ -82,7 +82,7 @@ pub struct Search {
     parameters: Vec<Parameter>,
     theta: Vec<f32>,
     gradient: Vec<f32>,
-    candidate: Vec<f32>,
+    evolution_scratch: evolution::Scratch,
     sgd: Sgd,
     adam: Adam,
     strategy: Box<dyn Strategy>,
@@ -130,7 +130,7 @@ impl Search {
             arch_train: loader(&train_half, Stream::ArchTrain),
             evolution: loader(&train_half, Stream::Evolution),
             gradient: vec![0.0; theta.len()],
-            candidate: Vec::with_capacity(theta.len()),
+            evolution_scratch: evolution::Scratch::default(),
             sgd: Sgd::new(omega, s.momentum, s.weight_decay, s.clip),
             adam: Adam::new(theta.len() - omega, s.arch_lr, betas, s.arch_weight_decay),
             strategy: strategy(s),
@@ -200,14 +200,14 @@ impl Search {
     fn architecture_step(&mut self, lr: f32, record: &mut RoundRecord) -> anyhow::Result<()> {
         let training = self.arch_train.batch(self.progress.rounds);
         let validation = self.validation.batch(self.progress.rounds);
-        let omega = self.omega();
+        let omega = self.executor.tape().omega_len;
         let (_, alpha_gradient) = self.gradient.split_at_mut(omega);
         let report = self.strategy.architecture_gradient(
             strategy::Step {
                 executor: &mut self.executor,
                 theta: &self.theta,
-                training: &training,
-                validation: &validation,
+                training,
+                validation,
                 sgd: &self.sgd,
                 lr,
             },
@@ -219,10 +219,9 @@ impl Search {
         record.gamma = report.gamma;
         record.correction_ratio = report.correction_norm.map(|c| c / report.direct_norm);
         record.neumann_stopped = report.stopped;
-        let norms = report.norms.clone();
         record.neumann_norms = report.norms;
         self.finite("the validation loss", report.validation.loss)?;
-        for norm in norms {
+        for &norm in &record.neumann_norms {
             self.finite("a norm of the hypergradient's series", norm)?;
         }
         self.finite(

@@ -3,7 +3,6 @@
 use super::Search;
 use super::record::RoundRecord;
 use crate::autograd::Mode;
-use crate::data::Batch;
 use crate::optim::{Evolution, Weights};
 
 impl Search {
@@ -19,9 +18,10 @@ impl Search {
         for inner in 0..steps {
             let number = self.progress.rounds * steps + inner;
             let batch = self.train.batch(number);
+            self.executor.load(&batch.images, &batch.labels);
             let outcome = match weights {
-                Weights::Sgd | Weights::SgdEs => self.sgd_step(lr, &batch, record)?,
-                Weights::Es => self.generation(number, &batch, record)?,
+                Weights::Sgd | Weights::SgdEs => self.sgd_step(lr, record)?,
+                Weights::Es => self.generation(number, record)?,
             };
             loss += outcome.0 / steps as f64;
             hits += outcome.1 / steps as f64;
@@ -31,19 +31,15 @@ impl Search {
         let warm = record.epoch >= self.settings.warmup_epochs;
         if weights == Weights::SgdEs && warm {
             let batch = self.evolution.batch(self.progress.rounds);
-            self.generation(self.progress.rounds, &batch, record)?;
+            self.executor.load(&batch.images, &batch.labels);
+            self.generation(self.progress.rounds, record)?;
         }
         Ok(())
     }
 
-    fn sgd_step(
-        &mut self,
-        lr: f32,
-        batch: &Batch,
-        record: &mut RoundRecord,
-    ) -> anyhow::Result<(f64, f64)> {
+    /// One SGD step on the loaded batch; returns its loss and accuracy.
+    fn sgd_step(&mut self, lr: f32, record: &mut RoundRecord) -> anyhow::Result<(f64, f64)> {
         let omega = self.omega();
-        self.executor.load(&batch.images, &batch.labels);
         let outcome = self.executor.forward(Mode::Gradient, &self.theta);
         self.finite("the training loss", outcome.loss)?;
         self.executor.backward(&self.theta, &mut self.gradient);
@@ -53,18 +49,12 @@ impl Search {
         self.finite("the norm of the weight gradient", norm)?;
         record.grad_norm = Some(norm);
         (self.progress.last_loss, self.progress.last_norm) = (outcome.loss, norm);
-        Ok((
-            outcome.loss,
-            outcome.top1 as f64 / batch.labels.len() as f64,
-        ))
+        let accuracy = outcome.top1 as f64 / self.settings.batch as f64;
+        Ok((outcome.loss, accuracy))
     }
 
-    fn generation(
-        &mut self,
-        number: u64,
-        batch: &Batch,
-        record: &mut RoundRecord,
-    ) -> anyhow::Result<(f64, f64)> {
+    /// One ES generation on the loaded batch; returns loss and accuracy of ω as it was.
+    fn generation(&mut self, number: u64, record: &mut RoundRecord) -> anyhow::Result<(f64, f64)> {
         let s = &self.settings;
         let evolution = Evolution {
             population: s.population,
@@ -75,19 +65,18 @@ impl Search {
             seed: s.seed,
         };
         let omega = self.omega();
-        self.executor.load(&batch.images, &batch.labels);
-        let (executor, candidate) = (&mut self.executor, &mut self.candidate);
+        let (executor, scratch) = (&mut self.executor, &mut self.evolution_scratch);
         let mut first = None;
-        let generation = evolution.generation(number, &mut self.theta, omega, candidate, |theta| {
+        let generation = evolution.generation(number, &mut self.theta, omega, scratch, |theta| {
             let outcome = executor.forward(Mode::Evaluate, theta);
             first.get_or_insert(outcome.top1);
             outcome.loss
         });
         self.finite("the training loss", generation.loss)?;
-        record.es_choice = Some(generation.choice.to_string());
+        record.es_choice = Some(generation.choice);
         record.es_loss = Some(generation.loss);
         self.progress.last_loss = generation.loss;
-        let hits = first.unwrap_or(0) as f64 / batch.labels.len() as f64;
+        let hits = first.unwrap_or(0) as f64 / self.settings.batch as f64;
         Ok((generation.loss_before, hits))
     }
 }
