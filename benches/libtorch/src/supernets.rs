@@ -1,6 +1,7 @@
 //! The supernets of DARTS and NAS-Bench-201 in eager libtorch: `tests/torch/supernets.py`, op for op.
 //!
-//! Images are NCHW in shape; every batch norm uses the batch's own statistics.
+//! Images are NCHW in shape; every batch norm uses the batch's own statistics. Works in any floating
+//! type.
 
 use crate::parameters::Parameters;
 use anyhow::Result;
@@ -190,7 +191,7 @@ fn darts_cell(get: &Parameters, inputs: [&Tensor; 2], cell: Cell) -> Result<Tens
 fn darts(get: &Parameters, images: &Tensor, sizes: Sizes) -> Result<Tensor> {
     let relaxed = |name| -> Result<Vec<Tensor>> {
         let alpha = get.get(name, &[14, 8])?;
-        Ok(alpha.softmax(-1, Kind::Float).unbind(0))
+        Ok(alpha.softmax(-1, None::<Kind>).unbind(0))
     };
     let op_weights = [relaxed("alphas_normal")?, relaxed("alphas_reduce")?];
     let mut width = sizes.channels;
@@ -258,7 +259,7 @@ fn nb201_block(get: &Parameters, name: &str, x: &Tensor) -> Result<Tensor> {
 
 fn nb201(get: &Parameters, images: &Tensor, sizes: Sizes) -> Result<Tensor> {
     let alpha = get.get("arch_parameters", &[6, 5])?;
-    let op_weights = alpha.softmax(-1, Kind::Float).unbind(0);
+    let op_weights = alpha.softmax(-1, None::<Kind>).unbind(0);
     let stem = Conv {
         cout: sizes.channels,
         kernel: 3,
@@ -293,7 +294,7 @@ fn nb201(get: &Parameters, images: &Tensor, sizes: Sizes) -> Result<Tensor> {
 }
 
 fn classifier(get: &Parameters, x: &Tensor, classes: i64) -> Result<Tensor> {
-    let pooled = x.mean_dim([2i64, 3].as_slice(), false, Kind::Float);
+    let pooled = x.mean_dim([2i64, 3].as_slice(), false, None::<Kind>);
     let weight = get.get("classifier.weight", &[classes, pooled.size()[1]])?;
     let bias = get.get("classifier.bias", &[classes])?;
     Ok(pooled.linear(&weight, Some(bias)))

@@ -72,7 +72,12 @@ impl Network {
 
 fn loss(parameters: &Parameters, sizes: Sizes, batch: &Batch) -> Result<Tensor> {
     let logits = logits(parameters, &batch.images, sizes)?;
-    Ok(logits.cross_entropy_for_logits(&batch.labels))
+    Ok(cross_entropy(&logits, &batch.labels))
+}
+
+/// Mean softmax cross entropy.
+pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Tensor {
+    logits.log_softmax(-1, None::<Kind>).nll_loss(labels)
 }
 
 /// ∂`of`/∂`by`, zero where `of` does not depend on it. `again` keeps the graph, `differentiable`
@@ -88,8 +93,8 @@ pub fn gradient(of: &Tensor, by: &[Tensor], again: bool, differentiable: bool) -
 /// Σ g·v over all tensors, as a scalar to differentiate.
 pub fn along(gradient: &[Tensor], direction: &[Tensor]) -> Tensor {
     let products = gradient.iter().zip(direction);
-    let products: Vec<Tensor> = products.map(|(g, v)| (g * v).sum(Kind::Float)).collect();
-    Tensor::stack(&products, 0).sum(Kind::Float)
+    let products: Vec<Tensor> = products.map(|(g, v)| (g * v).sum(None::<Kind>)).collect();
+    Tensor::stack(&products, 0).sum(None::<Kind>)
 }
 
 /// dα = ∂L2/∂α − γ·(∂²L1/∂α∂ω)·p with K = `terms` Neumann terms.
@@ -104,7 +109,11 @@ pub fn hypergradient(
     gamma: f64,
 ) -> Result<Vec<Tensor>> {
     let (omega, alpha) = (network.part(false), network.part(true));
-    let both: Vec<Tensor> = omega.iter().chain(&alpha).map(Tensor::shallow_clone).collect();
+    let both: Vec<Tensor> = omega
+        .iter()
+        .chain(&alpha)
+        .map(Tensor::shallow_clone)
+        .collect();
     let mut v = gradient(&network.loss(validation)?, &both, false, false);
     let direct = v.split_off(omega.len());
     let first = gradient(&network.loss(training)?, &omega, true, true);
@@ -118,7 +127,9 @@ pub fn hypergradient(
     }
     let mixed = gradient(&along(&first, &p), &alpha, false, false);
     let pairs = direct.iter().zip(mixed);
-    Ok(pairs.map(|(direct, mixed)| direct - mixed * gamma).collect())
+    Ok(pairs
+        .map(|(direct, mixed)| direct - mixed * gamma)
+        .collect())
 }
 
 /// One weight step: clip to norm 5, SGD.
@@ -150,11 +161,16 @@ const SIGMA: f64 = 0.01;
 
 /// n member forwards, the recombination, one forward of ω₀.
 fn generation(network: &Network, batch: &Batch, population: usize) -> Result<()> {
-    let (omega, alpha) = (network.parameters.part(false), network.parameters.part(true));
+    let (omega, alpha) = (
+        network.parameters.part(false),
+        network.parameters.part(true),
+    );
     let candidate = |change: &dyn Fn(usize, &Tensor) -> Tensor| {
         let changed = omega.iter().enumerate();
         let changed = changed.map(|(i, (name, w))| (name.clone(), change(i, w)));
-        let alpha = alpha.iter().map(|(name, a)| (name.clone(), a.shallow_clone()));
+        let alpha = alpha
+            .iter()
+            .map(|(name, a)| (name.clone(), a.shallow_clone()));
         Parameters::stored(changed.chain(alpha).collect())
     };
     let (mut noise, mut losses) = (Vec::new(), Vec::new());
@@ -215,7 +231,7 @@ pub fn time(setting: Setting, iters: usize) -> Result<Vec<f64>> {
     };
     let (training, validation) = (random_batch(setting), random_batch(setting));
     // Draws the parameters, on the smallest batch that has statistics.
-    no_grad(|| {
+    let _ = no_grad(|| {
         network.loss(&Batch {
             images: training.images.narrow(0, 0, setting.batch.min(2)),
             labels: training.labels.narrow(0, 0, setting.batch.min(2)),
