@@ -98,12 +98,14 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
 /// Writes the default of every setting into the help of its flag, so that help cannot go stale.
 pub fn document(command: clap::Command) -> clap::Command {
     command.mut_subcommands(|subcommand| {
-        if subcommand.get_name() != "search" && subcommand.get_name() != "probe" {
-            return subcommand;
-        }
+        let text: fn(&str) -> Option<String> = match subcommand.get_name() {
+            "search" | "probe" => default_text,
+            "bench" => bench_default_text,
+            _ => return subcommand,
+        };
         subcommand.mut_args(|argument| {
             let key = argument.get_id().as_str().replace('_', "-");
-            match (default_text(&key), argument.get_help()) {
+            match (text(&key), argument.get_help()) {
                 (Some(default), Some(help)) => {
                     let help = format!("{help} [default: {default}]");
                     argument.help(help)
@@ -114,28 +116,40 @@ pub fn document(command: clap::Command) -> clap::Command {
     })
 }
 
-/// The default of `key` in words, with what differs by data or space; none for other flags.
-fn default_text(key: &str) -> Option<String> {
-    let of = |data, space| {
-        let table = toml::Table::try_from(defaults_for(data, space)).ok()?;
-        let value = table.get(key)?;
-        Some(match value {
-            toml::Value::String(word) => word.clone(),
-            // Settings are f32; their shortest decimal is the one to show.
-            toml::Value::Float(number) => (*number as f32).to_string(),
-            toml::Value::Array(values) if values.is_empty() => "computed from the data".into(),
-            other => other.to_string(),
-        })
-    };
+/// The default of `key` for one kind of data and space; none for other flags.
+fn default_of(key: &str, data: DataKind, space: Space) -> Option<String> {
+    let table = toml::Table::try_from(defaults_for(data, space)).ok()?;
+    let value = table.get(key)?;
+    Some(match value {
+        toml::Value::String(word) => word.clone(),
+        // Settings are f32; their shortest decimal is the one to show.
+        toml::Value::Float(number) => (*number as f32).to_string(),
+        toml::Value::Array(values) if values.is_empty() => "computed from the data".into(),
+        other => other.to_string(),
+    })
+}
+
+/// The default of `key` in words for `bench`, whose images are made up in CIFAR's size.
+fn bench_default_text(key: &str) -> Option<String> {
     if key == "space" {
         return Some(SPACE.name().into());
     }
-    let base = of(DataKind::Cifar, Space::Darts)?;
-    let mut text = base.clone();
-    let cells = of(DataKind::Cifar, Space::NasBench201)?;
-    if cells != base {
-        text += &format!("; nb201: {cells}");
+    let mut text = default_of(key, DataKind::Cifar, Space::Darts)?;
+    let nb201 = default_of(key, DataKind::Cifar, Space::NasBench201)?;
+    if nb201 != text {
+        text += &format!("; nb201: {nb201}");
     }
+    Some(text)
+}
+
+/// The default of `key` in words, with what differs by data or space; none for other flags.
+fn default_text(key: &str) -> Option<String> {
+    let of = |data, space| default_of(key, data, space);
+    let mut text = bench_default_text(key)?;
+    if key == "space" {
+        return Some(text);
+    }
+    let base = of(DataKind::Cifar, Space::Darts)?;
     let digits = of(DataKind::Digits, Space::Darts)?;
     let digits_nb201 = of(DataKind::Digits, Space::NasBench201)?;
     if digits != digits_nb201 {

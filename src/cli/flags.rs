@@ -216,13 +216,25 @@ pub fn resolve(flags: toml::Table, file: Option<&ConfigFile>) -> Result<SearchSe
         };
         BadUsage(format!("{at}{error:#}"))
     })?;
-    let kind = defaults::DataKind::of(&spec);
+    resolve_for(defaults::DataKind::of(&spec), given, &origins)
+}
+
+/// Lays the `given` settings over the defaults for images of `kind` and checks the result.
+///
+/// # Errors
+///
+/// As [`resolve`].
+pub fn resolve_for(
+    kind: defaults::DataKind,
+    given: toml::Table,
+    origins: &Origins,
+) -> Result<SearchSettings> {
     let space = match given.get("space") {
         None => defaults::SPACE,
         Some(space) => space.clone().try_into().map_err(|_| {
             BadUsage(format!(
                 "{}: expected darts or nb201, found {space}",
-                named(&origins, "space")
+                named(origins, "space")
             ))
         })?,
     };
@@ -234,7 +246,7 @@ pub fn resolve(flags: toml::Table, file: Option<&ConfigFile>) -> Result<SearchSe
             error.message()
         ))
     })?;
-    validate::check(&settings, &origins)?;
+    validate::check(&settings, origins)?;
     Ok(settings)
 }
 

@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::run::BadUsage;
 
+mod bench;
 mod completions;
 mod config;
 mod data;
@@ -44,6 +45,7 @@ struct Cli {
 enum Command {
     Search(Box<search::Command>),
     Probe(Box<probe::Command>),
+    Bench(bench::Command),
     Data(data::Command),
     Query(query::QueryArgs),
     Inspect(inspect::Command),
@@ -80,6 +82,7 @@ pub fn main() -> ExitCode {
     let ended = match cli.command {
         Command::Search(command) => command.run(),
         Command::Probe(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Data(command) => command.run(),
         Command::Query(args) => query::run(&args).map(|()| End::Done),
         Command::Inspect(command) => command.run(),
@@ -138,11 +141,10 @@ fn say(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// Sizes the thread pool, before its first use.
+/// Sizes the thread pool, before its first use. The main thread is one of its threads: a loop that
+/// it starts needs no hand-over, and so neither a wait nor an entry in a queue.
 fn start_threads(threads: Option<usize>) -> anyhow::Result<()> {
-    let Some(threads) = threads else {
-        return Ok(());
-    };
+    let threads = threads.unwrap_or(0);
     if threads > 1024 {
         anyhow::bail!(BadUsage(format!(
             "--threads: expected at most 1024, found {threads}"
@@ -150,6 +152,7 @@ fn start_threads(threads: Option<usize>) -> anyhow::Result<()> {
     }
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
+        .use_current_thread()
         .build_global()
         .map_err(|error| anyhow::anyhow!("--threads {threads}: cannot start them: {error}"))
 }

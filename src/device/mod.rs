@@ -70,6 +70,14 @@ impl Device {
         Ok(Device::Cuda(cuda::Gpu::open(ordinal)?))
     }
 
+    /// Its name, as `--device` takes it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+        }
+    }
+
     /// One line for people: name, SIMD level and threads, or memory.
     pub fn describe(&self) -> String {
         match self {

@@ -96,9 +96,11 @@ pub fn terms(
     let omega = losses.omega_len();
     p.slice_mut().copy_from(v.slice())?;
     let mut series = Series {
-        norms: vec![norm(&*v)?],
+        // The list is the record's to keep: the one allocation of the step, made in one piece.
+        norms: Vec::with_capacity(settings.count + 1),
         stopped: false,
     };
+    series.norms.push(norm(&*v)?);
     for term in 1..=settings.count {
         losses.product(theta, v.slice(), product.slice_mut())?;
         clear_alpha(product, omega)?;

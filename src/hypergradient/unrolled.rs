@@ -28,6 +28,8 @@ pub struct Unrolled {
     gradient: Vector,
     moved: Vector,
     vector: Vector,
+    /// ∂L1/∂α on both sides of a central difference.
+    sides: [Vec<f32>; 2],
 }
 
 impl Unrolled {
@@ -38,6 +40,7 @@ impl Unrolled {
             gradient: Vector::empty(),
             moved: Vector::empty(),
             vector: Vector::empty(),
+            sides: Default::default(),
         }
     }
 
@@ -50,8 +53,7 @@ impl Unrolled {
     ) -> anyhow::Result<()> {
         let omega = losses.omega_len();
         let step = (0.01 / length) as f32;
-        let mut sides = [Vec::new(), Vec::new()];
-        for (side, sign) in sides.iter_mut().zip([1.0, -1.0]) {
+        for (side, sign) in self.sides.iter_mut().zip([1.0, -1.0]) {
             self.moved.slice_mut().copy_from(theta)?;
             axpy(
                 sign * step,
@@ -60,15 +62,16 @@ impl Unrolled {
             )?;
             let (moved, gradient) = (self.moved.slice(), self.gradient.slice_mut());
             losses.gradient(Level::Training, moved, gradient)?;
-            *side = self.gradient.part(omega..theta.len()).to_vec()?;
+            side.resize(theta.len() - omega, 0.0);
+            self.gradient.part(omega..theta.len()).copy_to(side)?;
         }
-        // α has a few hundred elements.
-        let [up, down] = sides;
-        let sides = up.iter().zip(&down);
-        let difference: Vec<f32> = sides.map(|(up, down)| (up - down) / (2.0 * step)).collect();
+        let [up, down] = &mut self.sides;
+        for (up, down) in up.iter_mut().zip(down) {
+            *up = (*up - *down) / (2.0 * step);
+        }
         self.gradient
             .part_mut(omega..theta.len())
-            .write(&difference)
+            .write(&self.sides[0])
     }
 }
 

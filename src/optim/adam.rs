@@ -41,6 +41,17 @@ impl Adam {
         })
     }
 
+    /// An optimiser of `len` numbers on the host, for models too small for a device.
+    pub fn on_host(len: usize, lr: f32, betas: [f32; 2], weight_decay: f32) -> Adam {
+        Adam::new(&Device::Cpu, len, lr, betas, weight_decay).expect("only a device's memory fails")
+    }
+
+    /// One step of an optimiser that is [`Adam::on_host`].
+    pub fn step_on_host(&mut self, gradient: &[f32], parameters: &mut [f32]) {
+        self.step(gradient, parameters)
+            .expect("only a device's step fails");
+    }
+
     /// One step.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! moment loses at most the rounds since the last checkpoint.
 
 pub mod atomic;
+pub mod bench;
 pub mod checkpoint;
 pub mod config;
 pub mod directory;

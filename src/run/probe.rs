@@ -46,6 +46,7 @@ pub fn run(
             images, half, s.batch, augment, data.mean, data.std, s.seed, stream,
         )
         .batch(0)
+        .clone()
     };
     let training = first(train_half, Stream::ArchTrain);
     let validation = first(validation_half, Stream::Validation);

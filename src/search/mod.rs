@@ -18,7 +18,7 @@ use crate::network::parameters::{Parameter, initial_theta};
 use crate::network::state_dict::NamedTensor;
 use crate::ops::relax::softmax;
 use crate::ops::update::{GradientNorm, norm};
-use crate::optim::{Adam, Population, Sgd, sgd::cosine};
+use crate::optim::{Adam, Population, Sgd, evolution, sgd::cosine};
 use crate::space::{Genotype, derive};
 use anyhow::{Context, ensure};
 use record::{EpochRecord, OpWeights, RoundRecord};
@@ -87,7 +87,7 @@ pub struct Search {
     /// α, the end of θ, on the host.
     alpha: Vec<f32>,
     gradient: Vector,
-    candidate: Vec<f32>,
+    evolution_scratch: evolution::Scratch,
     population: Population,
     /// ‖∂L1/∂ω‖ of the last weight step, until it is taken up.
     norm: Option<GradientNorm>,
@@ -138,7 +138,7 @@ impl Search {
             arch_train: loader(&train_half, Stream::ArchTrain),
             evolution: loader(&train_half, Stream::Evolution),
             gradient: Vector::zeros(&device, theta.len())?,
-            candidate: Vec::new(),
+            evolution_scratch: evolution::Scratch::default(),
             population: Population::default(),
             norm: None,
             sgd: Sgd::new(&device, omega, s.momentum, s.weight_decay, s.clip)?,
@@ -218,14 +218,14 @@ impl Search {
     fn architecture_step(&mut self, lr: f32, record: &mut RoundRecord) -> anyhow::Result<()> {
         let training = self.arch_train.batch(self.progress.rounds);
         let validation = self.validation.batch(self.progress.rounds);
-        let omega = self.omega();
+        let omega = self.executor.tape().omega_len;
         let alpha = omega..self.theta.len();
         let report = self.strategy.architecture_gradient(
             strategy::Step {
                 executor: &mut self.executor,
                 theta: self.theta.slice(),
-                training: &training,
-                validation: &validation,
+                training,
+                validation,
                 sgd: &self.sgd,
                 lr,
             },
@@ -237,10 +237,9 @@ impl Search {
         record.gamma = report.gamma;
         record.correction_ratio = report.correction_norm.map(|c| c / report.direct_norm);
         record.neumann_stopped = report.stopped;
-        let norms = report.norms.clone();
         record.neumann_norms = report.norms;
         self.finite("the validation loss", report.validation.loss)?;
-        for norm in norms {
+        for &norm in &record.neumann_norms {
             self.finite("a norm of the hypergradient's series", norm)?;
         }
         let gradient = self.gradient.part(alpha.clone());

@@ -1,5 +1,6 @@
 //! What a search reports: one record a round, one an epoch. These are the lines of `log.jsonl`.
 
+use crate::optim::Choice;
 use serde::{Deserialize, Serialize};
 
 /// One round: T weight steps and, after the warm-up, one architecture step.
@@ -30,7 +31,7 @@ pub struct RoundRecord {
     /// ‖correction‖ / ‖∂L2/∂α‖.
     pub correction_ratio: Option<f64>,
     /// The ES choice: "current", "recombined" or "member i".
-    pub es_choice: Option<String>,
+    pub es_choice: Option<Choice>,
     /// L1 of the choice.
     pub es_loss: Option<f64>,
     /// Seconds this round took.

@@ -3,7 +3,6 @@
 use super::Search;
 use super::record::RoundRecord;
 use crate::autograd::Mode;
-use crate::data::Batch;
 use crate::device::Device;
 use crate::optim::{Evolution, Weights};
 
@@ -20,16 +19,17 @@ impl Search {
         for inner in 0..steps {
             let number = self.progress.rounds * steps + inner;
             let batch = self.train.batch(number);
+            self.executor.load(&batch.images, &batch.labels)?;
             match weights {
                 Weights::Sgd | Weights::SgdEs => {
-                    self.sgd_step(lr, &batch)?;
+                    self.sgd_step(lr)?;
                     // A GPU goes on while the host prepares the next batch: it is asked once a round.
                     if matches!(self.device, Device::Cpu) || inner + 1 == steps {
                         self.settle(record, &mut trained)?;
                     }
                 }
                 Weights::Es => {
-                    let (loss, hits) = self.generation(number, &batch, record)?;
+                    let (loss, hits) = self.generation(number, record)?;
                     trained.add(loss, hits, self.settings.inner_steps);
                 }
             }
@@ -39,15 +39,15 @@ impl Search {
         let warm = record.epoch >= self.settings.warmup_epochs;
         if weights == Weights::SgdEs && warm {
             let batch = self.evolution.batch(self.progress.rounds);
-            self.generation(self.progress.rounds, &batch, record)?;
+            self.executor.load(&batch.images, &batch.labels)?;
+            self.generation(self.progress.rounds, record)?;
         }
         Ok(())
     }
 
-    /// Starts one SGD step on `batch`.
-    fn sgd_step(&mut self, lr: f32, batch: &Batch) -> anyhow::Result<()> {
+    /// Starts one SGD step on the loaded batch.
+    fn sgd_step(&mut self, lr: f32) -> anyhow::Result<()> {
         let omega = self.omega();
-        self.executor.load(&batch.images, &batch.labels)?;
         self.executor.start_forward(Mode::Gradient, &self.theta)?;
         self.executor.backward(&self.theta, &mut self.gradient)?;
         let gradient = self.gradient.part(0..omega);
@@ -74,12 +74,8 @@ impl Search {
         Ok(())
     }
 
-    fn generation(
-        &mut self,
-        number: u64,
-        batch: &Batch,
-        record: &mut RoundRecord,
-    ) -> anyhow::Result<(f64, f64)> {
+    /// One ES generation on the loaded batch; returns loss and accuracy of ω as it was.
+    fn generation(&mut self, number: u64, record: &mut RoundRecord) -> anyhow::Result<(f64, f64)> {
         let s = &self.settings;
         let evolution = Evolution {
             population: s.population,
@@ -90,13 +86,12 @@ impl Search {
             seed: s.seed,
         };
         let omega = self.omega();
-        self.executor.load(&batch.images, &batch.labels)?;
         let executor = &mut self.executor;
         let (generation, right) = match self.theta.host_mut() {
             Some(theta) => {
                 let (mut first, mut failed) = (None, None);
-                let candidate = &mut self.candidate;
-                let generation = evolution.generation(number, theta, omega, candidate, |theta| {
+                let scratch = &mut self.evolution_scratch;
+                let generation = evolution.generation(number, theta, omega, scratch, |theta| {
                     match executor.forward(Mode::Evaluate, theta) {
                         Ok(outcome) => {
                             first.get_or_insert(outcome.top1);
@@ -122,10 +117,10 @@ impl Search {
             }
         };
         self.finite("the training loss", generation.loss)?;
-        record.es_choice = Some(generation.choice.to_string());
+        record.es_choice = Some(generation.choice);
         record.es_loss = Some(generation.loss);
         self.progress.last_loss = generation.loss;
-        let hits = right as f64 / batch.labels.len() as f64;
+        let hits = right as f64 / self.settings.batch as f64;
         Ok((generation.loss_before, hits))
     }
 }

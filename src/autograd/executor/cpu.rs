@@ -2,6 +2,7 @@
 
 use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
+use crate::device::parallel::level_scratch;
 use crate::device::simd::padded;
 use crate::device::{Arena, View};
 use crate::ops::{ActivationId, Context, Moments, Op, Outcome, Pass, Role};
@@ -211,6 +212,7 @@ impl Cpu {
             let i = if reversed { count - 1 - step } else { step };
             self.step(tape, (pass, i), theta, direction, gradient, outcome);
         }
+        level_scratch();
     }
 
     /// One op of a pass.
@@ -224,18 +226,42 @@ impl Cpu {
         outcome: &Mutex<Outcome>,
     ) {
         let cx = self.context(tape, theta, direction, gradient, outcome);
-        let op = &tape.ops[i];
-        match pass {
-            Pass::Forward => op.forward(&cx),
-            Pass::Backward => op.backward(&cx),
-            Pass::Tangent => op.tangent(&cx),
-            Pass::TangentBackward => op.tangent_backward(&cx),
-        }
+        run_entry(tape.ops[i].as_ref(), pass, &cx);
         if matches!(pass, Pass::Backward | Pass::TangentBackward) {
             let writes = &self.writes[usize::from(pass == Pass::TangentBackward)][i];
             for id in writes {
                 self.written[id.0] = true;
             }
         }
+    }
+
+    /// Runs entry `index` of the tape once more in `pass`, after that pass ran as a whole, with
+    /// (ω, α), the direction and the gradient of that run. It does the work and the memory traffic
+    /// it did there, which is what a measurement of one op wants, but adds to adjoints a second
+    /// time: afterwards no result of the pass holds.
+    pub fn repeat_entry(
+        &mut self,
+        tape: &Tape,
+        (pass, index): (Pass, usize),
+        theta: &[f32],
+        direction: &[f32],
+        gradient: &mut [f32],
+    ) {
+        assert!(
+            self.mode == Some(Mode::Products),
+            "all four passes ran and kept what they read"
+        );
+        let outcome = Mutex::default();
+        let cx = self.context(tape, theta, direction, View::of_mut(gradient), &outcome);
+        run_entry(tape.ops[index].as_ref(), pass, &cx);
+    }
+}
+
+fn run_entry(op: &dyn Op, pass: Pass, cx: &Context) {
+    match pass {
+        Pass::Forward => op.forward(cx),
+        Pass::Backward => op.backward(cx),
+        Pass::Tangent => op.tangent(cx),
+        Pass::TangentBackward => op.tangent_backward(cx),
     }
 }

@@ -12,10 +12,10 @@ use super::plan::Mode;
 use super::tape::Tape;
 use crate::device::vector::Part;
 use crate::device::{Device, Slice, SliceMut, Vector};
-use crate::ops::Outcome;
 use crate::ops::cuda::Precision;
 use crate::ops::perturb::Noise;
 use crate::ops::perturb::cuda::{Generation, Recombination, stride};
+use crate::ops::{Outcome, Pass};
 use cpu::Cpu;
 use cuda::Cuda;
 use std::collections::VecDeque;
@@ -268,6 +268,34 @@ impl Executor {
             ) => cuda.tangent_backward(&self.tape, theta, direction, product),
             _ => unreachable!("{ONE_DEVICE}"),
         }
+    }
+
+    /// Runs entry `index` of the tape once more in `pass` on the CPU, after that pass ran as a whole in
+    /// [`Mode::Products`], with the vectors of that run. It does the work and the memory traffic it did
+    /// there, which is what a measurement of one op wants, but adds to adjoints a second time:
+    /// afterwards no result of the pass holds.
+    ///
+    /// # Panics
+    /// On a GPU, or where the vectors' lengths are not θ's.
+    pub fn repeat_entry(
+        &mut self,
+        pass: Pass,
+        index: usize,
+        theta: &[f32],
+        direction: &[f32],
+        gradient: &mut [f32],
+    ) {
+        for (what, len) in [
+            ("theta", theta.len()),
+            ("direction", direction.len()),
+            ("gradient", gradient.len()),
+        ] {
+            assert_eq!(len, self.tape.theta_len(), "{what} = (ω, α)");
+        }
+        let Engine::Cpu(cpu) = &mut self.engine else {
+            panic!("an entry is repeated on the CPU");
+        };
+        cpu.repeat_entry(&self.tape, (pass, index), theta, direction, gradient);
     }
 
     /// K = `terms` Neumann terms from v, and p = Σ v_k: v_k = v_{k−1} − γ·H·v_{k−1}, on ω. α's part of v must
