@@ -220,21 +220,30 @@ struct AdamStep {
     double lr, beta1, beta2, epsilon, weight_decay;
     double correct1, correct2; // 1 − βᵗ
     u32 len;
-    u32 unused;
+    u32 group; // neighbours that share a second moment; divides len
 };
 LAYOUT(AdamStep, 144);
 
 // Kingma & Ba 2015, algorithm 1, with L2 decay in the gradient, as PyTorch has it. α has a few hundred
-// elements: exactness costs nothing, so all of it is double, as on the CPU.
+// elements: exactness costs nothing, so all of it is double, as on the CPU. A thread takes a group.
 extern "C" __global__ void __launch_bounds__(THREADS) update_adam(const AdamStep p) {
     BEGIN(p);
     float *theta = at(p.theta), *m = at(p.m), *v = at(p.v);
     const float* gradient = at(p.gradient);
-    for (u32 e = blockIdx.x * blockDim.x + threadIdx.x; e < p.len; e += gridDim.x * blockDim.x) {
-        const double g = (double)gradient[e] + p.weight_decay * (double)theta[e];
-        m[e] = (float)(p.beta1 * (double)m[e] + (1.0 - p.beta1) * g);
-        v[e] = (float)(p.beta2 * (double)v[e] + (1.0 - p.beta2) * g * g);
-        const double denominator = sqrt((double)v[e] / p.correct2) + p.epsilon;
-        theta[e] = (float)((double)theta[e] - p.lr * ((double)m[e] / p.correct1) / denominator);
+    const u32 step = gridDim.x * blockDim.x * p.group;
+    for (u32 first = (blockIdx.x * blockDim.x + threadIdx.x) * p.group; first < p.len; first += step) {
+        double square = 0.0;
+        for (u32 e = first; e < first + p.group; ++e) {
+            const double g = (double)gradient[e] + p.weight_decay * (double)theta[e];
+            square += g * g;
+        }
+        square /= (double)p.group;
+        for (u32 e = first; e < first + p.group; ++e) {
+            const double g = (double)gradient[e] + p.weight_decay * (double)theta[e];
+            m[e] = (float)(p.beta1 * (double)m[e] + (1.0 - p.beta1) * g);
+            v[e] = (float)(p.beta2 * (double)v[e] + (1.0 - p.beta2) * square);
+            const double denominator = sqrt((double)v[e] / p.correct2) + p.epsilon;
+            theta[e] = (float)((double)theta[e] - p.lr * ((double)m[e] / p.correct1) / denominator);
+        }
     }
 }

@@ -4,7 +4,9 @@
 //! within a minute on two cores, so there the network and the number of epochs are smaller.
 
 use crate::data::Spec;
-use crate::search::settings::{Gamma, SearchSettings, StrategyKind, UnrolledProduct, Weights};
+use crate::search::settings::{
+    Gamma, SearchSettings, SecondMoment, StrategyKind, UnrolledProduct, Weights,
+};
 use crate::space::Space;
 
 /// The data of a search that names none.
@@ -67,6 +69,7 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
         arch_weight_decay: 1e-3,
         arch_beta1: 0.5,
         arch_beta2: 0.999,
+        arch_second_moment: SecondMoment::Element,
         image_size: 0,
         crop_padding: 4,
         flip: true,
@@ -76,6 +79,8 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
     };
     if space == Space::NasBench201 {
         settings.cells = 5;
+        // The genotype is an argmax with `none` in it: see `SecondMoment`.
+        settings.arch_second_moment = SecondMoment::Edge;
     }
     match (data, space) {
         (DataKind::Cifar, _) => {}

@@ -17,7 +17,9 @@ use super::config::ConfigFile;
 use super::{defaults, validate};
 use crate::data::Spec;
 use crate::run::BadUsage;
-use crate::search::settings::{Gamma, SearchSettings, StrategyKind, UnrolledProduct, Weights};
+use crate::search::settings::{
+    Gamma, SearchSettings, SecondMoment, StrategyKind, UnrolledProduct, Weights,
+};
 use crate::search::tabular;
 use crate::space::Space;
 
@@ -122,6 +124,9 @@ pub struct TrainingFlags {
     /// Adam's second decay rate
     #[arg(long, value_name = "BETA", value_parser = number, allow_negative_numbers = true)]
     arch_beta2: Option<f32>,
+    /// Which elements of α share Adam's second moment: each its own, or the ops of an edge one
+    #[arg(long, value_enum, value_name = "WHICH")]
+    arch_second_moment: Option<SecondMoment>,
     /// First learning rate of the weights (SGD, cosine schedule)
     #[arg(long, help_heading = "SGD", value_name = "RATE", value_parser = number, allow_negative_numbers = true)]
     lr: Option<f32>,
@@ -370,7 +375,7 @@ mod tests {
             --sigma 0.3 --es-step 0.7 --es-literal --antithetic --channels 5 --cells 2 --batch 9 \
             --epochs 11 --warmup-epochs 1 --seed 12 --lr 0.1 --lr-min 0.01 --momentum 0.8 \
             --weight-decay 0.002 --clip 3 --arch-lr 0.004 --arch-weight-decay 0.005 --arch-beta1 0.6 \
-            --arch-beta2 0.99 --image-size 24 --crop-padding 2 --flip=true --cutout 8 \
+            --arch-beta2 0.99 --arch-second-moment edge --image-size 24 --crop-padding 2 --flip=true --cutout 8 \
             --mean 0.1,0.2,0.3 --std 0.4";
         let settings = resolved(arguments, "").unwrap();
         assert_eq!(settings.gamma, Gamma::Auto);

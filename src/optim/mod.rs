@@ -7,7 +7,7 @@ pub mod sgd;
 
 use serde::{Deserialize, Serialize};
 
-pub use adam::Adam;
+pub use adam::{Adam, SecondMoment};
 pub use evolution::{Choice, Evolution};
 pub use population::Population;
 pub use sgd::Sgd;

@@ -67,7 +67,7 @@ impl RunConfig {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::search::settings::{Gamma, StrategyKind, UnrolledProduct, Weights};
+    use crate::search::settings::{Gamma, SecondMoment, StrategyKind, UnrolledProduct, Weights};
     use crate::space::Space;
 
     pub(crate) fn sample() -> RunConfig {
@@ -101,6 +101,7 @@ pub(crate) mod tests {
             arch_weight_decay: 1e-3,
             arch_beta1: 0.5,
             arch_beta2: 0.999,
+            arch_second_moment: SecondMoment::Element,
             image_size: 0,
             crop_padding: 0,
             flip: false,

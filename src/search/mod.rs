@@ -18,7 +18,7 @@ use crate::network::parameters::{Parameter, initial_theta};
 use crate::network::state_dict::NamedTensor;
 use crate::ops::relax::softmax;
 use crate::ops::update::{GradientNorm, norm};
-use crate::optim::{Adam, Population, Sgd, evolution, sgd::cosine};
+use crate::optim::{Adam, Population, SecondMoment, Sgd, evolution, sgd::cosine};
 use crate::space::{Genotype, derive};
 use anyhow::{Context, ensure};
 use record::{EpochRecord, OpWeights, RoundRecord};
@@ -148,7 +148,11 @@ impl Search {
                 s.arch_lr,
                 betas,
                 s.arch_weight_decay,
-            )?,
+            )?
+            .grouped(match s.arch_second_moment {
+                SecondMoment::Element => 1,
+                SecondMoment::Edge => s.space.op_names().len(),
+            }),
             strategy: strategy(s),
             executor: Executor::new(supernet.tape, device.clone()),
             parameters: supernet.parameters,

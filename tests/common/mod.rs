@@ -1,6 +1,8 @@
 //! What several test files need: a small search on the bundled digits, and a pool of so many threads.
 
-use ndarts::search::settings::{Gamma, SearchSettings, StrategyKind, UnrolledProduct, Weights};
+use ndarts::search::settings::{
+    Gamma, SearchSettings, SecondMoment, StrategyKind, UnrolledProduct, Weights,
+};
 use ndarts::space::Space;
 
 /// A search of a few seconds, with every augmentation on.
@@ -35,6 +37,7 @@ pub fn settings(space: Space, strategy: StrategyKind) -> SearchSettings {
         arch_weight_decay: 1e-3,
         arch_beta1: 0.5,
         arch_beta2: 0.999,
+        arch_second_moment: SecondMoment::Element,
         image_size: 0,
         crop_padding: 1,
         flip: true,

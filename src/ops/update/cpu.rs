@@ -61,16 +61,26 @@ pub fn sgd(step: Sgd, clip_factor: f32, gradient: &[f32], buffer: &mut [f32], th
     });
 }
 
-/// Kingma & Ba 2015, algorithm 1. α has a few hundred elements: one thread, in f64.
+/// Kingma & Ba 2015, algorithm 1, a group at a time. α has a few hundred elements: one thread, in f64.
 pub fn adam(step: Adam, gradient: &[f32], m: &mut [f32], v: &mut [f32], theta: &mut [f32]) {
     let power = i32::try_from(step.step).unwrap_or(i32::MAX);
     let correct1 = 1.0 - step.beta1.powi(power);
     let correct2 = 1.0 - step.beta2.powi(power);
-    for (((t, m), v), &g) in theta.iter_mut().zip(m).zip(v).zip(gradient) {
-        let g = f64::from(g) + step.weight_decay * f64::from(*t);
-        *m = (step.beta1 * f64::from(*m) + (1.0 - step.beta1) * g) as f32;
-        *v = (step.beta2 * f64::from(*v) + (1.0 - step.beta2) * g * g) as f32;
-        let denominator = (f64::from(*v) / correct2).sqrt() + step.epsilon;
-        *t = (f64::from(*t) - step.lr * (f64::from(*m) / correct1) / denominator) as f32;
+    let decayed = |g: f32, t: f32| f64::from(g) + step.weight_decay * f64::from(t);
+    let groups = theta.chunks_exact_mut(step.group);
+    let groups = groups.zip(gradient.chunks_exact(step.group));
+    let moments = m.chunks_exact_mut(step.group);
+    let moments = moments.zip(v.chunks_exact_mut(step.group));
+    for ((theta, gradient), (m, v)) in groups.zip(moments) {
+        let pairs = gradient.iter().zip(theta.iter());
+        let square: f64 = pairs.map(|(&g, &t)| decayed(g, t).powi(2)).sum();
+        let square = square / step.group as f64;
+        for (((t, m), v), &g) in theta.iter_mut().zip(m).zip(v).zip(gradient) {
+            let g = decayed(g, *t);
+            *m = (step.beta1 * f64::from(*m) + (1.0 - step.beta1) * g) as f32;
+            *v = (step.beta2 * f64::from(*v) + (1.0 - step.beta2) * square) as f32;
+            let denominator = (f64::from(*v) / correct2).sqrt() + step.epsilon;
+            *t = (f64::from(*t) - step.lr * (f64::from(*m) / correct1) / denominator) as f32;
+        }
     }
 }

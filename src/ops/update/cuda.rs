@@ -51,7 +51,7 @@ struct AdamParameters {
     correct1: f64,
     correct2: f64,
     len: u32,
-    unused: u32,
+    group: u32,
 }
 
 layout_test!(Parameters = 160, AdamParameters = 144);
@@ -227,9 +227,9 @@ pub(super) fn adam(
         correct1: 1.0 - step.beta1.powi(power),
         correct2: 1.0 - step.beta2.powi(power),
         len: narrow(theta.len),
-        unused: 0,
+        group: narrow(step.group),
     };
-    let blocks = narrow(theta.len.div_ceil(THREADS).max(1));
+    let blocks = narrow(theta.len.div_ceil(THREADS * step.group).max(1));
     let launch = Launch::new(
         kernel("update_adam"),
         [blocks, 1, 1],

@@ -39,6 +39,9 @@ pub struct Adam {
     pub epsilon: f64,
     /// L2 decay.
     pub weight_decay: f64,
+    /// Neighbours that share a second moment, the mean of their squares; divides the length. 1: each
+    /// element has its own.
+    pub group: usize,
     /// Steps done, this one counted.
     pub step: u64,
 }
@@ -221,11 +224,33 @@ mod tests {
             beta2: 0.999,
             epsilon: 1e-8,
             weight_decay: 0.0,
+            group: 1,
             step: 1,
         };
         let (mut m, mut v, mut theta) = ([0.0], [0.0], [0.5]);
         adam(step, &[-3.0], &mut m, &mut v, &mut theta).unwrap();
         assert!((theta[0] - 0.51).abs() < 1e-6);
+    }
+
+    #[test]
+    fn elements_that_share_a_second_moment_keep_their_proportions() {
+        let step = Adam {
+            lr: 0.01,
+            beta1: 0.5,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            group: 2,
+            step: 1,
+        };
+        let (mut m, mut v, mut theta) = ([0.0; 4], [0.0; 4], [0.0; 4]);
+        let gradient = [3.0, -1.0, 1e-6, 1e-6];
+        adam(step, &gradient, &mut m, &mut v, &mut theta).unwrap();
+        // √((9 + 1)/2) is the size of the first pair.
+        let unit = 0.01 / 5f32.sqrt();
+        for (found, wanted) in theta.iter().zip([-3.0 * unit, unit, -0.0099, -0.0099]) {
+            assert!((found - wanted).abs() < 1e-4 * 0.01 + 1e-4, "{theta:?}");
+        }
     }
 
     #[test]
