@@ -23,7 +23,10 @@ fn every_work_is_a_line_of_json_with_its_time_and_its_own_memory() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    let whats: Vec<_> = lines.iter().map(|line| line["what"].as_str().unwrap()).collect();
+    let whats: Vec<_> = lines
+        .iter()
+        .map(|line| line["what"].as_str().unwrap())
+        .collect();
     assert_eq!(whats, works);
     for line in lines {
         assert_eq!(line["space"], "nb201");
@@ -38,7 +41,10 @@ fn without_json_it_prints_a_table() {
     let output = bench(&format!("{TINY} --what forward"));
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("median s") && said.contains("\nforward "), "{said}");
+    assert!(
+        said.contains("median s") && said.contains("\nforward "),
+        "{said}"
+    );
 }
 
 #[test]
@@ -49,12 +55,19 @@ fn a_setting_that_makes_no_measurement_is_refused_in_one_sentence() {
         ("--batch 0", 2, "--batch: expected"),
         ("--device tpu", 2, "--device: expected"),
         // Found by the process that measures, said by the one that was asked.
-        ("--what step,forward --json --channels 2000", 1, "--channels: expected 1 to 1024"),
+        (
+            "--what step,forward --json --channels 2000",
+            1,
+            "--channels: expected 1 to 1024",
+        ),
     ] {
         let output = bench(arguments);
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(status), "{arguments}: {said}");
-        assert!(said.starts_with("error: ") && said.contains(words), "{said}");
+        assert!(
+            said.starts_with("error: ") && said.contains(words),
+            "{said}"
+        );
         assert_eq!(said.lines().count(), 1, "{said}");
     }
 }
