@@ -138,7 +138,7 @@ fn bytes(tape: &Tape, op: &dyn Op, pass: Pass) -> f64 {
         let a = tape.graph.activation(id);
         tape.graph.batch * a.height * a.width * a.channels * size_of::<f32>()
     };
-    touched.iter().map(|(id, _)| size(*id) as f64).sum()
+    touched.iter().map(|(id, _)| size(*id)).sum::<usize>() as f64
 }
 
 fn ops(criterion: &mut Criterion, report: &mut Report) {
