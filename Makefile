@@ -19,12 +19,12 @@ bench:
 	target/release/ndarts bench --space nb201 --what step --channels 8 --cells 1
 
 # The same works in libtorch beside ours: a proof that both compute the same, then the table. Needs a
-# C++ compiler and Python with venv; about 2 GB of wheels go into target/. ARGS=--small tries it out.
+# C++ compiler and Python with venv; PyTorch takes 5 GB in target/. ARGS=--small tries it out.
 ARGS ?=
 bench-libtorch: target/venv/.torch-$(TORCH)
 	benches/libtorch/run.sh $(ARGS)
 
-# One probe of each space, recomputed in float64 by PyTorch (about 1 GB of wheels, into target/).
+# One probe of each space, recomputed in float64 by PyTorch (5 GB, into target/).
 PROBE_DATA ?= digits
 check-probe: target/venv/.torch-$(TORCH)
 	cargo build --release

@@ -34,7 +34,7 @@ for proof in "${proofs[@]}"; do
     file=$target/libtorch-proof-$space.safetensors
     "$ndarts" probe --space "$space" --channels "$channels" --cells "$cells" --batch "$batch" \
         --image-size 32 --neumann-terms 3 --gamma 0.01 --threads "$threads" --out "$file" >/dev/null
-    "$bench" prove "$file"
+    "$bench" prove --threads "$threads" "$file"
 done
 
 echo "$(date +%F), $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $threads threads," \

@@ -57,6 +57,7 @@ pub fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
 ///
 /// Which thread runs which task changes from step to step; without this, a thread that was handed
 /// only small tasks in the first step would still allocate in a later one.
+/// Waits for every thread of the pool, so call it from one of them or while none is busy elsewhere.
 pub fn level_scratch() {
     if !GREW.swap(false, Ordering::AcqRel) {
         return;

@@ -69,7 +69,9 @@ fn cases(small: bool) -> Vec<Case> {
             arguments: arguments.split_whitespace().map(String::from).collect(),
         }
     };
-    FULL.into_iter().map(case).collect()
+    let mut cases: Vec<Case> = FULL.into_iter().map(case).collect();
+    cases.dedup_by(|a, b| a.label == b.label);
+    cases
 }
 
 /// Who does the work.
@@ -137,20 +139,13 @@ impl Plan<'_> {
         let mut measured = vec![[const { Vec::new() }; 3]; cases.len()];
         for round in 0..self.rounds {
             for (case, measured) in cases.iter().zip(&mut measured) {
+                eprintln!("round {} of {}: {}", round + 1, self.rounds, case.label);
                 for turn in 0..CONTENDERS.len() {
                     let who = (round + turn) % CONTENDERS.len();
-                    eprint!(
-                        "\rround {} of {}: {} ({})    ",
-                        round + 1,
-                        self.rounds,
-                        case.label,
-                        who + 1
-                    );
                     measured[who].push(self.measure(CONTENDERS[who], case)?);
                 }
             }
         }
-        eprintln!();
         println!(
             "| work | ndarts | libtorch NCHW | libtorch channels-last | faster layout / ndarts | peak MiB of each |"
         );

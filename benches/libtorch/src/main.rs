@@ -32,6 +32,9 @@ enum Action {
         /// The files
         #[arg(required = true)]
         files: Vec<PathBuf>,
+        /// Threads within an op
+        #[arg(long, value_parser = clap::value_parser!(i32).range(1..=1024))]
+        threads: i32,
     },
     /// Time one work in libtorch; print one line of JSON with the keys of `ndarts bench --json`
     Measure(Measure),
@@ -147,9 +150,11 @@ fn peak_rss_mb() -> Option<f64> {
 
 fn run() -> Result<()> {
     match Cli::parse().command {
-        Action::Prove { files } => files
-            .iter()
-            .try_for_each(|file| proof::prove(file).with_context(|| file.display().to_string())),
+        Action::Prove { files, threads } => {
+            tch::set_num_threads(threads);
+            let prove = |file: &PathBuf| proof::prove(file).context(file.display().to_string());
+            files.iter().try_for_each(prove)
+        }
         Action::Measure(measure) => measure.run(),
         Action::Compare(compare) => {
             for (flag, value) in [("rounds", compare.rounds), ("iters", compare.iters)] {

@@ -15,9 +15,6 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// Both.
-    pub const ALL: [Layout; 2] = [Layout::Nchw, Layout::ChannelsLast];
-
     /// Its word on the command line.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,8 +1,10 @@
 //! Proof that libtorch and `ndarts` compute the same: everything in an `ndarts probe` file, again.
 //!
 //! A probe file holds weights, batches and what the engine made of them in float32. Here libtorch
-//! makes it anew from the same weights and batches: in float64, which is the truth, and in float32 in
-//! both layouts, which shows what error is float32's own.
+//! makes it anew from the same weights and batches: in float64, which is the truth, in both layouts, so
+//! that all three programs are seen to compute one function; and in float32 in both layouts, which shows
+//! what error is float32's own. That one is not judged: libtorch's channels-last kernels are off by up
+//! to a per cent in a gradient on small batches.
 
 use crate::parameters::{Layout, Parameters};
 use crate::supernets::{Sizes, Space, logits};
@@ -13,9 +15,11 @@ use std::collections::HashMap;
 use std::path::Path;
 use tch::{Kind, Tensor};
 
-/// Most that a float32 program may differ from float64, norm-wise over all tensors of a quantity.
-/// Agreement is far better where no sum lies near a kink of a relu or a tie of a maximum.
+/// Most that the engine may differ from float64, norm-wise over all tensors of a quantity. Agreement is
+/// far better where no sum lies near a kink of a relu or a tie of a maximum.
 const TOLERANCE: f64 = 1e-2;
+/// Most that the layouts may differ from each other in float64.
+const TOLERANCE_FLOAT64: f64 = 1e-7;
 
 /// A probe file.
 struct Probe {
@@ -177,11 +181,11 @@ fn error(found: &[Tensor], truth: &[Tensor]) -> Result<f64> {
     Ok(norm(&difference)? / norm(truth)?.max(f64::MIN_POSITIVE))
 }
 
-/// Recomputes a probe file and prints, for each quantity, the norms and the errors of `ndarts` and of
-/// libtorch's two layouts against float64.
+/// Recomputes a probe file and prints, for each quantity, its norm by both programs and the errors
+/// against float64 in NCHW.
 ///
 /// # Errors
-/// A file that `ndarts probe` did not write, or a quantity that differs.
+/// A file that `ndarts probe` did not write, or programs that differ.
 pub fn prove(path: &Path) -> Result<()> {
     let probe = Probe::read(path)?;
     let sizes = probe.sizes;
@@ -194,42 +198,59 @@ pub fn prove(path: &Path) -> Result<()> {
         probe.terms
     );
     println!(
-        "{:<14} {:>12} {:>12} {:>11} {:>11} {:>13}",
-        "", "norm float64", "norm ndarts", "ndarts", "NCHW", "channels-last"
+        "{:<14} {:>12} {:>12} | {:>8} {:>14} | {:>9} {:>18}",
+        "norm of",
+        "libtorch f64",
+        "ndarts",
+        "ndarts",
+        "ch.-last f64",
+        "NCHW f32",
+        "channels-last f32"
     );
     let truth = recompute(&probe, Layout::Nchw, Kind::Double)?;
-    let float32 = Layout::ALL.map(|layout| recompute(&probe, layout, Kind::Float));
-    let [nchw, channels_last] = float32;
-    let (nchw, channels_last) = (nchw?, channels_last?);
-    let mut worst: f64 = 0.0;
+    let float64 = recompute(&probe, Layout::ChannelsLast, Kind::Double)?;
+    let nchw = recompute(&probe, Layout::Nchw, Kind::Float)?;
+    let channels_last = recompute(&probe, Layout::ChannelsLast, Kind::Float)?;
+    let (mut engine, mut layouts) = (Worst(0.0), Worst(0.0));
     for (i, (name, truth)) in truth.iter().enumerate() {
         let ours = probe.quantity(name)?;
-        let errors = [
-            error(&ours, truth)?,
-            error(&nchw[i].1, truth)?,
-            error(&channels_last[i].1, truth)?,
-        ];
         println!(
-            "{name:<14} {:>12.6} {:>12.6} {:>11.1e} {:>11.1e} {:>13.1e}",
+            "{name:<14} {:>12.6} {:>12.6} | {:>8.1e} {:>14.1e} | {:>9.1e} {:>18.1e}",
             norm(truth)?,
             norm(&ours)?,
-            errors[0],
-            errors[1],
-            errors[2]
+            engine.see(error(&ours, truth)?),
+            layouts.see(error(&float64[i].1, truth)?),
+            error(&nchw[i].1, truth)?,
+            error(&channels_last[i].1, truth)?
         );
-        for error in errors {
-            // A NaN is no agreement.
-            worst = if error.is_nan() {
-                f64::INFINITY
-            } else {
-                worst.max(error)
-            };
-        }
     }
     println!();
-    ensure!(
-        worst <= TOLERANCE,
-        "expected both programs to agree with float64 to {TOLERANCE:e}, found an error of {worst:.1e}"
-    );
+    for (what, Worst(worst), most) in [
+        ("ndarts to agree with float64", engine, TOLERANCE),
+        (
+            "both layouts to agree in float64",
+            layouts,
+            TOLERANCE_FLOAT64,
+        ),
+    ] {
+        ensure!(
+            worst <= most,
+            "expected {what} to {most:e} norm-wise, found an error of {worst:.1e}"
+        );
+    }
     Ok(())
+}
+
+/// The largest error seen; one that is no number is no agreement.
+struct Worst(f64);
+
+impl Worst {
+    fn see(&mut self, error: f64) -> f64 {
+        self.0 = if error.is_nan() {
+            f64::INFINITY
+        } else {
+            self.0.max(error)
+        };
+        error
+    }
 }
