@@ -59,6 +59,7 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
         batch: 64,
         epochs: 50,
         warmup_epochs: 0,
+        stable_epochs: 0,
         seed: 0,
         lr: 0.025,
         lr_min: 0.001,
@@ -79,6 +80,7 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
     };
     if space == Space::NasBench201 {
         settings.cells = 5;
+        settings.stable_epochs = 1;
         // The genotype is an argmax with `none` in it: see `SecondMoment`.
         settings.arch_second_moment = SecondMoment::Edge;
     }

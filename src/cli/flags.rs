@@ -106,6 +106,9 @@ pub struct TrainingFlags {
     /// Epochs at the start that train the weights only
     #[arg(long, value_name = "E", value_parser = whole, allow_negative_numbers = true)]
     warmup_epochs: Option<usize>,
+    /// End the search when the genotype has stayed the same for so many epochs; 0: never
+    #[arg(long, value_name = "E", value_parser = whole, allow_negative_numbers = true)]
+    stable_epochs: Option<usize>,
     /// T, weight steps before each architecture step
     #[arg(long, value_name = "T", value_parser = whole, allow_negative_numbers = true)]
     inner_steps: Option<usize>,
@@ -373,7 +376,7 @@ mod tests {
         let arguments = "--space nb201 --strategy darts-v2 --data pack:x --device cpu --weights sgd+es \
             --neumann-terms 3 --inner-steps 4 --gamma auto --unrolled-product exact --population 6 \
             --sigma 0.3 --es-step 0.7 --es-literal --antithetic --channels 5 --cells 2 --batch 9 \
-            --epochs 11 --warmup-epochs 1 --seed 12 --lr 0.1 --lr-min 0.01 --momentum 0.8 \
+            --epochs 11 --warmup-epochs 1 --stable-epochs 2 --seed 12 --lr 0.1 --lr-min 0.01 --momentum 0.8 \
             --weight-decay 0.002 --clip 3 --arch-lr 0.004 --arch-weight-decay 0.005 --arch-beta1 0.6 \
             --arch-beta2 0.99 --arch-second-moment edge --image-size 24 --crop-padding 2 --flip=true --cutout 8 \
             --mean 0.1,0.2,0.3 --std 0.4";

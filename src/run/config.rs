@@ -91,6 +91,7 @@ pub(crate) mod tests {
             batch: 64,
             epochs: 2,
             warmup_epochs: 0,
+            stable_epochs: 0,
             seed: 3,
             lr: 0.025,
             lr_min: 0.001,

@@ -176,7 +176,7 @@ impl Sitting {
         let total = self.search.rounds_total();
         observer.begin(self.search.rounds_done(), total);
         let mut last_epoch = None;
-        while self.search.rounds_done() < total {
+        while !self.search.finished() {
             self.round(observer)?;
             let done = self.search.rounds_done();
             let epoch_ends = done.is_multiple_of(self.search.rounds_per_epoch());
@@ -188,7 +188,7 @@ impl Sitting {
             if epoch_ends || stopping || due {
                 self.checkpoint()?;
             }
-            if stopping && done < total {
+            if stopping && !self.search.finished() {
                 return Ok(Outcome::Interrupted { round: done });
             }
         }

@@ -61,7 +61,7 @@ pub struct Snapshot {
 }
 
 /// Counters of a search; the rest follows from them and the seed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Progress {
     rounds: u64,
@@ -69,6 +69,10 @@ struct Progress {
     seconds: f64,
     last_loss: f64,
     last_norm: f64,
+    /// Of the last epoch after the warm-up.
+    genotype: Option<String>,
+    /// Epochs before that one with the same genotype, in a row.
+    stable: usize,
 }
 
 /// A running search.
@@ -180,7 +184,14 @@ impl Search {
         (self.train.batches_per_epoch() / self.settings.inner_steps).max(1) as u64
     }
 
-    /// Rounds of the whole search.
+    /// True when all rounds are done, or the genotype has been stable for as long as the settings ask.
+    pub fn finished(&self) -> bool {
+        let enough = self.settings.stable_epochs;
+        let stable = enough > 0 && self.progress.stable >= enough;
+        stable || self.progress.rounds >= self.rounds_total()
+    }
+
+    /// Rounds of the whole search, unless a stable genotype ends it before.
     pub fn rounds_total(&self) -> u64 {
         self.rounds_per_epoch() * self.settings.epochs as u64
     }
@@ -300,13 +311,21 @@ impl Search {
         let start = Instant::now();
         let (loss_val, accuracy_val) = self.evaluate()?;
         self.finite("the validation loss", loss_val)?;
+        let epoch = (self.progress.rounds / self.rounds_per_epoch()).saturating_sub(1) as usize;
+        let genotype = self.genotype().to_string();
+        if epoch >= self.settings.warmup_epochs {
+            let same = self.progress.genotype.as_ref() == Some(&genotype);
+            self.progress.stable = if same { self.progress.stable + 1 } else { 0 };
+            self.progress.genotype = Some(genotype.clone());
+        }
         self.progress.seconds += start.elapsed().as_secs_f64();
         Ok(EpochRecord {
-            epoch: (self.progress.rounds / self.rounds_per_epoch()).saturating_sub(1) as usize,
+            epoch,
             loss_val,
             accuracy_val,
-            genotype: self.genotype().to_string(),
+            genotype,
             op_weights: self.op_weights(),
+            stable: self.progress.stable,
             seconds: self.progress.seconds,
         })
     }
@@ -366,7 +385,7 @@ impl Search {
                 // JSON has no NaN: before the first loss, zero.
                 last_loss: finite_or_zero(self.progress.last_loss),
                 last_norm: finite_or_zero(self.progress.last_norm),
-                ..self.progress
+                ..self.progress.clone()
             })
             .expect("numbers serialise"),
         })

@@ -51,6 +51,9 @@ pub struct EpochRecord {
     pub genotype: String,
     /// α → op weights (softmax) per α matrix: name, rows (edges), columns (ops).
     pub op_weights: Vec<OpWeights>,
+    /// Epochs before this one that ended with the same genotype, in a row, after the warm-up.
+    #[serde(default)]
+    pub stable: usize,
     /// Seconds since the search began, over all its sittings.
     pub seconds: f64,
 }

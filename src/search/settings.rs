@@ -60,6 +60,9 @@ pub struct SearchSettings {
     pub epochs: usize,
     /// Epochs at the start in which only the weights are trained.
     pub warmup_epochs: usize,
+    /// The search ends early when the genotype has stayed the same for this many epochs, as DARTS+ ends
+    /// where the ranking of the ops is stable (Liang et al. 2019); 0: never.
+    pub stable_epochs: usize,
     /// Seed of every random choice.
     pub seed: u64,
     /// Initial SGD learning rate (cosine to `lr_min`).

@@ -27,6 +27,7 @@ pub fn settings(space: Space, strategy: StrategyKind) -> SearchSettings {
         batch: 20,
         epochs: 1,
         warmup_epochs: 0,
+        stable_epochs: 0,
         seed: 11,
         lr: 0.025,
         lr_min: 0.001,
