@@ -49,6 +49,7 @@ pub fn settings(space: Space, strategy: StrategyKind) -> SearchSettings {
 }
 
 /// Runs `run` on a pool of `threads` threads.
+#[allow(dead_code, reason = "not every file that shares this module needs it")]
 pub fn with_threads<R: Send>(threads: usize, run: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
