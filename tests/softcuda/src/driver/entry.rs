@@ -45,7 +45,7 @@ macro_rules! entries {
             /// # Safety
             /// As in the CUDA driver API: pointers are null or point to what their types say.
             #[unsafe(no_mangle)]
-            #[allow(non_snake_case)]
+            #[allow(non_snake_case, unused_unsafe)]
             pub unsafe extern "C" fn $name($($argument: $type),*) -> u32 {
                 $crate::driver::entry::guard(
                     stringify!($name),

@@ -9,7 +9,8 @@ use std::time::Instant;
 use super::capture::Capture;
 use super::entry::Handle;
 use super::errors::Code;
-use super::graph::{Exec, Graph};
+use super::graph::{Graph, Node};
+use super::graph_exec::Exec;
 use super::link::Link;
 use super::order::{Clock, Order};
 use super::profile::Profile;
@@ -53,6 +54,8 @@ pub struct Driver {
     pub captures: BTreeMap<u64, Capture>,
     /// `CUgraph`.
     pub graphs: Table<Graph>,
+    /// `CUgraphNode`.
+    pub nodes: Table<Node>,
     /// `CUgraphExec`.
     pub execs: Table<Exec>,
     /// Memory the program allocated, by address.
@@ -143,8 +146,6 @@ pub struct LoadedModule {
     pub module: Module,
     /// Handles given out, by kernel name.
     pub functions: HashMap<String, Handle>,
-    /// Device memory its variables took, to be given back.
-    pub variables: Vec<u64>,
 }
 
 /// A `CUfunction` or `CUkernel`.
@@ -232,6 +233,18 @@ impl<T> Table<T> {
         handle
     }
 
+    /// Files `object` under a handle from [`new_handle`].
+    pub fn insert(&mut self, handle: Handle, object: T) {
+        self.0.insert(handle, object);
+    }
+
+    /// Takes out all objects that `which` says.
+    pub fn take_all(&mut self, which: impl Fn(&T) -> bool) -> Vec<T> {
+        let taken: Vec<Handle> =
+            self.0.iter().filter(|(_, object)| which(object)).map(|(&handle, _)| handle).collect();
+        taken.iter().filter_map(|handle| self.0.remove(handle)).collect()
+    }
+
     /// The object of `handle`.
     ///
     /// # Errors
@@ -287,6 +300,11 @@ pub fn lock() -> Result<Guard, Code> {
     Ok(driver.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// The driver, if nobody is using it: for the end of the process.
+pub fn try_lock() -> Option<Guard> {
+    DRIVER.get()?.try_lock().ok()
+}
+
 thread_local! {
     /// The contexts pushed on this thread; the last one is current.
     static STACK: RefCell<Vec<Handle>> = const { RefCell::new(Vec::new()) };
@@ -336,6 +354,7 @@ impl Driver {
             current_pool: None,
             captures: BTreeMap::new(),
             graphs: Table::default(),
+            nodes: Table::default(),
             execs: Table::default(),
             blocks: BTreeMap::new(),
             order: Order::default(),
