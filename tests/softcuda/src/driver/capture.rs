@@ -9,7 +9,7 @@ use std::thread::ThreadId;
 
 use super::entry::{Handle, Outcome, entries, put, put_if_wanted, take};
 use super::errors::Code;
-use super::state::{Driver, Guard, current, lock};
+use super::state::{Driver, Guard, current, started};
 use super::types::EdgeData;
 use super::work::Work;
 
@@ -135,7 +135,7 @@ entries! {
     }
 
     fn cuThreadExchangeStreamCaptureMode(mode: *mut u32) {
-        lock()?;
+        started()?;
         let new = take(mode)?;
         if new > RELAXED {
             return Err(Code::INVALID_VALUE);

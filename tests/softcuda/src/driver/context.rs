@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_void};
 
 use super::entry::{Handle, Outcome, entries, put, put_if_wanted};
 use super::errors::Code;
-use super::state::{Context, Driver, Stream, current, lock, new_handle, with_stack};
+use super::state::{Context, Driver, Stream, current, lock, new_handle, ready, started, with_stack};
 use super::{capture, stream};
 use crate::driver::order::Clock;
 
@@ -117,7 +117,7 @@ entries! {
     }
 
     fn cuCtxGetCurrent(context: *mut Handle) {
-        lock()?;
+        started()?;
         put(context, with_stack(|stack| stack.last().copied().unwrap_or(0)))
     }
 
@@ -138,12 +138,12 @@ entries! {
     }
 
     fn cuCtxGetDevice(device: *mut c_int) {
-        current()?;
+        ready()?;
         put(device, 0)
     }
 
     fn cuCtxGetDevice_v2(device: *mut c_int, context: Handle) {
-        of(context)?;
+        of(context).map(drop)?;
         put(device, 0)
     }
 
@@ -164,7 +164,7 @@ entries! {
     }
 
     fn cuCtxGetApiVersion(context: Handle, version: *mut u32) {
-        of(context)?;
+        of(context).map(drop)?;
         put(version, API_VERSION)
     }
 
@@ -217,14 +217,14 @@ entries! {
     }
 
     fn cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int) {
-        current()?;
+        ready()?;
         put_if_wanted(least, stream::LEAST_PRIORITY);
         put_if_wanted(greatest, stream::GREATEST_PRIORITY);
         Ok(())
     }
 
     fn cuCtxResetPersistingL2Cache() {
-        current()?;
+        ready()?;
         Ok(())
     }
 
@@ -364,7 +364,7 @@ fn push(context: Handle) -> Outcome {
 /// # Safety
 /// `context` must be null or writable.
 unsafe fn pop(context: *mut Handle) -> Outcome {
-    lock()?;
+    started()?;
     let popped = with_stack(Vec::pop).ok_or(Code::INVALID_CONTEXT)?;
     // SAFETY: the caller's contract.
     unsafe { put_if_wanted(context, popped) };

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int};
 
 use super::entry::{Handle, entries, put, put_if_wanted, put_text, text};
 use super::errors::Code;
-use super::state::lock;
+use super::state::{lock, started};
 use super::types::DeviceProperties;
 use crate::Target;
 use crate::target::{BLOCK_LIMITS, GRID_LIMITS, THREADS_PER_BLOCK, WARP};
@@ -14,12 +14,12 @@ const PCI: &str = "0000:01:00.0";
 
 entries! {
     fn cuDeviceGetCount(count: *mut c_int) {
-        lock()?;
+        started()?;
         put(count, 1)
     }
 
     fn cuDeviceGet(device: *mut c_int, ordinal: c_int) {
-        lock()?;
+        started()?;
         check(ordinal)?;
         put(device, 0)
     }
@@ -44,7 +44,7 @@ entries! {
 
     fn cuDeviceGetLuid(_luid: *mut c_char, _mask: *mut u32, device: c_int) {
         // A Windows notion; the driver of other systems says so.
-        lock()?;
+        started()?;
         check(device)?;
         Err(Code::NOT_SUPPORTED)
     }
@@ -94,13 +94,13 @@ entries! {
     }
 
     fn cuDeviceGetPCIBusId(name: *mut c_char, length: c_int, device: c_int) {
-        lock()?;
+        started()?;
         check(device)?;
         put_text(name, length, PCI)
     }
 
     fn cuDeviceGetByPCIBusId(device: *mut c_int, name: *const c_char) {
-        lock()?;
+        started()?;
         let name = text(name)?.to_lowercase();
         if !matches!(name.as_str(), PCI | "0000:01:00" | "01:00.0" | "01:00") {
             return Err(Code::INVALID_DEVICE);
@@ -109,14 +109,14 @@ entries! {
     }
 
     fn cuDeviceCanAccessPeer(can: *mut c_int, device: c_int, peer: c_int) {
-        lock()?;
+        started()?;
         check(device)?;
         check(peer)?;
         put(can, 0)
     }
 
     fn cuDeviceGetP2PAttribute(_value: *mut c_int, _attribute: u32, source: c_int, target: c_int) {
-        lock()?;
+        started()?;
         check(source)?;
         check(target)?;
         // The two must differ, and there is only one device.
@@ -124,7 +124,7 @@ entries! {
     }
 
     fn cuDeviceGetExecAffinitySupport(supported: *mut c_int, _kind: u32, device: c_int) {
-        lock()?;
+        started()?;
         check(device)?;
         put(supported, 0)
     }
@@ -160,7 +160,7 @@ entries! {
     }
 
     fn cuDeviceGraphMemTrim(device: c_int) {
-        lock()?;
+        started()?;
         check(device)
     }
 
@@ -175,7 +175,7 @@ entries! {
     }
 
     fn cuDeviceSetGraphMemAttribute(device: c_int, attribute: u32, _value: *mut u64) {
-        lock()?;
+        started()?;
         check(device)?;
         // Only the two high-water marks can be reset; they follow the present value here.
         if matches!(attribute, 1 | 3) { Ok(()) } else { Err(Code::INVALID_VALUE) }
@@ -191,7 +191,7 @@ entries! {
         count: u32,
         device: c_int,
     ) {
-        lock()?;
+        started()?;
         check(device)?;
         for index in 0..count as usize {
             put_if_wanted(capabilities.wrapping_add(index), 0);

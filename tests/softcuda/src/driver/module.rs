@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::entry::{Handle, Outcome, entries, put, put_if_wanted, say, text};
 use super::errors::Code;
 use super::link::Jit;
-use super::state::{Driver, Function, Guard, LoadedModule, current, lock};
+use super::state::{Driver, Function, Guard, LoadedModule, current, lock, ready, started};
 use crate::{Kernel, LoadError, Module};
 
 entries! {
@@ -41,7 +41,7 @@ entries! {
     }
 
     fn cuModuleLoadFatBinary(_module: *mut Handle, _image: *const c_void) {
-        current()?;
+        ready()?;
         say(FATBIN);
         Err(Code::NO_BINARY_FOR_GPU)
     }
@@ -56,7 +56,7 @@ entries! {
     }
 
     fn cuModuleGetLoadingMode(mode: *mut u32) {
-        lock()?;
+        started()?;
         // CU_MODULE_EAGER_LOADING.
         put(mode, 1)
     }

@@ -327,6 +327,22 @@ pub fn current() -> Result<(Guard, Handle), Code> {
     Ok((driver, handle))
 }
 
+/// Whether `cuInit` was called.
+///
+/// # Errors
+/// `NOT_INITIALIZED`.
+pub fn started() -> Result<(), Code> {
+    lock().map(drop)
+}
+
+/// Whether there is a current context without a fault.
+///
+/// # Errors
+/// As [`current`].
+pub fn ready() -> Result<(), Code> {
+    current().map(drop)
+}
+
 impl Driver {
     fn new(settings: &'static Settings) -> Driver {
         let memory = Memory::new(settings.target.memory, &settings.checks);
