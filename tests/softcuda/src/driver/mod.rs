@@ -13,7 +13,8 @@
 //!
 //! The exported functions stand on four files that export nothing: [`state`] holds the objects behind the
 //! handles, [`work`] performs one piece of work (a launch, a copy, …) and [`order`] knows what is ordered
-//! before what. [`settings`] reads the environment, [`profile`] writes the counters.
+//! before what. [`settings`] reads the environment, [`profile`] writes the counters, with what [`ptxas`] knows of
+//! registers.
 //!
 //! Work runs when it is submitted. Submission order always respects streams and events, so results are
 //! those of a correct program; a program that forgot an event is told so by [`order`].
@@ -36,6 +37,7 @@ pub mod module;
 pub mod occupancy;
 pub mod order;
 pub mod profile;
+pub mod ptxas;
 pub mod settings;
 pub mod state;
 pub mod stream;

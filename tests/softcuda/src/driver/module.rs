@@ -476,6 +476,7 @@ impl Driver {
         };
         let module = Module::load(ptx, &self.settings.target, &self.memory, &options)
             .map_err(|error| (code_of(&error), error.to_string()))?;
+        self.profile.examine(self.settings, &module, ptx);
         Ok(self.modules.add(LoadedModule { context, module, functions: HashMap::new() }))
     }
 

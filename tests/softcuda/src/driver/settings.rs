@@ -10,6 +10,7 @@
 //! | `SOFTCUDA_TIMEOUT` | seconds after which a kernel is stopped; `0` never | `60` |
 //! | `SOFTCUDA_THREADS` | host threads that execute blocks | the cores |
 //! | `SOFTCUDA_PROFILE` | a file that gets one JSON line a launch; a table at exit | none |
+//! | `SOFTCUDA_PTXAS` | the `ptxas` that tells the profile registers and spills | the project's wheel, else on `PATH` |
 //! | `SOFTCUDA_FAIL` | failures to plant, see [`Failures`] | none |
 
 use std::path::PathBuf;

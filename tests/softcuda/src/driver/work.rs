@@ -6,9 +6,11 @@ use std::time::Instant;
 use super::entry::{Handle, say};
 use super::errors::Code;
 use super::order::{Clock, Conflict, Label, Touch};
+use super::profile::must_track;
 use super::state::Driver;
 use super::types::HostFunction;
-use crate::{Counters, Fault, FaultKind, Kernel, Launch};
+use crate::count::Counters;
+use crate::{Fault, FaultKind, Kernel, Launch};
 
 /// A piece of work, complete: parameters are copied when it is submitted.
 #[derive(Clone, Debug)]
@@ -308,13 +310,13 @@ impl Driver {
             self.fail(place.context, Code::ILLEGAL_ADDRESS);
             return None;
         }
+        self.machine.options.track = must_track(self);
         let begun = Instant::now();
         let result = self.machine.launch(&work.kernel, &work.launch);
         match result {
             Ok(counters) => {
-                self.profile.record(self.settings, self.launches, work, &counters, begun.elapsed());
-                let touches = if self.settings.check_streams { touches_of(&counters) } else { Vec::new() };
-                Some((touches, label))
+                self.profile.record(&self.settings.target, self.launches, work, &counters, begun.elapsed());
+                Some((touches_of(&counters), label))
             }
             Err(fault) => {
                 say(&format!("fault in {label}\n{}", fault.text.trim_end()));
