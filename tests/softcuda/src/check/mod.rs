@@ -50,3 +50,24 @@ impl fmt::Display for Fault {
         f.write_str(&self.text)
     }
 }
+
+/// What an access does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AccessKind {
+    Read,
+    Write,
+    Atomic,
+}
+
+impl AccessKind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            AccessKind::Read => "read",
+            AccessKind::Write => "write",
+            AccessKind::Atomic => "atomic",
+        }
+    }
+}
+
+mod race;
+pub(crate) use race::{RaceShadow, Watch};

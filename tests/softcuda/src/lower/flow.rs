@@ -98,8 +98,25 @@ fn meet(idom: &[u32], order: &[u32], mut a: u32, mut b: u32) -> u32 {
     a
 }
 
+/// A branch to an exit is an exit: early returns don't wait for the rest of the warp.
+fn exit_at_once(function: &mut Function) {
+    for pc in 0..function.code.len() {
+        if function.code[pc].op != Op::Branch {
+            continue;
+        }
+        let mut target = function.code[pc].imm as usize;
+        while function.code.get(target).is_some_and(|inst| inst.op == Op::Join) {
+            target += 1;
+        }
+        if function.code.get(target).is_some_and(|i| i.op == Op::Exit && i.guard == ALWAYS) {
+            function.code[pc].op = Op::Exit;
+        }
+    }
+}
+
 /// Gives each branch the place where its lanes meet, and keeps only the joins that are such places.
 pub(super) fn reconverge(function: &mut Function) {
+    exit_at_once(function);
     let length = function.code.len();
     let mut leader = vec![false; length + 1];
     leader[0] = true;

@@ -105,6 +105,22 @@ pub struct Kernel {
     pub(crate) files: Arc<[(u32, String)]>,
 }
 
+impl Kernel {
+    /// Where an instruction is, for people: kernel or function, source line, line of the PTX.
+    pub(crate) fn place(&self, function: u32, pc: u32) -> String {
+        let function = &self.program[function as usize];
+        let (ptx, file, line) = function.lines.get(pc as usize).copied().unwrap_or_default();
+        let kind = if function.name == self.name { "kernel" } else { "function" };
+        let name = &function.name;
+        match self.files.iter().find(|(number, _)| *number == file) {
+            Some((_, path)) if line > 0 => {
+                format!("{path}:{line}, {kind} `{name}` (PTX line {ptx})")
+            }
+            _ => format!("PTX line {ptx}, {kind} `{name}`"),
+        }
+    }
+}
+
 /// What of a kernel decides how its blocks may be scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Traits {
