@@ -351,6 +351,7 @@ impl Driver {
             schedule: settings.schedule,
             timeout: settings.timeout,
             profile: settings.profile.is_some(),
+            track: false,
             threads: settings.threads,
             ptx_version: settings.newest_ptx(),
         };

@@ -235,7 +235,7 @@ impl<'m> Block<'m> {
                 output: Vec::new(),
                 recent: [(0, 0); 4],
                 recent_next: 0,
-                tally: crate::count::Tally::new(env.kernel, env.machine.options.profile),
+                tally: crate::count::Tally::new(env.kernel, &env.machine.options),
                 watch: crate::check::Watch::new(checks, warps, env.shared_bytes),
             },
             warps: (0..warps).map(Warp::new).collect(),
