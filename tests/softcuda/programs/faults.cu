@@ -20,6 +20,8 @@ extern "C" __global__ void uninitialised_shared(int *y, int wrong) {
 
 extern "C" __global__ void shared_race(int *y, int wrong) {
     __shared__ int buffer[64];
+    buffer[threadIdx.x] = 0;
+    __syncthreads();
     buffer[threadIdx.x] = threadIdx.x;
     if (!wrong) __syncthreads();
     y[threadIdx.x] = buffer[63 - threadIdx.x];
@@ -37,7 +39,7 @@ extern "C" __global__ void global_race(int *x, int wrong) {
 }
 
 extern "C" __global__ void divergent_barrier(int *x, int wrong) {
-    if (threadIdx.x < 32 || !wrong) __syncthreads();
+    if (threadIdx.x < 16 || !wrong) __syncthreads();
     x[threadIdx.x] = 1;
 }
 

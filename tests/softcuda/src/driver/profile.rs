@@ -190,6 +190,8 @@ impl Driver {
             .iter()
             .filter_map(|address| Some((address, self.blocks.get(address)?)))
             .filter(|(_, block)| !matches!(block.kind, Kind::Registered | Kind::Graph))
+            // After a fault nothing can be freed any more.
+            .filter(|(_, block)| self.healthy(block.context).is_ok())
             .collect();
         if leaks.is_empty() || !self.settings.check_leaks {
             return;
