@@ -13,18 +13,35 @@ pub struct Checks {
     pub races: bool,
     /// Divergent barriers and wrong masks of `*.sync` instructions.
     pub barriers: bool,
+    /// Memory that is still allocated at exit. The driver looks.
+    pub leaks: bool,
+    /// Work on different streams that touches the same memory without an event between. The driver
+    /// looks.
+    pub streams: bool,
 }
 
 impl Checks {
     /// Every check.
-    pub const ALL: Checks =
-        Checks { memory: true, uninitialised: true, races: true, barriers: true };
+    pub const ALL: Checks = Checks {
+        memory: true,
+        uninitialised: true,
+        races: true,
+        barriers: true,
+        leaks: true,
+        streams: true,
+    };
     /// No check. An access outside the device's memory is still a fault.
-    pub const NONE: Checks =
-        Checks { memory: false, uninitialised: false, races: false, barriers: false };
+    pub const NONE: Checks = Checks {
+        memory: false,
+        uninitialised: false,
+        races: false,
+        barriers: false,
+        leaks: false,
+        streams: false,
+    };
 
     /// Parses a `SOFTCUDA_CHECKS` value: `on`, `off`, or a comma-separated list of `memory`,
-    /// `uninitialised`, `races`, `barriers`.
+    /// `uninitialised`, `races`, `barriers`, `leaks`, `streams`.
     ///
     /// # Errors
     /// An unknown word; the message names the known ones.
@@ -41,10 +58,12 @@ impl Checks {
                 "uninitialised" => checks.uninitialised = true,
                 "races" => checks.races = true,
                 "barriers" => checks.barriers = true,
+                "leaks" => checks.leaks = true,
+                "streams" => checks.streams = true,
                 other => {
                     return Err(format!(
                         "SOFTCUDA_CHECKS: expected `on`, `off` or a list of memory, uninitialised, \
-                         races, barriers, found `{other}`"
+                         races, barriers, leaks, streams, found `{other}`"
                     ));
                 }
             }

@@ -70,4 +70,4 @@ impl AccessKind {
 }
 
 mod race;
-pub(crate) use race::{RaceShadow, Watch};
+pub(crate) use race::{Order, Party, RaceShadow, Watch};

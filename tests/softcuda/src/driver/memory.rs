@@ -396,7 +396,6 @@ unsafe fn allocate_host(address: *mut u64, bytes: usize, flags: u32) -> Outcome 
         return Err(Code::INVALID_VALUE);
     }
     let block = driver.allocate_block(context, bytes, Kind::Pinned, flags, "cuMemHostAlloc")?;
-    driver.memory.mark_written(block, bytes as u64);
     // SAFETY: not null; writable by the contract.
     unsafe { put(address, block) }
 }
@@ -412,6 +411,10 @@ fn register(address: u64, bytes: usize, flags: u32) -> Outcome {
     if before.is_some_and(|(&start, block)| start + block.bytes > address) {
         return Err(Code::HOST_MEMORY_ALREADY_REGISTERED);
     }
+    driver.memory.adopt(address, bytes as u64, "cuMemHostRegister").map_err(|reason| {
+        say(&format!("cuMemHostRegister: {reason}"));
+        Code::INVALID_VALUE
+    })?;
     let number = driver.number();
     let block = Block { bytes: bytes as u64, kind: Kind::Registered, context, flags, number };
     driver.blocks.insert(address, block);
@@ -535,7 +538,7 @@ impl Driver {
         let placed = if device {
             self.memory.allocate(bytes as u64, label)
         } else {
-            self.memory.allocate(bytes as u64, label)
+            self.memory.allocate_host(bytes as u64, label)
         };
         // No message: programs probe for memory, and the code says it all.
         let address = placed.map_err(|_| Code::OUT_OF_MEMORY)?;
@@ -555,7 +558,7 @@ impl Driver {
     pub fn release_block(&mut self, address: u64) {
         let Some(block) = self.blocks.remove(&address) else { return };
         match block.kind {
-            Kind::Registered => {}
+            Kind::Registered => drop(self.memory.release(address)),
             _ => drop(self.memory.free(address)),
         }
         if let Kind::Pool(pool) = block.kind

@@ -193,7 +193,7 @@ impl Driver {
             // After a fault nothing can be freed any more.
             .filter(|(_, block)| self.healthy(block.context).is_ok())
             .collect();
-        if leaks.is_empty() || !self.settings.check_leaks {
+        if leaks.is_empty() || !self.settings.checks.leaks {
             return;
         }
         let bytes: u64 = leaks.iter().map(|(_, block)| block.bytes).sum();
@@ -212,7 +212,7 @@ impl Driver {
 /// Whether what a kernel touches must be known exactly: only with more than one stream or with graphs can
 /// work be unordered.
 pub fn must_track(driver: &Driver) -> bool {
-    driver.settings.check_streams
+    driver.settings.checks.streams
         && (driver.streams.iter().count() > driver.contexts.iter().count()
             || driver.execs.iter().next().is_some())
 }

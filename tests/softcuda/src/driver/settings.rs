@@ -28,12 +28,8 @@ pub struct Settings {
     pub target: Target,
     /// `CUDA_VERSION` of the pretended driver: 1000·major + 10·minor.
     pub driver_version: i32,
-    /// The checks inside a launch that are on.
+    /// The checks that are on.
     pub checks: Checks,
-    /// Whether work on different streams must be ordered by events.
-    pub check_streams: bool,
-    /// Whether memory that is never freed is reported at exit.
-    pub check_leaks: bool,
     /// Seed of the shuffled order of blocks and warps.
     pub schedule: Option<u64>,
     /// How long a kernel may run.
@@ -118,8 +114,7 @@ impl Settings {
                 .ok_or_else(|| wrong("MEMORY", &text, "a number of bytes such as 1073741824 or 8G"))?;
         }
         let checks = get("SOFTCUDA_CHECKS").unwrap_or_default();
-        let (checks, check_streams, check_leaks) =
-            parse_checks(&checks).ok_or_else(|| wrong("CHECKS", &checks, CHECK_NAMES))?;
+        let checks = Checks::parse(&checks).map_err(|_| wrong("CHECKS", &checks, CHECK_NAMES))?;
         Ok(Settings {
             target,
             driver_version: match get("SOFTCUDA_DRIVER_VERSION") {
@@ -128,8 +123,6 @@ impl Settings {
                     .ok_or_else(|| wrong("DRIVER_VERSION", &text, "MAJOR.MINOR from 10.0 to 19.9, such as 12.4"))?,
             },
             checks,
-            check_streams,
-            check_leaks,
             schedule: get("SOFTCUDA_SCHEDULE")
                 .map(|text| text.parse().map_err(|_| wrong("SCHEDULE", &text, "a seed, a number from 0 to 2^64-1")))
                 .transpose()?,
@@ -215,23 +208,6 @@ fn wrong(variable: &str, found: &str, expected: &str) -> String {
 
 const CHECK_NAMES: &str =
     "all, off or a list of memory, uninitialised, races, barriers, streams, leaks";
-
-/// The machine's checks, and the driver's own two: order of streams, leaks.
-fn parse_checks(text: &str) -> Option<(Checks, bool, bool)> {
-    match text {
-        "" | "on" | "all" => return Some((Checks::ALL, true, true)),
-        "off" | "none" => return Some((Checks::NONE, false, false)),
-        _ => {}
-    }
-    let words: Vec<&str> = text.split(',').map(str::trim).collect();
-    let machine: Vec<&str> =
-        words.iter().copied().filter(|word| !matches!(*word, "streams" | "leaks")).collect();
-    if machine.iter().any(|word| matches!(*word, "" | "on" | "all" | "off" | "none")) {
-        return None;
-    }
-    let checks = if machine.is_empty() { Checks::NONE } else { Checks::parse(&machine.join(",")).ok()? };
-    Some((checks, words.contains(&"streams"), words.contains(&"leaks")))
-}
 
 fn parse_bytes(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(['K', 'M', 'G', 'k', 'm', 'g']);

@@ -383,7 +383,7 @@ impl Driver {
 
     /// Files what a piece of work touched, and reports what it was not ordered after.
     pub fn order_touches(&mut self, place: &Place, touches: Vec<Touch>, label: &Label) {
-        if !self.settings.check_streams {
+        if !self.settings.checks.streams {
             return;
         }
         let mut first = None;

@@ -10,7 +10,7 @@ use super::block::{
 use super::convert::{get128, put128};
 use super::lanes::{Lane, Slot, leveled};
 use super::warp::Warp;
-use crate::check::{AccessKind, Fault, FaultKind};
+use crate::check::{AccessKind, Fault, FaultKind, Party};
 use crate::lower::inst::{Access, AtomOp, Inst, MemSpace, NONE};
 use crate::lower::types::{Type, Width};
 
@@ -316,9 +316,10 @@ impl Warp {
         kind: AccessKind,
     ) -> Result<(), Box<Fault>> {
         let bytes = u64::from(run.access.ty.bytes()) * u64::from(run.access.count);
-        self.check_global(block, run.mask, run.at, list, found, bytes, kind)?;
+        let strong = run.access.order.strong;
+        self.check_global(block, run.mask, run.at, list, found, bytes, kind, strong)?;
         block.tally.global(run.at, list, run.mask, bytes, kind);
-        if run.access.order.strong {
+        if strong {
             self.order_global(block, run, list);
         }
         // SAFETY: the check found every address inside the device's memory region, which is mapped for
@@ -347,6 +348,7 @@ impl Warp {
         found: Survey,
         bytes: u64,
         kind: AccessKind,
+        strong: bool,
     ) -> Result<(), Box<Fault>> {
         if !block.tally.touch(&block.env.machine.memory, found.min, found.max, bytes) {
             // Not all in one allocation: each lane by itself.
@@ -358,6 +360,11 @@ impl Warp {
             }
         }
         let checks = block.env.machine.options.checks;
+        // Adopted host memory lies outside the region; it is initialised and not watched.
+        let (first, size) = block.env.region;
+        if found.min < first || found.max - first >= size {
+            return Ok(());
+        }
         if let Some(shadow) = block.env.machine.memory.shadow() {
             let whole = found.linear.then_some((found.min, bytes * 32));
             if kind == AccessKind::Write {
@@ -378,12 +385,13 @@ impl Warp {
         if checks.races {
             let race = block.watch.global(
                 &block.env.machine.race_shadow,
+                block.order.as_mut(),
                 list,
                 mask,
                 bytes,
                 kind,
                 at,
-                found.linear,
+                strong,
             );
             if let Some((lane, other)) = race {
                 return Err(self.global_race(block, at, lane, list[lane as usize], bytes, kind, other));
@@ -450,9 +458,26 @@ impl Warp {
         kind: AccessKind,
     ) -> Result<(), Box<Fault>> {
         let bytes = u64::from(run.access.ty.bytes()) * u64::from(run.access.count);
-        self.check_shared(block, run.mask, run.at, list, found, bytes, kind, run.access.order.strong)?;
+        let strong = run.access.order.strong;
+        let race = self.check_shared(block, run.mask, run.at, list, found, bytes, kind, strong)?;
         block.tally.shared(run.at, list, run.mask, bytes, kind);
         let base = block.shared_pointer();
+        if let Some((lane, other)) = race {
+            // Two writes of the same value leave no doubt about the result.
+            let before = block.shared_bytes_at(list[lane as usize], bytes);
+            if kind == AccessKind::Write && other.kind == AccessKind::Write {
+                // SAFETY: as below.
+                unsafe { store(run, list, found, base) };
+            }
+            if before != block.shared_bytes_at(list[lane as usize], bytes)
+                || kind != AccessKind::Write
+                || other.kind != AccessKind::Write
+            {
+                let address = list[lane as usize];
+                return Err(self.shared_race(block, run.at, lane, address, bytes, kind, other));
+            }
+            return Ok(());
+        }
         // SAFETY: the check found every offset inside the block's shared memory.
         unsafe {
             match kind {
@@ -464,7 +489,8 @@ impl Warp {
         Ok(())
     }
 
-    /// Bounds, initialised bits and races of a shared access.
+    /// Bounds, initialised bits and races of a shared access. A race is handed back: the lane and the
+    /// other party.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn check_shared(
         &mut self,
@@ -476,7 +502,7 @@ impl Warp {
         bytes: u64,
         kind: AccessKind,
         strong: bool,
-    ) -> Result<(), Box<Fault>> {
+    ) -> Result<Option<(u32, Party)>, Box<Fault>> {
         let size = u64::from(block.env.shared_bytes);
         if found.max.saturating_add(bytes) > size {
             let lane = lanes(mask).find(|&lane| list[lane].saturating_add(bytes) > size).unwrap_or(0);
@@ -520,12 +546,9 @@ impl Warp {
             }
         }
         if checks.races {
-            let race = block.watch.shared(self, list, mask, bytes, kind, at, strong);
-            if let Some((lane, other)) = race {
-                return Err(self.shared_race(block, at, lane, list[lane as usize], bytes, kind, other));
-            }
+            return Ok(block.watch.shared(self, list, mask, bytes, kind, at, strong));
         }
-        Ok(())
+        Ok(None)
     }
 
     fn local(

@@ -86,9 +86,9 @@ pub(crate) struct BlockState<'m> {
     pub(crate) alive: u32,
     /// What the block has printed.
     pub(crate) output: Vec<u8>,
-    /// The device allocation that the last accesses were in: first address and end.
-    pub(crate) recent: [(u64, u64); 4],
-    pub(crate) recent_next: usize,
+    /// Orders between the blocks of the launch, where they can have any; it is lent to the block that
+    /// runs.
+    pub(crate) order: Option<crate::check::Order>,
     pub(crate) tally: crate::count::Tally,
     pub(crate) watch: crate::check::Watch,
 }
@@ -96,6 +96,16 @@ pub(crate) struct BlockState<'m> {
 impl<'m> BlockState<'m> {
     pub(crate) fn shared_pointer(&mut self) -> *mut u8 {
         self.shared.as_mut_ptr().cast()
+    }
+
+    /// A few bytes of shared memory.
+    pub(crate) fn shared_bytes_at(&self, offset: u64, bytes: u64) -> Vec<u8> {
+        (offset..offset + bytes)
+            .map(|at| {
+                let word = self.shared.get(at as usize / 16).copied().unwrap_or(0);
+                word.to_le_bytes()[at as usize % 16]
+            })
+            .collect()
     }
 
     /// The value of a special register.
@@ -233,8 +243,7 @@ impl<'m> Block<'m> {
                 barriers: [Barrier::default(); 16],
                 alive: env.threads,
                 output: Vec::new(),
-                recent: [(0, 0); 4],
-                recent_next: 0,
+                order: None,
                 tally: crate::count::Tally::new(env.kernel, &env.machine.options),
                 watch: crate::check::Watch::new(checks, warps, env.shared_bytes),
             },
@@ -259,7 +268,8 @@ impl<'m> Block<'m> {
         }
         state.barriers = [Barrier::default(); 16];
         state.alive = env.threads;
-        state.watch.start_block(index);
+        let ordered = env.launch.cooperative || env.kernel.traits.ordered;
+        state.watch.start_block(index, &env.machine.race_shadow, ordered);
         for warp in &mut self.warps {
             let threads = env.threads - warp.index * 32;
             let lanes = if threads >= 32 { u32::MAX } else { (1 << threads) - 1 };

@@ -5,7 +5,7 @@ use super::block::{BlockState, SHARED_BASE};
 use super::lanes::{Lane, Slot};
 use super::run::{Next, set_pred, source};
 use super::warp::{PendingCopy, State, Warp};
-use crate::check::{AccessKind, Fault, FaultKind};
+use crate::check::{AccessKind, Fault, FaultKind, Party};
 use crate::lower::inst::{AtomOp, BarrierOp, Inst, MbarrierOp, MemSpace, NONE, Op, Shuffle, Vote};
 use crate::lower::types::Type;
 
@@ -344,7 +344,6 @@ impl Warp {
             barrier.expected = count;
         }
         let expected = barrier.expected.unwrap_or(block.alive);
-        block.watch.arrive(self.index, id);
         if barrier.arrived >= expected {
             block.complete(id as usize);
         }
@@ -446,7 +445,7 @@ impl Warp {
                 // SAFETY: the level is the processor's.
                 let found = unsafe { survey(level, &from, reading, u64::from(bytes)) };
                 let wide = u64::from(bytes);
-                self.check_global(block, reading, at, &from, found, wide, AccessKind::Read)?;
+                self.check_global(block, reading, at, &from, found, wide, AccessKind::Read, false)?;
                 block.tally.global(at, &from, reading, wide, AccessKind::Read);
             } else {
                 for lane in lanes(reading) {
@@ -454,7 +453,7 @@ impl Warp {
                     let size = u64::from(sizes[lane]);
                     // SAFETY: as above.
                     let found = unsafe { survey(level, &from, one, size) };
-                    self.check_global(block, one, at, &from, found, size, AccessKind::Read)?;
+                    self.check_global(block, one, at, &from, found, size, AccessKind::Read, false)?;
                 }
                 block.tally.global(at, &from, reading, u64::from(bytes), AccessKind::Read);
             }
@@ -462,16 +461,10 @@ impl Warp {
         // SAFETY: as above.
         let found = unsafe { survey(level, &to, active, u64::from(bytes)) };
         let written = block.shared_written.clone();
-        self.check_shared(
-            block,
-            active,
-            at,
-            &to,
-            found,
-            u64::from(bytes),
-            AccessKind::Write,
-            false,
-        )?;
+        let wide = u64::from(bytes);
+        let race =
+            self.check_shared(block, active, at, &to, found, wide, AccessKind::Write, false)?;
+        self.fail_on_race(block, at, &to, wide, AccessKind::Write, race)?;
         // What is on its way isn't there yet.
         block.shared_written = written;
         block.tally.shared(at, &to, active, u64::from(bytes), AccessKind::Write);
@@ -488,6 +481,24 @@ impl Warp {
             });
         }
         Ok(())
+    }
+
+    fn fail_on_race(
+        &self,
+        block: &BlockState,
+        at: At,
+        list: &[u64; 32],
+        bytes: u64,
+        kind: AccessKind,
+        race: Option<(u32, Party)>,
+    ) -> Result<(), Box<Fault>> {
+        match race {
+            Some((lane, other)) => {
+                let address = list[lane as usize];
+                Err(self.shared_race(block, at, lane, address, bytes, kind, other))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Carries out the copies of lanes but for their newest `pending` groups.
@@ -575,8 +586,10 @@ impl Warp {
                 // SAFETY: the level is the processor's.
                 let (found_g, found_s) =
                     unsafe { (survey(level, &g, 1 << lane, 16), survey(level, &s, 1 << lane, 16)) };
-                self.check_shared(block, 1 << lane, at, &s, found_s, 16, write, false)?;
-                self.check_global(block, 1 << lane, at, &g, found_g, 16, read)?;
+                let race =
+                    self.check_shared(block, 1 << lane, at, &s, found_s, 16, write, false)?;
+                self.fail_on_race(block, at, &s, 16, write, race)?;
+                self.check_global(block, 1 << lane, at, &g, found_g, 16, read, false)?;
                 block.tally.global(at, &g, 1 << lane, 16, read);
             }
             let pointer = block.shared_pointer().wrapping_add(shared as usize);
@@ -695,7 +708,8 @@ impl Warp {
                 let kind = FaultKind::MisalignedAddress;
                 return Err(block.fault(kind, self, at.function, at.pc, lane as u32, &message));
             }
-            self.check_shared(block, 1 << lane, at, &list, found, 8, kind, true)?;
+            let race = self.check_shared(block, 1 << lane, at, &list, found, 8, kind, true)?;
+            self.fail_on_race(block, at, &list, 8, kind, race)?;
             // SAFETY: the check found the 8 bytes inside shared memory, aligned.
             let cell = unsafe { &mut *block.shared_pointer().add(offset as usize).cast::<u64>() };
             let before = *cell;

@@ -126,7 +126,7 @@ impl Machine {
             grid_id: self.launches.fetch_add(1, Ordering::Relaxed) + 1,
         };
         let blocks = launch.grid.iter().map(|&n| u64::from(n)).product();
-        self.race_shadow.start(self.options.checks.races);
+        self.race_shadow.start(self.options.checks.races, blocks);
         let done = if launch.cooperative {
             self.run_ordered(&env, blocks, COOPERATIVE_TURNS, true)
         } else if kernel.traits.ordered {
@@ -306,7 +306,7 @@ impl Machine {
         let mut spare: Vec<Block> = Vec::new();
         let mut done = Done::default();
         let mut exhausted = false;
-        let mut position = 0;
+        let mut order_between = self.options.checks.races.then(crate::check::Order::default);
         loop {
             let want = if all { resident } else { (running.len() as u64 + 1).min(resident) };
             while !exhausted && (running.len() as u64) < want {
@@ -325,12 +325,14 @@ impl Machine {
                 break;
             }
             // A round: every running block has its turns.
-            position = 0.max(position);
             let mut index = 0;
             while index < running.len() {
                 let block = &mut running[index];
                 let number = block.state.index;
-                match block.run(turns) {
+                block.state.order = order_between.take();
+                let result = block.run(turns);
+                order_between = block.state.order.take();
+                match result {
                     Ok(ended) => {
                         let output = std::mem::take(&mut block.state.output);
                         if !output.is_empty() {

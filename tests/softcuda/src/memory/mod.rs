@@ -105,7 +105,59 @@ impl Memory {
         if bytes > self.limit.saturating_sub(registry.used()) {
             return Err(out_of_memory);
         }
-        registry.allocate(bytes.max(1), label).ok_or(out_of_memory)
+        registry.allocate(bytes.max(1), label, false).ok_or(out_of_memory)
+    }
+
+    /// Allocates host memory that kernels can access (pinned or managed): it doesn't count against the
+    /// limit and is initialised. [`Memory::free`] frees it.
+    ///
+    /// # Errors
+    /// When the address space is used up.
+    pub fn allocate_host(&self, bytes: u64, label: &str) -> Result<u64, OutOfMemory> {
+        let address = {
+            let mut registry = self.registry.write().unwrap_or_else(|e| e.into_inner());
+            let (used, limit) = (registry.used(), self.limit);
+            registry
+                .allocate(bytes.max(1), label, true)
+                .ok_or(OutOfMemory { requested: bytes, used, limit })?
+        };
+        self.mark_written(address, bytes.max(1));
+        Ok(address)
+    }
+
+    /// Lets kernels access a range of the host program's own memory, which is initialised. The range has
+    /// to stay valid until [`Memory::release`].
+    ///
+    /// # Errors
+    /// When the range overlaps an allocation or another adopted range.
+    pub fn adopt(&self, address: u64, bytes: u64, label: &str) -> Result<(), BadRange> {
+        let mut registry = self.registry.write().unwrap_or_else(|e| e.into_inner());
+        if bytes == 0 || self.overlaps_region(address, bytes) || !registry.adopt(address, bytes, label)
+        {
+            return Err(BadRange {
+                address,
+                bytes,
+                freed: false,
+                what: "overlaps memory that the device knows already".to_string(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Ends [`Memory::adopt`] of the range that starts at `address`.
+    ///
+    /// # Errors
+    /// When no adopted range starts there.
+    pub fn release(&self, address: u64) -> Result<(), UnknownAddress> {
+        let mut registry = self.registry.write().unwrap_or_else(|e| e.into_inner());
+        if !self.contains(address, 1) && registry.release(address) {
+            return Ok(());
+        }
+        Err(UnknownAddress { address, what: "no adopted range starts here".to_string() })
+    }
+
+    fn overlaps_region(&self, address: u64, bytes: u64) -> bool {
+        address < self.base + self.size && self.base < address.saturating_add(bytes)
     }
 
     /// Frees the allocation that starts at `address` and gives its pages back.
@@ -114,6 +166,10 @@ impl Memory {
     /// When no live allocation starts there.
     pub fn free(&self, address: u64) -> Result<(), UnknownAddress> {
         let mut registry = self.registry.write().unwrap_or_else(|e| e.into_inner());
+        if !self.contains(address, 1) {
+            let what = "not memory that the device allocated".to_string();
+            return Err(UnknownAddress { address, what });
+        }
         let freed = registry.free(address)?;
         discard(freed.address, freed.bytes);
         if let Some(shadow) = &self.shadow {
@@ -215,7 +271,7 @@ impl Memory {
 }
 
 /// Reserves `size` bytes of zero pages without swap being set aside for them.
-fn reserve(size: u64) -> Option<memmap2::MmapRaw> {
+pub(crate) fn reserve(size: u64) -> Option<memmap2::MmapRaw> {
     let size = usize::try_from(size).ok()?;
     let region = memmap2::MmapOptions::new().len(size).no_reserve_swap().map_anon().ok()?;
     Some(memmap2::MmapRaw::from(region))

@@ -17,6 +17,8 @@ pub struct Allocation {
     pub label: Arc<str>,
     /// Position in the order of all allocations of this device.
     pub serial: u64,
+    /// Host memory (pinned, managed or adopted), which doesn't count against the limit.
+    pub host: bool,
     /// Where it was freed, the number of allocations made before that.
     pub freed: Option<u64>,
 }
@@ -72,12 +74,13 @@ impl Registry {
         self.used
     }
 
-    pub(super) fn allocate(&mut self, bytes: u64, label: &str) -> Option<u64> {
+    pub(super) fn allocate(&mut self, bytes: u64, label: &str, host: bool) -> Option<u64> {
         let mut allocation = Allocation {
             address: 0,
             bytes,
             label: Arc::from(label),
             serial: self.serial,
+            host,
             freed: None,
         };
         let span = allocation.span();
@@ -85,8 +88,28 @@ impl Registry {
         allocation.address = address;
         self.by_address.insert(address, allocation);
         self.serial += 1;
-        self.used += bytes;
+        if !host {
+            self.used += bytes;
+        }
         Some(address)
+    }
+
+    /// Enters a range of foreign memory; whether nothing else overlaps it.
+    pub(super) fn adopt(&mut self, address: u64, bytes: u64, label: &str) -> bool {
+        let below = self.by_address.range(..address.saturating_add(bytes)).next_back();
+        if below.is_some_and(|(_, a)| a.address + a.bytes > address) {
+            return false;
+        }
+        let (label, serial) = (Arc::from(label), self.serial);
+        let adopted = Allocation { address, bytes, label, serial, host: true, freed: None };
+        self.by_address.insert(address, adopted);
+        self.serial += 1;
+        true
+    }
+
+    /// Forgets a range of foreign memory.
+    pub(super) fn release(&mut self, address: u64) -> bool {
+        self.by_address.remove(&address).is_some()
     }
 
     /// Address space that no allocation has used yet.
@@ -135,7 +158,9 @@ impl Registry {
         match self.by_address.get_mut(&address) {
             Some(found) if found.freed.is_none() => {
                 found.freed = Some(serial);
-                self.used -= found.bytes;
+                if !found.host {
+                    self.used -= found.bytes;
+                }
                 self.quarantine.push_back(address);
                 Ok(found.clone())
             }

@@ -152,6 +152,17 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    /// Digits and dots as they stand: in `9.10`, unlike in a number, the last zero counts.
+    ///
+    /// # Errors
+    /// An unclosed comment.
+    pub fn version(&mut self) -> Result<&'a str, SyntaxError> {
+        self.skip_blanks()?;
+        let start = self.at;
+        self.at = self.run(start, |b| b.is_ascii_digit() || b == b'.');
+        Ok(&self.text[start..self.at])
+    }
+
     fn number(&mut self) -> Result<Token<'a>, SyntaxError> {
         let start = self.at;
         let end = self.run(start, is_word);

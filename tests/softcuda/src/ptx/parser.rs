@@ -157,17 +157,11 @@ impl<'a> Parser<'a> {
     }
 
     fn version(&mut self) -> Result<(u32, u32)> {
-        // `9.5` is read as a decimal fraction; `9.10` needs its digits, which the fraction loses.
-        match self.next()? {
-            Token::F64(bits) => {
-                let text = format!("{}", f64::from_bits(bits));
-                let (major, minor) = text.split_once('.').unwrap_or((&text, "0"));
-                match (major.parse(), minor.parse()) {
-                    (Ok(major), Ok(minor)) => Ok((major, minor)),
-                    _ => self.error(format!("expected a version, found `{text}`")),
-                }
-            }
-            found => self.error(format!("expected a version like `9.0`, found {found}")),
+        let text = self.lexer.version()?;
+        let (major, minor) = text.split_once('.').unwrap_or((text, ""));
+        match (major.parse(), minor.parse()) {
+            (Ok(major), Ok(minor)) => Ok((major, minor)),
+            _ => self.error(format!("expected a version like `9.0`, found `{text}`")),
         }
     }
 
