@@ -234,7 +234,7 @@ def a_bad_ptx_tells_its_line_in_the_error_log():
     values = (P * 2)(c.cast(log, P), 512)
     bad = PTX.replace(b"mul.f32", b"frobnicate.f32")
     assert cuda.cuModuleLoadDataEx(c.byref(P()), bad, 2, options, values) == 218
-    assert b"frobnicate" in log.value and b"line 28" in log.value, log.value
+    assert b"frobnicate" in log.value and b"line 27" in log.value, log.value
     assert values[1] == len(log.value)
     for fatbin in (b"\x50\xed\x55\xba" + bytes(60), b"\xb1\x43\x62\x46" + bytes(60)):
         assert cuda.cuModuleLoadData(c.byref(P()), fatbin) == 209
