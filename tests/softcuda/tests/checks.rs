@@ -116,7 +116,7 @@ fn shared_races_name_both_parties() {
     assert_finding(
         d.launch("shared_race", [1, 1, 1], [64, 1, 1], 0, &[Pointer(out)]),
         FaultKind::Race,
-        &["race: read", "and write by thread", "faults.cu:", "without a barrier"],
+        &["race: write", "and read by thread", "faults.cu:", "without a barrier"],
     );
     d.launch("shared_race_clean", [4, 1, 1], [64, 1, 1], 0, &[Pointer(out)]).unwrap();
     let war = |clean: i32| {

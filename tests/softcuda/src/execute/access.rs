@@ -533,15 +533,15 @@ impl Warp {
                          of the block has written",
                         list[lane]
                     );
-                    let kind = FaultKind::Uninitialised;
-                    return Err(block.fault(
-                        kind,
-                        self,
-                        at.function,
-                        at.pc,
-                        lane as u32,
-                        &message,
-                    ));
+                    let what = FaultKind::Uninitialised;
+                    let fault =
+                        block.fault(what, self, at.function, at.pc, lane as u32, &message);
+                    if !checks.races {
+                        return Err(fault);
+                    }
+                    if block.suspect.is_none() {
+                        block.suspect = Some((fault, block.barriers_completed()));
+                    }
                 }
             }
         }

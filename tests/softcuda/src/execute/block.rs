@@ -54,8 +54,8 @@ pub(crate) struct Barrier {
     pub(crate) count: u32,
     /// `count` and arrivals of the completed generation.
     pub(crate) result: (u32, u32),
-    /// Where a thread arrived first, for findings.
-    pub(crate) pc: u32,
+    /// Where a thread arrived first, for findings: function, instruction.
+    pub(crate) at: (u32, u32),
     /// Warps that have arrived.
     pub(crate) warps: u32,
 }
@@ -84,6 +84,11 @@ pub(crate) struct BlockState<'m> {
     pub(crate) barriers: [Barrier; 16],
     /// Threads that haven't exited.
     pub(crate) alive: u32,
+    /// The last instruction of the kernel that a thread has exited at.
+    pub(crate) last_exit: u32,
+    /// An uninitialised read of shared memory, and how often barriers had completed by then: where another
+    /// thread writes the word before the next barrier, the finding is that race instead.
+    pub(crate) suspect: Option<(Box<Fault>, u32)>,
     /// What the block has printed.
     pub(crate) output: Vec<u8>,
     /// Orders between the blocks of the launch, where they can have any; it is lent to the block that
@@ -194,6 +199,14 @@ impl<'m> BlockState<'m> {
         self.env.kernel.place(function, pc)
     }
 
+    /// Of a fault and an uninitialised read before it, the one to report.
+    fn first_cause(&mut self, fault: Box<Fault>) -> Box<Fault> {
+        match self.suspect.take() {
+            Some((suspect, _)) if fault.kind != FaultKind::Race => suspect,
+            _ => fault,
+        }
+    }
+
     /// Completes barriers that wait only for threads that have exited. Returns whether any did.
     pub(crate) fn complete_barriers(&mut self) -> bool {
         let mut any = false;
@@ -206,6 +219,23 @@ impl<'m> BlockState<'m> {
             }
         }
         any
+    }
+
+    /// How often barriers of the block have completed.
+    pub(crate) fn barriers_completed(&self) -> u32 {
+        self.barriers.iter().fold(0, |sum, barrier| sum.wrapping_add(barrier.generation))
+    }
+
+    /// With the check on: threads have exited behind a barrier that others still come to, so they went
+    /// round it. Threads that return before it are no matter.
+    pub(crate) fn went_round(&self, id: usize) -> bool {
+        let barrier = &self.barriers[id];
+        self.env.machine.options.checks.barriers
+            && barrier.expected.is_none()
+            && barrier.arrived > 0
+            && self.alive < self.env.threads
+            && barrier.at.0 == 0
+            && self.last_exit > barrier.at.1
     }
 
     /// All threads have come to the barrier.
@@ -242,6 +272,8 @@ impl<'m> Block<'m> {
                 shared_written: vec![0; (env.shared_bytes as usize).div_ceil(64) + 1],
                 barriers: [Barrier::default(); 16],
                 alive: env.threads,
+                last_exit: 0,
+                suspect: None,
                 output: Vec::new(),
                 order: None,
                 tally: crate::count::Tally::new(env.kernel, &env.machine.options),
@@ -268,6 +300,7 @@ impl<'m> Block<'m> {
         }
         state.barriers = [Barrier::default(); 16];
         state.alive = env.threads;
+        (state.last_exit, state.suspect) = (0, None);
         let ordered = env.launch.cooperative || env.kernel.traits.ordered;
         state.watch.start_block(index, &env.machine.race_shadow, ordered);
         for warp in &mut self.warps {
@@ -303,7 +336,10 @@ impl<'m> Block<'m> {
                     continue;
                 }
                 let before = warp.clock;
-                let stop = warp.run(&mut self.state, SLICE)?;
+                let stop = match warp.run(&mut self.state, SLICE) {
+                    Ok(stop) => stop,
+                    Err(fault) => return Err(self.state.first_cause(fault)),
+                };
                 progress |= warp.clock != before;
                 match stop {
                     Stop::Exited => {
@@ -314,8 +350,19 @@ impl<'m> Block<'m> {
                     Stop::Yielded => spinning = true,
                 }
             }
+            let completed = self.state.barriers_completed();
+            if let Some((fault, _)) =
+                self.state.suspect.take_if(|(_, at)| *at != completed || self.live == 0)
+            {
+                return Err(fault);
+            }
             if self.live == 0 {
                 return Ok(true);
+            }
+            for id in 0..16 {
+                if self.state.went_round(id) {
+                    return Err(self.went_round(id));
+                }
             }
             if self.state.complete_barriers() {
                 continue;
@@ -339,6 +386,24 @@ impl<'m> Block<'m> {
             let function = warp.frames[fragment.frame as usize].function;
             Some((index, function, fragment.pc, fragment.mask.trailing_zeros()))
         })
+    }
+
+    fn went_round(&self, id: usize) -> Box<Fault> {
+        let (function, pc) = self.state.barriers[id].at;
+        let waits = |fragment: &super::warp::Fragment| {
+            matches!(fragment.state, State::Barrier { id: at, .. } if at as usize == id)
+        };
+        let found = self.warps.iter().find_map(|warp| {
+            warp.fragments.iter().find(|f| waits(f)).map(|f| (warp, f.mask.trailing_zeros()))
+        });
+        let (warp, lane) = found.unwrap_or((&self.warps[0], 0));
+        let message = format!(
+            "divergent barrier: {} threads of the block reach barrier {id}, {} have gone round it and              exited at {}",
+            self.state.barriers[id].arrived,
+            self.state.env.threads - self.state.alive,
+            self.state.place(0, self.state.last_exit)
+        );
+        self.state.fault(FaultKind::Barrier, warp, function, pc, lane, &message)
     }
 
     pub(crate) fn timeout(&self) -> Box<Fault> {

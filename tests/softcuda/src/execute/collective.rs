@@ -334,7 +334,7 @@ impl Warp {
         let holds = unsafe { source(preds, inst.c) } & active;
         let barrier = &mut block.barriers[id as usize];
         if barrier.arrived == 0 {
-            barrier.pc = at.pc;
+            barrier.at = (at.function, at.pc);
         }
         let generation = barrier.generation;
         barrier.arrived += arriving;
@@ -344,7 +344,7 @@ impl Warp {
             barrier.expected = count;
         }
         let expected = barrier.expected.unwrap_or(block.alive);
-        if barrier.arrived >= expected {
+        if barrier.arrived >= expected && !block.went_round(id as usize) {
             block.complete(id as usize);
         }
         if op == BarrierOp::Arrive {

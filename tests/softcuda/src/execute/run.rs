@@ -245,6 +245,9 @@ impl Warp {
                         self.finish_copies(block, active, 0)?;
                         self.fragments[index].pc = pc + 1;
                         block.alive -= active.count_ones();
+                        if function_index == 0 {
+                            block.last_exit = block.last_exit.max(pc);
+                        }
                         self.exit(index, active, pc);
                         return Ok(Next::Choose);
                     }

@@ -225,6 +225,7 @@ impl<'a> Lowerer<'a, '_> {
         let address = &inst.operands[first];
         let mut access = self.access(inst, &words, address)?;
         access.order.strong = true;
+        access.order.wide = !words.has("cta");
         let (a, imm, wide) = self.address(address)?;
         access.wide_address = wide;
         if !matches!(access.space, MemSpace::Generic | MemSpace::Global | MemSpace::Shared) {
