@@ -44,7 +44,7 @@ extern "C" __global__ void divergent_barrier(int *x, int wrong) {
 }
 
 extern "C" __global__ void wrong_mask(int *x, int wrong) {
-    unsigned mask = wrong ? 0xffffffffu : 0x0000ffffu;
+    unsigned mask = wrong ? 0x000000ffu : 0x0000ffffu;
     if (threadIdx.x < 16) x[threadIdx.x] = __shfl_sync(mask, (int)threadIdx.x, 0);
 }
 
