@@ -190,23 +190,23 @@ entries! {
     }
 
     fn cuMemsetD32(to: u64, value: u32, count: usize) {
-        fill_now(to, value.into(), 4, count)
+        fill_now(to, value, 4, count)
     }
 
     fn cuMemsetD32_v2(to: u64, value: u32, count: usize) {
-        fill_now(to, value.into(), 4, count)
+        fill_now(to, value, 4, count)
     }
 
     fn cuMemsetD32Async(to: u64, value: u32, count: usize, stream: Handle) {
-        fill_in(flat_fill(to, value.into(), 4, count), stream)
+        fill_in(flat_fill(to, value, 4, count), stream)
     }
 
     fn cuMemsetD2D32(to: u64, pitch: usize, value: u32, width: usize, height: usize) {
-        fill_in(fill_of(to, pitch, value.into(), 4, width, height), 0)
+        fill_in(fill_of(to, pitch, value, 4, width, height), 0)
     }
 
     fn cuMemsetD2D32_v2(to: u64, pitch: usize, value: u32, width: usize, height: usize) {
-        fill_in(fill_of(to, pitch, value.into(), 4, width, height), 0)
+        fill_in(fill_of(to, pitch, value, 4, width, height), 0)
     }
 
     fn cuMemsetD2D32Async(
@@ -217,7 +217,7 @@ entries! {
         height: usize,
         stream: Handle,
     ) {
-        fill_in(fill_of(to, pitch, value.into(), 4, width, height), stream)
+        fill_in(fill_of(to, pitch, value, 4, width, height), stream)
     }
 }
 

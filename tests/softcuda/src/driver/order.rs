@@ -87,7 +87,7 @@ pub struct Order {
 }
 
 /// Accesses kept for one allocation; past it the oldest is forgotten, which can only lose a finding.
-const KEPT: usize = 512;
+const KEPT: usize = 4096;
 
 impl Order {
     /// A lane for a new stream or graph branch.

@@ -261,8 +261,8 @@ impl Driver {
         }
         let row = fill.row_bytes().ok_or(Code::INVALID_VALUE)?;
         if !matches!(fill.element, 1 | 2 | 4)
-            || fill.address % fill.element != 0
-            || fill.height > 1 && (fill.pitch < row || fill.pitch % fill.element != 0)
+            || !fill.address.is_multiple_of(fill.element)
+            || fill.height > 1 && (fill.pitch < row || !fill.pitch.is_multiple_of(fill.element))
         {
             return Err(Code::INVALID_VALUE);
         }
