@@ -13,6 +13,7 @@
 
 pub mod check;
 pub mod count;
+pub mod driver;
 pub mod execute;
 pub mod lower;
 pub mod memory;

@@ -88,6 +88,8 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// Whether launches count what costs time to count (sectors, bank conflicts, classes).
     pub profile: bool,
+    /// Whether launches report the ranges of memory they touch, [`crate::Counters::reads`] and `writes`.
+    pub track: bool,
     /// Worker threads of a launch; 0 means one for each processor.
     pub threads: usize,
     /// The newest PTX version that the pretended driver accepts, as (major, minor).
@@ -101,6 +103,7 @@ impl Default for Options {
             schedule: None,
             timeout: None,
             profile: false,
+            track: false,
             threads: 0,
             ptx_version: (9, 9),
         }

@@ -350,11 +350,11 @@ impl Warp {
         kind: AccessKind,
         strong: bool,
     ) -> Result<(), Box<Fault>> {
-        if !block.tally.touch(&block.env.machine.memory, found.min, found.max, bytes, kind) {
+        if !block.tally.touch(&block.env.machine.memory, found.min, found.max, bytes) {
             // Not all in one allocation: each lane by itself.
             for lane in lanes(mask) {
                 let address = list[lane];
-                if !block.tally.touch(&block.env.machine.memory, address, address, bytes, kind) {
+                if !block.tally.touch(&block.env.machine.memory, address, address, bytes) {
                     self.outside(block, at, lane, address, bytes, kind)?;
                 }
             }

@@ -276,7 +276,7 @@ impl<'m> Block<'m> {
                 suspect: None,
                 output: Vec::new(),
                 order: None,
-                tally: crate::count::Tally::new(env.kernel, env.machine.options.profile),
+                tally: crate::count::Tally::new(env.kernel, &env.machine.options),
                 watch: crate::check::Watch::new(checks, warps, env.shared_bytes),
             },
             warps: (0..warps).map(Warp::new).collect(),

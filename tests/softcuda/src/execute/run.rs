@@ -219,7 +219,7 @@ impl Warp {
                             // Lanes that wait at joins go on without this loop.
                             self.release_below(index);
                         }
-                        block.tally.divergent(profile);
+                        block.tally.divergent();
                         let index = self.find_again(index, mask, fragment.frame);
                         self.split(index, active, target, pc + 1, inst.d);
                         return Ok(Next::Choose);
