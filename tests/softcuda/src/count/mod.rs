@@ -70,6 +70,8 @@ pub struct Counters {
     pub reads: Vec<(u64, u64)>,
     /// Global memory written by the launch, as `reads`.
     pub writes: Vec<(u64, u64)>,
+    /// Global memory that the launch's atomics touched, as `reads`.
+    pub atomics: Vec<(u64, u64)>,
     /// Warp instructions.
     pub instructions: u64,
     /// Thread instructions.
