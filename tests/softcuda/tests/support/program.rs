@@ -1,5 +1,7 @@
 //! A program of `programs/` on the device, and a short way to launch its kernels.
 
+#![allow(dead_code)] // each test binary uses its part
+
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DeviceRepr};
