@@ -1,5 +1,7 @@
 //! Counting while blocks run. Each worker has a tally of its own; they are added up at the end.
 
+use std::sync::Arc;
+
 use super::footprint::{Ranges, Sectors};
 use super::{Banks, Class, Counters, Floats, SECTOR, Traffic};
 use crate::Options;
@@ -238,6 +240,10 @@ impl Tally {
                 branches += warps;
             }
         }
+        let footprints = self
+            .ranges
+            .each_ref()
+            .map(|ranges| Arc::new(ranges.footprint()));
         let [reads, writes, atomics] = self.ranges;
         let [global_loads, global_stores, global_atomics] = self.global;
         let [shared_loads, shared_stores, shared_atomics] = self.shared;
@@ -245,6 +251,7 @@ impl Tally {
             reads: reads.list(),
             writes: writes.list(),
             atomics: atomics.list(),
+            footprints,
             instructions: self.instructions,
             thread_instructions: self.thread_instructions,
             classes,

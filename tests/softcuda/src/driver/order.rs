@@ -12,6 +12,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::count::Footprint;
+
 /// For each lane, how much of its work is known to be done.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Clock(Vec<u64>);
@@ -75,6 +77,8 @@ pub struct Touch {
     pub end: u64,
     /// What is done to it.
     pub access: Access,
+    /// The words of it that are touched; all, where that isn't known.
+    pub exact: Option<Arc<Footprint>>,
 }
 
 /// A piece of work as findings name it, such as "kernel `add` (launch 3) on stream 2".
@@ -170,6 +174,12 @@ impl Order {
                 && earlier.touch.start < touch.end
                 && touch.start < earlier.touch.end
                 && earlier.time > clock.at(earlier.lane)
+                && Footprint::meet(
+                    earlier.touch.exact.as_deref(),
+                    touch.exact.as_deref(),
+                    earlier.touch.start.max(touch.start),
+                    earlier.touch.end.min(touch.end),
+                )
         });
         let conflict = conflict.map(|earlier| Conflict {
             earlier: Arc::clone(&earlier.label),
@@ -222,6 +232,7 @@ mod tests {
                 start: range.start,
                 end: range.end,
                 access: if write { Access::Write } else { Access::Read },
+                exact: None,
             };
             order
                 .access(self.lane, &self.clock, 0, touch, &"work".into())

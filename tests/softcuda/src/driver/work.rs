@@ -9,7 +9,7 @@ use super::order::{Access, Clock, Conflict, Label, Touch};
 use super::profile::must_track;
 use super::state::Driver;
 use super::types::HostFunction;
-use crate::count::Counters;
+use crate::count::{Counters, Footprint};
 use crate::{Fault, FaultKind, Kernel, Launch};
 
 /// A piece of work, complete: parameters are copied when it is submitted.
@@ -172,6 +172,7 @@ impl Copy {
                     start: side.address,
                     end: side.address + self.width * rows * slices,
                     access,
+                    exact: None,
                 }];
             }
             if rows.saturating_mul(slices) > TRACKED_ROWS {
@@ -185,6 +186,7 @@ impl Copy {
                         start,
                         end: start + self.width,
                         access,
+                        exact: None,
                     }
                 })
                 .collect()
@@ -209,6 +211,7 @@ impl Fill {
                 start: self.address,
                 end,
                 access: Access::Write,
+                exact: None,
             }];
         }
         if self.height > TRACKED_ROWS {
@@ -221,6 +224,7 @@ impl Fill {
                     start,
                     end: start + bytes,
                     access: Access::Write,
+                    exact: None,
                 }
             })
             .collect()
@@ -323,6 +327,7 @@ impl Driver {
                     start: *address,
                     end: address + bytes,
                     access: Access::Write,
+                    exact: None,
                 };
                 (
                     vec![touch],
@@ -335,6 +340,7 @@ impl Driver {
                     start: *address,
                     end: address + bytes,
                     access: Access::Write,
+                    exact: None,
                 };
                 (
                     vec![touch],
@@ -479,18 +485,20 @@ fn render(conflict: &Conflict, later: &Label, allocation: &crate::memory::Alloca
 }
 
 fn touches_of(counters: &Counters) -> Vec<Touch> {
-    let touches = |ranges: &[(u64, u64)], access| -> Vec<Touch> {
+    let [reads, writes, atomics] = &counters.footprints;
+    let touches = |ranges: &[(u64, u64)], access, words: &Arc<Footprint>| -> Vec<Touch> {
         let touch = |&(start, bytes): &(u64, u64)| Touch {
             start,
             end: start + bytes,
             access,
+            exact: Some(Arc::clone(words)),
         };
         ranges.iter().map(touch).collect()
     };
     // Written ranges first: of a range that is read and written, the write is the one to report.
-    let mut all = touches(&counters.writes, Access::Write);
-    all.extend(touches(&counters.atomics, Access::Atomic));
-    all.extend(touches(&counters.reads, Access::Read));
+    let mut all = touches(&counters.writes, Access::Write, writes);
+    all.extend(touches(&counters.atomics, Access::Atomic, atomics));
+    all.extend(touches(&counters.reads, Access::Read, reads));
     all
 }
 
