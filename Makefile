@@ -1,12 +1,14 @@
 # What a newcomer needs: `make test`. Everything is built into target/.
 
-.PHONY: test bench bench-libtorch check-probe clean
+.PHONY: test bench bench-libtorch check-probe softcuda wheels clean
 
 # The PyTorch of checks and comparisons: the one that benches/libtorch is built for.
 TORCH = 2.13.0
 
-# Every test; what a test could not find here is listed and counted at the end.
+# Every test; what a test could not find here is listed and counted at the end. Kernels are compiled by the
+# wheels' NVRTC; where those cannot be had, the tests that need it are skipped.
 test:
+	-@tests/softcuda/tools/wheels.sh
 	@tests/run.sh
 
 # Each op and pass against the machine's measured peaks, then the engine's works on both spaces.
@@ -40,6 +42,18 @@ target/venv/.torch-$(TORCH):
 	python3 -m venv target/venv
 	target/venv/bin/pip install --quiet torch==$(TORCH) numpy safetensors setuptools
 	touch $@
+
+# The CUDA driver in software: `LD_LIBRARY_PATH=target/softcuda PROGRAM` runs a CUDA program on the CPU.
+softcuda:
+	cargo build --release -p softcuda
+	mkdir -p target/softcuda
+	cp "$${CARGO_TARGET_DIR:-target}/release/libsoftcuda.so" target/softcuda/.libcuda.so.1
+	mv target/softcuda/.libcuda.so.1 target/softcuda/libcuda.so.1
+	ln -sf libcuda.so.1 target/softcuda/libcuda.so
+
+# NVRTC, the CUDA headers, ptxas and nvdisasm (about 500 MB), into target/cuda-wheels.
+wheels:
+	@tests/softcuda/tools/wheels.sh
 
 clean:
 	cargo clean

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 mkdir -p target
 log=target/test.log
 status=0
-cargo test --workspace --exclude ndarts-libtorch-bench -- --show-output >"$log" 2>&1 || status=$?
+cargo test --workspace -- --show-output >"$log" 2>&1 || status=$?
 # The tests' own lines, without the output of those that passed.
 grep -E '^(test |test result|running |     Running|   Doc-tests|error|warning|failures:|---- |thread )' "$log" || true
 if [ "$status" -ne 0 ]; then

@@ -18,7 +18,7 @@ fi
 
 # torch-sys asks the active Python where the wheel's headers and libraries are.
 export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH LIBTORCH_USE_PYTORCH=1
-cargo build --release -p ndarts -p ndarts-libtorch-bench
+cargo build --release -p ndarts -p ndarts-libtorch-bench --features ndarts-libtorch-bench/libtorch
 ndarts=$target/release/ndarts
 bench=$target/release/ndarts-libtorch-bench
 libraries=$(python -c 'import os, torch; print(os.path.join(os.path.dirname(torch.__file__), "lib"))')
