@@ -81,6 +81,8 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
     if space == Space::NasBench201 {
         settings.cells = 5;
         settings.stable_epochs = 1;
+        // What a step of SGD with momentum μ moves ω by in the long run: lr/(1 − μ).
+        settings.gamma = Gamma::Fixed(0.25);
         // The genotype is an argmax with `none` in it: see `SecondMoment`.
         settings.arch_second_moment = SecondMoment::Edge;
     }
