@@ -214,6 +214,45 @@ impl Warp {
         }
     }
 
+    /// A kernel parameter at a fixed place.
+    ///
+    /// # Safety
+    /// The destination is a register of that width in the frame at `regs`.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) unsafe fn load_param(
+        &self,
+        block: &BlockState,
+        inst: &Inst,
+        ty: Type,
+        width: Width,
+        regs: *mut Slot,
+        mask: u32,
+        at: At,
+    ) -> Result<(), Box<Fault>> {
+        let params = &block.env.launch.params;
+        let (offset, bytes) = (inst.imm as usize, ty.bytes() as usize);
+        if offset.saturating_add(bytes) > params.len() {
+            let message = format!(
+                "out-of-bounds access: {bytes} bytes at {offset:#x} of the kernel's parameters, which \
+                 are {} bytes",
+                params.len()
+            );
+            let lane = mask.trailing_zeros();
+            let kind = FaultKind::IllegalAddress;
+            return Err(block.fault(kind, self, at.function, at.pc, lane, &message));
+        }
+        // SAFETY: the bytes are inside the parameter block; the register is the caller's promise.
+        unsafe {
+            let value = read_element(params.as_ptr().add(offset), ty);
+            if width == Width::Word {
+                super::lanes::write(regs, inst.dst, &[value as u32; 32], mask);
+            } else {
+                super::lanes::write(regs, inst.dst, &[value; 32], mask);
+            }
+        }
+        Ok(())
+    }
+
     #[cold]
     fn misaligned(
         &self,
@@ -317,11 +356,22 @@ impl Warp {
     ) -> Result<(), Box<Fault>> {
         let bytes = u64::from(run.access.ty.bytes()) * u64::from(run.access.count);
         let strong = run.access.order.strong;
-        self.check_global(block, run.mask, run.at, list, found, bytes, kind, strong)?;
+        let race = self.check_global(block, run.mask, run.at, list, found, bytes, kind, strong)?;
         block.tally.global(run.at, list, run.mask, bytes, kind);
         if strong {
             self.order_global(block, run, list);
         }
+        let before = match race {
+            // Two writes of the same value leave no doubt about the result.
+            Some((lane, other)) => {
+                let address = list[lane as usize];
+                if kind != AccessKind::Write || other.kind != AccessKind::Write {
+                    return Err(self.global_race(block, run.at, lane, address, bytes, kind, other));
+                }
+                Some((lane, other, peek(address, bytes)))
+            }
+            None => None,
+        };
         // SAFETY: the check found every address inside the device's memory region, which is mapped for
         // as long as the machine exists; kernels that race do so on plain bytes.
         unsafe {
@@ -332,6 +382,12 @@ impl Warp {
                     let parallel = !block.env.kernel.traits.ordered;
                     atomic(run, list, std::ptr::null_mut(), parallel, true);
                 }
+            }
+        }
+        if let Some((lane, other, before)) = before {
+            let address = list[lane as usize];
+            if before != peek(address, bytes) {
+                return Err(self.global_race(block, run.at, lane, address, bytes, kind, other));
             }
         }
         Ok(())
@@ -349,7 +405,7 @@ impl Warp {
         bytes: u64,
         kind: AccessKind,
         strong: bool,
-    ) -> Result<(), Box<Fault>> {
+    ) -> Result<Option<(u32, Party)>, Box<Fault>> {
         if !block.tally.touch(&block.env.machine.memory, found.min, found.max, bytes) {
             // Not all in one allocation: each lane by itself.
             for lane in lanes(mask) {
@@ -363,7 +419,7 @@ impl Warp {
         // Adopted host memory lies outside the region; it is initialised and not watched.
         let (first, size) = block.env.region;
         if found.min < first || found.max - first >= size {
-            return Ok(());
+            return Ok(None);
         }
         if let Some(shadow) = block.env.machine.memory.shadow() {
             let whole = found.linear.then_some((found.min, bytes * 32));
@@ -383,7 +439,7 @@ impl Warp {
             }
         }
         if checks.races {
-            let race = block.watch.global(
+            return Ok(block.watch.global(
                 &block.env.machine.race_shadow,
                 block.order.as_mut(),
                 list,
@@ -392,12 +448,9 @@ impl Warp {
                 kind,
                 at,
                 strong,
-            );
-            if let Some((lane, other)) = race {
-                return Err(self.global_race(block, at, lane, list[lane as usize], bytes, kind, other));
-            }
+            ));
         }
-        Ok(())
+        Ok(None)
     }
 
     #[cold]
@@ -521,7 +574,7 @@ impl Warp {
             return Err(block.fault(kind, self, at.function, at.pc, lane as u32, &message));
         }
         let checks = block.env.machine.options.checks;
-        if checks.uninitialised {
+        if checks.uninitialised && !(kind != AccessKind::Write && block.all_written(found, bytes)) {
             for lane in lanes(mask) {
                 let (word, bit) = ((list[lane] / 64) as usize, list[lane] % 64);
                 let bits = (u64::MAX >> (64 - bytes)) << bit;
@@ -627,6 +680,16 @@ impl Warp {
     }
 }
 
+/// The first bytes of an access to device memory that was checked.
+fn peek(address: u64, bytes: u64) -> [u8; 32] {
+    let mut copy = [0; 32];
+    // SAFETY: the caller has checked the access, which has at most 32 bytes a lane.
+    unsafe {
+        std::ptr::copy_nonoverlapping(address as *const u8, copy.as_mut_ptr(), bytes.min(32) as usize);
+    }
+    copy
+}
+
 /// Loads of the kernel's parameter block.
 fn param(
     warp: &Warp,
@@ -681,6 +744,17 @@ unsafe fn load(run: &Run, list: &[u64; 32], found: Survey, base: *mut u8) {
                 let slot = register(run.lists, run.inst, run.inst.dst, index);
                 for lane in lanes(run.mask) {
                     put(run.regs, slot, width, lane, value);
+                }
+            }
+            return;
+        }
+        if run.mask == u32::MAX && plain && size == 4 {
+            for index in 0..count {
+                let slot = register(run.lists, run.inst, run.inst.dst, index);
+                let to = run.regs.add(slot as usize).cast::<u32>();
+                for (lane, address) in list.iter().enumerate() {
+                    let from = pointer(*address).add(index * 4).cast::<u32>();
+                    *to.add(lane) = from.read_unaligned();
                 }
             }
             return;

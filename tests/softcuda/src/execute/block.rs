@@ -103,6 +103,25 @@ impl<'m> BlockState<'m> {
         self.shared.as_mut_ptr().cast()
     }
 
+    /// Whether everything from the lowest to the highest byte of an access to shared memory was written;
+    /// gives up on long ranges.
+    pub(crate) fn all_written(&self, found: super::access::Survey, bytes: u64) -> bool {
+        let (first, last) = (found.min / 64, (found.max + bytes - 1) / 64);
+        if last - first > 64 {
+            return false;
+        }
+        (first..=last).all(|word| {
+            let mut bits = u64::MAX;
+            if word == first {
+                bits &= u64::MAX << (found.min % 64);
+            }
+            if word == last {
+                bits &= u64::MAX >> (63 - (found.max + bytes - 1) % 64);
+            }
+            self.shared_written[word as usize] & bits == bits
+        })
+    }
+
     /// A few bytes of shared memory.
     pub(crate) fn shared_bytes_at(&self, offset: u64, bytes: u64) -> Vec<u8> {
         (offset..offset + bytes)

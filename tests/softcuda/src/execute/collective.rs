@@ -177,6 +177,16 @@ impl Warp {
                 return Err(block.fault(kind, self, at.function, at.pc, lane as u32, &message));
             }
         }
+        let gone = members(first) & self.exited;
+        if gone != 0 && inst.op != Op::WarpSync && block.env.machine.options.checks.barriers {
+            let message = format!(
+                "wrong mask: a `.sync` instruction names lanes {:#010x}, of which {gone:#010x} have \
+                 exited",
+                members(first)
+            );
+            let kind = FaultKind::Barrier;
+            return Err(block.fault(kind, self, at.function, at.pc, first as u32, &message));
+        }
         let complete = lanes(active).all(|lane| members(lane) & alive & !active == 0);
         if complete {
             // SAFETY: the caller's promise.
@@ -445,7 +455,10 @@ impl Warp {
                 // SAFETY: the level is the processor's.
                 let found = unsafe { survey(level, &from, reading, u64::from(bytes)) };
                 let wide = u64::from(bytes);
-                self.check_global(block, reading, at, &from, found, wide, AccessKind::Read, false)?;
+                let read = AccessKind::Read;
+                let race =
+                    self.check_global(block, reading, at, &from, found, wide, read, false)?;
+                self.fail_on_global_race(block, at, &from, wide, read, race)?;
                 block.tally.global(at, &from, reading, wide, AccessKind::Read);
             } else {
                 for lane in lanes(reading) {
@@ -453,20 +466,26 @@ impl Warp {
                     let size = u64::from(sizes[lane]);
                     // SAFETY: as above.
                     let found = unsafe { survey(level, &from, one, size) };
-                    self.check_global(block, one, at, &from, found, size, AccessKind::Read, false)?;
+                    let read = AccessKind::Read;
+                    let race =
+                        self.check_global(block, one, at, &from, found, size, read, false)?;
+                    self.fail_on_global_race(block, at, &from, size, read, race)?;
                 }
                 block.tally.global(at, &from, reading, u64::from(bytes), AccessKind::Read);
             }
         }
         // SAFETY: as above.
         let found = unsafe { survey(level, &to, active, u64::from(bytes)) };
-        let written = block.shared_written.clone();
         let wide = u64::from(bytes);
+        let words = (found.min / 64) as usize..=(found.max.saturating_add(wide - 1) / 64) as usize;
+        let written = block.shared_written.get(words.clone()).map(<[u64]>::to_vec);
         let race =
             self.check_shared(block, active, at, &to, found, wide, AccessKind::Write, false)?;
         self.fail_on_race(block, at, &to, wide, AccessKind::Write, race)?;
         // What is on its way isn't there yet.
-        block.shared_written = written;
+        if let (Some(now), Some(before)) = (block.shared_written.get_mut(words), written) {
+            now.copy_from_slice(&before);
+        }
         block.tally.shared(at, &to, active, u64::from(bytes), AccessKind::Write);
         for lane in lanes(active) {
             self.copies.push(PendingCopy {
@@ -496,6 +515,24 @@ impl Warp {
             Some((lane, other)) => {
                 let address = list[lane as usize];
                 Err(self.shared_race(block, at, lane, address, bytes, kind, other))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn fail_on_global_race(
+        &self,
+        block: &BlockState,
+        at: At,
+        list: &[u64; 32],
+        bytes: u64,
+        kind: AccessKind,
+        race: Option<(u32, Party)>,
+    ) -> Result<(), Box<Fault>> {
+        match race {
+            Some((lane, other)) => {
+                let address = list[lane as usize];
+                Err(self.global_race(block, at, lane, address, bytes, kind, other))
             }
             None => Ok(()),
         }
@@ -589,7 +626,9 @@ impl Warp {
                 let race =
                     self.check_shared(block, 1 << lane, at, &s, found_s, 16, write, false)?;
                 self.fail_on_race(block, at, &s, 16, write, race)?;
-                self.check_global(block, 1 << lane, at, &g, found_g, 16, read, false)?;
+                let race =
+                    self.check_global(block, 1 << lane, at, &g, found_g, 16, read, false)?;
+                self.fail_on_global_race(block, at, &g, 16, read, race)?;
                 block.tally.global(at, &g, 1 << lane, 16, read);
             }
             let pointer = block.shared_pointer().wrapping_add(shared as usize);

@@ -136,6 +136,45 @@ fn permute(a: u32, b: u32, c: u32, mode: i64) -> u32 {
     (0..4).fold(0, |result, i| result | pick(select[i]) << (i * 8))
 }
 
+/// `vadd4` and its kin; `code` is what lowering made of the opcode.
+#[inline(always)]
+fn video(a: u32, b: u32, c: u32, code: i64) -> u32 {
+    let (parts, bits) = if code >> 3 & 1 == 1 { (4, 8) } else { (2, 16) };
+    let flag = |bit: i64| code >> bit & 1 == 1;
+    let (to_signed, sat, add) = (flag(4), flag(7), flag(8));
+    let part = |value: u32, index: u32, signed: bool| -> i32 {
+        let raw = value >> (index * bits) << (32 - bits);
+        if signed { raw as i32 >> (32 - bits) } else { (raw >> (32 - bits)) as i32 }
+    };
+    let mut result = if add { c } else { 0 };
+    for index in 0..parts {
+        let (x, y) = (part(a, index, flag(5)), part(b, index, flag(6)));
+        let mut value = match code & 7 {
+            0 => x + y,
+            1 => x - y,
+            // Rounds half away from zero.
+            2 => (x + y + i32::from(x + y >= 0)) >> 1,
+            3 => x.min(y),
+            4 => x.max(y),
+            _ => (x - y).abs(),
+        };
+        if sat {
+            let (low, high) = if to_signed {
+                (-1 << (bits - 1), (1 << (bits - 1)) - 1)
+            } else {
+                (0, (1 << bits) - 1)
+            };
+            value = value.clamp(low, high);
+        }
+        if add {
+            result = result.wrapping_add(value as u32);
+        } else {
+            result |= (value as u32 & ((1 << bits) - 1)) << (index * bits);
+        }
+    }
+    result
+}
+
 /// Applies `f` to both 16-bit halves.
 #[inline(always)]
 fn halves(a: u32, b: u32, f: impl Fn(u16, u16) -> u16) -> u32 {
@@ -322,6 +361,7 @@ unsafe fn body(op: IntOp, ty: Type, base: *mut Slot, inst: &Inst, mask: u32) {
                 ((u64::from(b) << 32 | u64::from(a)) >> (c & 31)) as u32
             }),
             IntOp::Prmt => tri!(u32, |a, b, c| permute(a, b, c, imm)),
+            IntOp::Video => tri!(u32, |a, b, c| video(a, b, c, imm)),
             IntOp::Slct => {
                 let choose = |c: u32| {
                     if imm & 2 == 0 {

@@ -168,6 +168,9 @@ impl Warp {
                     Op::PredMov => set_pred(preds, inst.dst, source(preds, inst.a), active),
                     Op::ReadClock(clock) => self.read_clock(clock, regs, inst, active),
                     Op::Nop => {}
+                    Op::LoadParam { ty, width } => {
+                        self.load_param(block, inst, ty, width, regs, active, at)?;
+                    }
                     Op::Load(access) => {
                         self.note_spin(index, access.order.strong);
                         let run = Run { inst, access, lists, regs, mask: active, at };

@@ -274,11 +274,18 @@ impl Warp {
         (frame.local_base, frame.caller, frame.site) = (local_base, caller, site);
         (frame.join, frame.used) = (NOTHING, true);
         for &(slot, register, width) in &code.specials {
+            let value = |lane: usize| match register {
+                Special::FrameBase => u64::from(local_base),
+                other => special(other, lane),
+            };
+            if register.differs_by_lane() {
+                for lane in 0..32 {
+                    fill(&mut frame.regs, slot, width, lane, value(lane));
+                }
+                continue;
+            }
+            let value = value(0);
             for lane in 0..32 {
-                let value = match register {
-                    Special::FrameBase => u64::from(local_base),
-                    other => special(other, lane),
-                };
                 fill(&mut frame.regs, slot, width, lane, value);
             }
         }

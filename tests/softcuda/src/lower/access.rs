@@ -174,6 +174,16 @@ impl<'a> Lowerer<'a, '_> {
         let registers = self.data_registers(&inst.operands[0], &mut access, false)?;
         let (a, imm, wide) = self.address(&inst.operands[1])?;
         access.wide_address = wide;
+        let constant = self.address_space(&inst.operands[1]) == Some(MemSpace::Param);
+        let aligned = imm >= 0 && imm % i64::from(access.ty.bytes()) == 0;
+        if constant && aligned && access.space == MemSpace::Param && access.ty != Type::B128 {
+            for (i, &register) in registers.iter().enumerate() {
+                let op = Op::LoadParam { ty: access.ty, width: access.width };
+                let load = self.emit(op);
+                (load.dst, load.imm) = (register, imm + i as i64 * i64::from(access.ty.bytes()));
+            }
+            return Ok(());
+        }
         let list = if registers.len() > 1 { self.list(&registers) } else { NONE };
         let load = self.emit(Op::Load(access));
         (load.dst, load.a, load.d, load.imm) = (registers[0], a, list, imm);

@@ -19,6 +19,8 @@ impl<'a> Lowerer<'a, '_> {
             "mul24" | "mad24" | "sad" | "popc" | "clz" | "brev" | "bfind" | "fns" | "bfe"
             | "bfi" | "szext" | "bmsk" | "dp4a" | "dp2a" | "shl" | "shr" | "shf" | "prmt"
             | "slct" | "cnot" => self.integer(inst),
+            "vadd2" | "vsub2" | "vavrg2" | "vmin2" | "vmax2" | "vabsdiff2" | "vadd4" | "vsub4"
+            | "vavrg4" | "vmin4" | "vmax4" | "vabsdiff4" => self.video(inst),
             "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" | "copysign" => {
                 self.float_function(inst)
             }
@@ -284,6 +286,36 @@ impl<'a> Lowerer<'a, '_> {
         self.emit_to(Op::Int(op, Type::U32), dst, &sources);
         if let Some(last) = self.out.code.last_mut() {
             last.imm = i64::from(a.signed()) | i64::from(b.signed()) << 1;
+        }
+        Ok(())
+    }
+
+    /// `vabsdiff4.u32.u32.u32.add d, a, b, c` and its kin, on whole registers.
+    fn video(&mut self, inst: &Instruction<'a>) -> Result<()> {
+        let words = Words::of(&inst.opcode[1..]);
+        let [to, a, b] = words.types[..] else { return self.unknown(inst) };
+        self.no_modifiers(&words.rest, &["add"])?;
+        self.arity(inst, 4..=4)?;
+        let name = inst.opcode[0];
+        let operations = ["vadd", "vsub", "vavrg", "vmin", "vmax", "vabsdiff"];
+        let operation = operations
+            .iter()
+            .position(|operation| *operation == &name[..name.len() - 1])
+            .unwrap_or(0) as i64;
+        let dst = self.dest(&inst.operands[0], Type::U32)?;
+        let sources: Vec<u32> = inst.operands[1..]
+            .iter()
+            .map(|operand| self.source(operand, Type::U32))
+            .collect::<Result<_>>()?;
+        self.emit_to(Op::Int(IntOp::Video, Type::U32), dst, &sources);
+        if let Some(last) = self.out.code.last_mut() {
+            last.imm = operation
+                | i64::from(name.ends_with('4')) << 3
+                | i64::from(to.signed()) << 4
+                | i64::from(a.signed()) << 5
+                | i64::from(b.signed()) << 6
+                | i64::from(words.mode.sat) << 7
+                | i64::from(words.has("add")) << 8;
         }
         Ok(())
     }

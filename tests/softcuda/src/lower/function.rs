@@ -830,6 +830,7 @@ impl<'a> Lowerer<'a, '_> {
             }
         }
         super::flow::reconverge(&mut self.out);
+        self.out.pressure = super::pressure::estimate(&self.out);
         Ok(self.out)
     }
 

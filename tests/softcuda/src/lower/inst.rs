@@ -93,6 +93,8 @@ pub enum IntOp {
     ShfRightWrap,
     Prmt,
     Slct,
+    /// Two or four parts of a word; what to do is in the instruction's immediate.
+    Video,
 }
 
 /// Operations of carry chains.
@@ -323,6 +325,22 @@ pub enum Special {
     FrameBase,
 }
 
+impl Special {
+    /// Whether lanes of a warp have different values.
+    pub fn differs_by_lane(self) -> bool {
+        matches!(
+            self,
+            Special::Tid(_)
+                | Special::LaneId
+                | Special::LaneMaskEq
+                | Special::LaneMaskLt
+                | Special::LaneMaskLe
+                | Special::LaneMaskGt
+                | Special::LaneMaskGe
+        )
+    }
+}
+
 /// Registers that change as a warp runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -418,6 +436,8 @@ pub enum Op {
 
     /// `dst` or list at `d` ← [a + imm]
     Load(Access),
+    /// `dst` ← the kernel's parameters at `imm`, the same for all lanes
+    LoadParam { ty: Type, width: Width },
     /// [a + imm] ← b or list at `d`
     Store(Access),
     /// `dst` ← old of [a + imm]; sources b, c; `dst` may be [`NONE`].

@@ -11,6 +11,7 @@ mod flow;
 mod function;
 pub mod inst;
 mod module;
+mod pressure;
 pub mod types;
 mod warp;
 
