@@ -2,8 +2,10 @@
 
 .PHONY: test bench check-probe softcuda wheels clean
 
-# Every test; what a test could not find here is listed and counted at the end.
+# Every test; what a test could not find here is listed and counted at the end. Kernels are compiled by the
+# wheels' NVRTC; where those cannot be had, the tests that need it are skipped.
 test:
+	-@tests/softcuda/tools/wheels.sh
 	@tests/run.sh
 
 # Throughput of a weight step and of Hessian-vector products, on both spaces.
@@ -37,7 +39,7 @@ softcuda:
 	mv target/softcuda/.libcuda.so.1 target/softcuda/libcuda.so.1
 	ln -sf libcuda.so.1 target/softcuda/libcuda.so
 
-# NVRTC, the CUDA headers, ptxas and nvdisasm (about 1 GB unpacked), into target/cuda-wheels.
+# NVRTC, the CUDA headers, ptxas and nvdisasm (about 500 MB), into target/cuda-wheels.
 wheels:
 	@tests/softcuda/tools/wheels.sh
 

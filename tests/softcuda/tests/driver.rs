@@ -417,6 +417,81 @@ fn a_captured_graph_replays_and_takes_new_parameters() {
     .silent();
 }
 
+/// Captures two kernels on two branches of a graph; `apart` says whether they write different halves of a
+/// buffer or all of it both.
+fn two_branches(apart: bool) {
+    let gpu = Gpu::new();
+    // SAFETY: the branches are ordered by hand below.
+    unsafe { gpu.context.disable_event_tracking() };
+    let n = 1024i32;
+    let fill = gpu.function("fill");
+    let (main, side) = (
+        gpu.context.new_stream().unwrap(),
+        gpu.context.new_stream().unwrap(),
+    );
+    let mut x = main.alloc_zeros::<f32>(2 * n as usize).unwrap();
+    gpu.context.synchronize().unwrap();
+    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    main.begin_capture(mode).unwrap();
+    side.join(&main).unwrap();
+    let (mut low, mut high) = x.split_at_mut(n as usize);
+    // SAFETY: the kernel's parameters.
+    unsafe {
+        let shape = threads(n as usize);
+        main.launch_builder(&fill)
+            .arg(&mut low)
+            .arg(&1.0f32)
+            .arg(&n)
+            .launch(shape)
+            .unwrap();
+        let second = if apart { &mut high } else { &mut low };
+        side.launch_builder(&fill)
+            .arg(second)
+            .arg(&2.0f32)
+            .arg(&n)
+            .launch(shape)
+            .unwrap();
+    }
+    main.join(&side).unwrap();
+    let graph = main
+        .end_capture(sys::CUgraphInstantiate_flags(0))
+        .unwrap()
+        .unwrap();
+    graph.launch().unwrap();
+    let outcome = main.synchronize();
+    if apart {
+        outcome.unwrap();
+        let values = main.clone_dtoh(&x).unwrap();
+        assert!(values[..1024] == [1.0; 1024] && values[1024..] == [2.0; 1024]);
+    } else {
+        assert_eq!(outcome.unwrap_err().0, CUresult::CUDA_ERROR_LAUNCH_FAILED);
+        std::process::exit(0);
+    }
+}
+
+#[test]
+fn branches_of_a_graph_that_write_the_same_memory_are_a_race() {
+    let test = "branches_of_a_graph_that_write_the_same_memory_are_a_race";
+    if !can_compile(test) {
+        return;
+    }
+    let words = [
+        "race between streams",
+        "kernel `fill` (launch 2)",
+        ", graph ",
+    ];
+    on_softcuda(test, &[], || two_branches(false)).says(&words);
+}
+
+#[test]
+fn branches_of_a_graph_may_write_halves_of_one_buffer() {
+    let test = "branches_of_a_graph_may_write_halves_of_one_buffer";
+    if !can_compile(test) {
+        return;
+    }
+    on_softcuda(test, &[], || two_branches(true)).silent();
+}
+
 #[test]
 fn a_fault_sticks_to_the_context_and_is_explained_with_its_line() {
     let test = "a_fault_sticks_to_the_context_and_is_explained_with_its_line";

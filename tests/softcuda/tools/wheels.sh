@@ -23,7 +23,7 @@ fi
 mkdir -p target
 # A half-installed folder must never look like a whole one: install beside it, then rename.
 rm -rf "$folder.new"
-if ! python3 -m pip install --quiet --disable-pip-version-check --no-deps \
+if ! python3 -m pip install --quiet --disable-pip-version-check --retries 1 --timeout 30 --no-deps \
     --target "$folder.new" "${packages[@]}"; then
     rm -rf "$folder.new"
     echo "wheels: pip could not install ${packages[*]} (offline, or no pip?);" \

@@ -81,11 +81,53 @@ impl Sectors {
 /// Lowest byte and end of what was touched of a granule; nothing where the end is 0.
 type Extent = (u16, u16);
 
-/// Ranges of bytes, exact but for holes inside a granule.
-#[derive(Debug)]
-pub(super) struct Ranges(Chunks<[Extent; GRANULES]>);
+/// What was touched of a piece of address space.
+#[derive(Clone, Copy, Debug)]
+struct Touched {
+    extents: [Extent; GRANULES],
+    words: [u64; WORDS / 64],
+}
 
-const UNTOUCHED: [Extent; GRANULES] = [(u16::MAX, 0); GRANULES];
+const UNTOUCHED: Touched = Touched {
+    extents: [(u16::MAX, 0); GRANULES],
+    words: [0; WORDS / 64],
+};
+
+/// Words of 4 bytes of a chunk.
+const WORDS: usize = (CHUNK / 4) as usize;
+
+/// Ranges of bytes, exact but for holes inside a granule; the words touched tell those.
+#[derive(Debug)]
+pub(super) struct Ranges(Chunks<Touched>);
+
+/// The words of 4 bytes that a launch touched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Footprint(HashMap<u64, Box<[u64; WORDS / 64]>>);
+
+impl Footprint {
+    /// The bits of words `64·index .. 64·index + 64`, counted from address 0.
+    fn bits(&self, index: u64) -> u64 {
+        let per_chunk = (WORDS / 64) as u64;
+        let chunk = self.0.get(&(index / per_chunk));
+        chunk.map_or(0, |bits| bits[(index % per_chunk) as usize])
+    }
+
+    /// Whether some word of `start..end` is touched by both; where one is unknown, all of it counts.
+    pub fn meet(a: Option<&Footprint>, b: Option<&Footprint>, start: u64, end: u64) -> bool {
+        let (first, last) = (start / 4, (end - 1) / 4);
+        (first / 64..=last / 64).any(|index| {
+            let bits = |footprint: Option<&Footprint>| footprint.map_or(!0, |f| f.bits(index));
+            bits(a) & bits(b) & mask(index, first, last) != 0
+        })
+    }
+}
+
+/// Of words `64·index .. 64·index + 64`, those in `first..=last`.
+fn mask(index: u64, first: u64, last: u64) -> u64 {
+    let low = first.saturating_sub(64 * index);
+    let high = (last - 64 * index).min(63);
+    (!0 << low) & (!0 >> (63 - high))
+}
 
 impl Ranges {
     pub(super) fn new() -> Ranges {
@@ -99,10 +141,15 @@ impl Ranges {
         while at < end {
             let granule = at / GRANULE;
             let until = end.min((granule + 1) * GRANULE);
-            let extents = self.0.at(granule / GRANULES as u64, UNTOUCHED);
-            let extent = &mut extents[(granule % GRANULES as u64) as usize];
+            let touched = self.0.at(granule / GRANULES as u64, UNTOUCHED);
+            let extent = &mut touched.extents[(granule % GRANULES as u64) as usize];
             extent.0 = extent.0.min((at % GRANULE) as u16);
             extent.1 = extent.1.max((until - granule * GRANULE) as u16);
+            let (first, last) = (at / 4, (until - 1) / 4);
+            for index in first / 64..=last / 64 {
+                let bits = &mut touched.words[(index % (WORDS as u64 / 64)) as usize];
+                *bits |= mask(index, first, last);
+            }
             at = until;
         }
     }
@@ -110,18 +157,32 @@ impl Ranges {
     pub(super) fn merge(&mut self, other: Ranges) {
         for (number, theirs) in other.0.chunks {
             let ours = self.0.at(number, UNTOUCHED);
-            for (ours, theirs) in ours.iter_mut().zip(*theirs) {
+            for (ours, theirs) in ours.extents.iter_mut().zip(theirs.extents) {
                 *ours = (ours.0.min(theirs.0), ours.1.max(theirs.1));
             }
+            for (ours, theirs) in ours.words.iter_mut().zip(theirs.words) {
+                *ours |= theirs;
+            }
         }
+    }
+
+    /// The words touched.
+    pub(super) fn footprint(&self) -> Footprint {
+        let chunks = self.0.chunks.iter();
+        Footprint(
+            chunks
+                .map(|(number, touched)| (*number, Box::new(touched.words)))
+                .collect(),
+        )
     }
 
     /// The ranges `(first byte, bytes)`, sorted, those that meet joined.
     pub(super) fn list(mut self) -> Vec<(u64, u64)> {
         self.0.chunks.sort_unstable_by_key(|chunk| chunk.0);
         let mut list: Vec<(u64, u64)> = Vec::new();
-        for (number, extents) in &self.0.chunks {
-            for (index, &(low, end)) in extents
+        for (number, touched) in &self.0.chunks {
+            for (index, &(low, end)) in touched
+                .extents
                 .iter()
                 .enumerate()
                 .filter(|(_, extent)| extent.1 > 0)
@@ -152,6 +213,25 @@ mod tests {
             ranges.list(),
             [(100, 4), (CHUNK - 700, 1400), (CHUNK + 5000, 4)]
         );
+    }
+
+    #[test]
+    fn footprints_tell_interleaved_rows_apart() {
+        let (mut even, mut odd) = (Ranges::new(), Ranges::new());
+        for row in 0..100 {
+            let rows = if row % 2 == 0 { &mut even } else { &mut odd };
+            rows.add(CHUNK - 800 + 16 * row, CHUNK - 800 + 16 * row + 16);
+        }
+        let (even, odd) = (even.footprint(), odd.footprint());
+        let meet = |a, b| Footprint::meet(a, b, CHUNK - 800, CHUNK + 800);
+        assert!(!meet(Some(&even), Some(&odd)));
+        assert!(meet(Some(&even), Some(&even)) && meet(None, Some(&odd)) && meet(None, None));
+        assert!(!Footprint::meet(
+            Some(&even),
+            None,
+            CHUNK - 784,
+            CHUNK - 768
+        ));
     }
 
     #[test]

@@ -10,7 +10,10 @@ mod classes;
 mod footprint;
 mod tally;
 
+use std::sync::Arc;
+
 pub use classes::{Class, Floats};
+pub use footprint::Footprint;
 pub(crate) use tally::Tally;
 
 /// Bytes of a sector.
@@ -70,6 +73,10 @@ pub struct Counters {
     pub reads: Vec<(u64, u64)>,
     /// Global memory written by the launch, as `reads`.
     pub writes: Vec<(u64, u64)>,
+    /// Global memory that the launch's atomics touched, as `reads`.
+    pub atomics: Vec<(u64, u64)>,
+    /// The words inside `reads`, `writes` and `atomics`: ranges join what lies closely together.
+    pub footprints: [Arc<Footprint>; 3],
     /// Warp instructions.
     pub instructions: u64,
     /// Thread instructions.

@@ -1,5 +1,7 @@
 //! Counting while blocks run. Each worker has a tally of its own; they are added up at the end.
 
+use std::sync::Arc;
+
 use super::footprint::{Ranges, Sectors};
 use super::{Banks, Class, Counters, Floats, SECTOR, Traffic};
 use crate::Options;
@@ -25,8 +27,8 @@ pub(crate) struct Tally {
     track: bool,
     /// For each function and instruction: how often it ran, in warps and in threads.
     hits: Vec<Vec<(u64, u64)>>,
-    reads: Ranges,
-    writes: Ranges,
+    /// Ranges read, written and touched by atomics.
+    ranges: [Ranges; 3],
     global: [Traffic; 3],
     sectors_read: Sectors,
     sectors_written: Sectors,
@@ -56,8 +58,7 @@ impl Tally {
             profile: options.profile,
             track: options.track,
             hits,
-            reads: Ranges::new(),
-            writes: Ranges::new(),
+            ranges: [Ranges::new(), Ranges::new(), Ranges::new()],
             global: [Traffic::default(); 3],
             sectors_read: Sectors::new(),
             sectors_written: Sectors::new(),
@@ -141,14 +142,10 @@ impl Tally {
         let count = union(list, mask, bytes, &mut ranges);
         let ranges = &ranges[..count];
         if self.track {
-            for &(start, end) in ranges {
-                if kind != AccessKind::Write {
-                    self.reads.add(start, end);
-                }
-                if kind != AccessKind::Read {
-                    self.writes.add(start, end);
-                }
-            }
+            let touched = &mut self.ranges[kind as usize];
+            ranges
+                .iter()
+                .for_each(|&(start, end)| touched.add(start, end));
         }
         if !self.profile {
             return;
@@ -207,8 +204,10 @@ impl Tally {
             ours.0 += theirs.0;
             ours.1 += theirs.1;
         }
-        self.reads.merge(other.reads);
-        self.writes.merge(other.writes);
+        self.ranges
+            .iter_mut()
+            .zip(other.ranges)
+            .for_each(|(ours, theirs)| ours.merge(theirs));
         self.global
             .iter_mut()
             .zip(&other.global)
@@ -241,11 +240,18 @@ impl Tally {
                 branches += warps;
             }
         }
+        let footprints = self
+            .ranges
+            .each_ref()
+            .map(|ranges| Arc::new(ranges.footprint()));
+        let [reads, writes, atomics] = self.ranges;
         let [global_loads, global_stores, global_atomics] = self.global;
         let [shared_loads, shared_stores, shared_atomics] = self.shared;
         Counters {
-            reads: self.reads.list(),
-            writes: self.writes.list(),
+            reads: reads.list(),
+            writes: writes.list(),
+            atomics: atomics.list(),
+            footprints,
             instructions: self.instructions,
             thread_instructions: self.thread_instructions,
             classes,

@@ -74,8 +74,12 @@ fn initialise() -> Outcome {
     if settings.failures.no_device {
         return Err(Code::NO_DEVICE);
     }
-    state::start(settings);
-    super::profile::report_at_exit();
+    if state::start(settings) {
+        settings::unknown_variables()
+            .iter()
+            .for_each(|sentence| say(sentence));
+        super::profile::report_at_exit();
+    }
     Ok(())
 }
 
@@ -173,16 +177,20 @@ fn entry(name: &str) -> Option<&'static Entry> {
         super::device::ENTRIES,
         super::context::ENTRIES,
         super::memory::ENTRIES,
+        super::pools::ENTRIES,
+        super::pointers::ENTRIES,
         super::copy::ENTRIES,
         super::stream::ENTRIES,
         super::event::ENTRIES,
         super::module::ENTRIES,
+        super::function::ENTRIES,
         super::link::ENTRIES,
         super::launch::ENTRIES,
         super::occupancy::ENTRIES,
         super::capture::ENTRIES,
         super::graph::ENTRIES,
         super::graph_nodes::ENTRIES,
+        super::graph_params::ENTRIES,
         super::graph_exec::ENTRIES,
         super::unsupported::ENTRIES,
     ]

@@ -5,10 +5,12 @@
 //! | [`entry`] | what every exported function shares |
 //! | [`library`] | `cuInit`, versions, `cuGetProcAddress` |
 //! | [`device`], [`context`] | device, attributes, primary context, context stack, limits |
-//! | [`memory`], [`copy`] | allocations, pools, pinned and managed memory; copies and fills |
+//! | [`memory`], [`pools`], [`pointers`] | allocations, pinned and managed memory; pools; what an address is |
+//! | [`copy`] | copies and fills |
 //! | [`stream`], [`event`] | queues, waits, host functions, timing |
-//! | [`module`], [`link`], [`launch`], [`occupancy`] | PTX to kernels, libraries, the JIT linker, launches |
-//! | [`capture`], [`graph`], [`graph_nodes`], [`graph_exec`] | capture and graphs |
+//! | [`module`], [`image`], [`link`] | modules and libraries, what they are loaded from, the JIT linker |
+//! | [`function`], [`launch`], [`occupancy`] | kernels and their attributes, launches, occupancy |
+//! | [`capture`], [`graph`], [`graph_nodes`], [`graph_params`], [`graph_exec`] | capture and graphs |
 //! | [`unsupported`] | every other symbol: `CUDA_ERROR_NOT_SUPPORTED`, said once |
 //!
 //! The exported functions stand on four files that export nothing: [`state`] holds the objects behind the
@@ -26,9 +28,12 @@ pub mod device;
 pub mod entry;
 pub mod errors;
 pub mod event;
+pub mod function;
 pub mod graph;
 pub mod graph_exec;
 pub mod graph_nodes;
+pub mod graph_params;
+pub mod image;
 pub mod launch;
 pub mod library;
 pub mod link;
@@ -36,6 +41,8 @@ pub mod memory;
 pub mod module;
 pub mod occupancy;
 pub mod order;
+pub mod pointers;
+pub mod pools;
 pub mod profile;
 pub mod ptxas;
 pub mod settings;

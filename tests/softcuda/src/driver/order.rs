@@ -12,6 +12,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::count::Footprint;
+
 /// For each lane, how much of its work is known to be done.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Clock(Vec<u64>);
@@ -39,6 +41,33 @@ impl Clock {
     }
 }
 
+/// What a piece of work does to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads it.
+    Read,
+    /// Writes it, or reads and writes.
+    Write,
+    /// Changes it by atomic operations only, which need no order among themselves.
+    Atomic,
+}
+
+impl Access {
+    /// Whether the order of the two matters.
+    fn conflicts(self, other: Access) -> bool {
+        self != other || self == Access::Write
+    }
+
+    /// As findings say it.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Access::Read => "reads",
+            Access::Write => "writes",
+            Access::Atomic => "changes by atomics",
+        }
+    }
+}
+
 /// A range of device memory that a piece of work reads or writes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Touch {
@@ -46,15 +75,17 @@ pub struct Touch {
     pub start: u64,
     /// One past the last byte.
     pub end: u64,
-    /// Whether it is written.
-    pub write: bool,
+    /// What is done to it.
+    pub access: Access,
+    /// The words of it that are touched; all, where that isn't known.
+    pub exact: Option<Arc<Footprint>>,
 }
 
 /// A piece of work as findings name it, such as "kernel `add` (launch 3) on stream 2".
 pub type Label = Arc<str>;
 
 #[derive(Clone, Debug)]
-struct Access {
+struct Past {
     lane: usize,
     time: u64,
     touch: Touch,
@@ -66,10 +97,10 @@ struct Access {
 pub struct Conflict {
     /// The one submitted first.
     pub earlier: Label,
-    /// Whether the earlier one writes.
-    pub earlier_writes: bool,
-    /// Whether the later one writes.
-    pub later_writes: bool,
+    /// What the earlier one does.
+    pub earlier_access: Access,
+    /// What the later one does.
+    pub later_access: Access,
     /// First byte that both touch.
     pub start: u64,
     /// One past the last byte that both touch.
@@ -83,11 +114,11 @@ pub struct Order {
     free_lanes: Vec<usize>,
     host: Clock,
     /// Accesses not yet known to be done to the host, by the allocation they touch.
-    accesses: HashMap<u64, Vec<Access>>,
+    accesses: HashMap<u64, Vec<Past>>,
 }
 
 /// Accesses kept for one allocation; past it the oldest is forgotten, which can only lose a finding.
-const KEPT: usize = 512;
+const KEPT: usize = 4096;
 
 impl Order {
     /// A lane for a new stream or graph branch.
@@ -139,15 +170,21 @@ impl Order {
     ) -> Result<(), Conflict> {
         let accesses = self.accesses.entry(allocation).or_default();
         let conflict = accesses.iter().find(|earlier| {
-            (earlier.touch.write || touch.write)
+            earlier.touch.access.conflicts(touch.access)
                 && earlier.touch.start < touch.end
                 && touch.start < earlier.touch.end
                 && earlier.time > clock.at(earlier.lane)
+                && Footprint::meet(
+                    earlier.touch.exact.as_deref(),
+                    touch.exact.as_deref(),
+                    earlier.touch.start.max(touch.start),
+                    earlier.touch.end.min(touch.end),
+                )
         });
         let conflict = conflict.map(|earlier| Conflict {
             earlier: Arc::clone(&earlier.label),
-            earlier_writes: earlier.touch.write,
-            later_writes: touch.write,
+            earlier_access: earlier.touch.access,
+            later_access: touch.access,
             start: earlier.touch.start.max(touch.start),
             end: earlier.touch.end.min(touch.end),
         });
@@ -157,7 +194,7 @@ impl Order {
         if accesses.len() == KEPT {
             accesses.remove(0);
         }
-        accesses.push(Access {
+        accesses.push(Past {
             lane,
             time: clock.at(lane),
             touch,
@@ -194,7 +231,8 @@ mod tests {
             let touch = Touch {
                 start: range.start,
                 end: range.end,
-                write,
+                access: if write { Access::Write } else { Access::Read },
+                exact: None,
             };
             order
                 .access(self.lane, &self.clock, 0, touch, &"work".into())
@@ -223,6 +261,22 @@ mod tests {
         let (mut a, mut b) = (Stream::new(&mut order), Stream::new(&mut order));
         assert!(a.touch(&mut order, 256..512, false));
         assert!(b.touch(&mut order, 256..512, false));
+    }
+
+    #[test]
+    fn atomics_conflict_with_reads_and_writes_but_not_with_atomics() {
+        use Access::{Atomic, Read, Write};
+        for (a, b) in [(Read, Read), (Atomic, Atomic)] {
+            assert!(!a.conflicts(b));
+        }
+        for (a, b) in [
+            (Read, Write),
+            (Write, Write),
+            (Atomic, Read),
+            (Write, Atomic),
+        ] {
+            assert!(a.conflicts(b) && b.conflicts(a));
+        }
     }
 
     #[test]

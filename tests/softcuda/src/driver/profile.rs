@@ -238,12 +238,9 @@ pub fn must_track(driver: &Driver) -> bool {
 
 /// Arranges for leaks and the table of counters to be printed when the process ends.
 pub fn report_at_exit() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        // SAFETY: registers a function without arguments that lives as long as the library; if it cannot
-        // be registered, the report is lost and nothing else.
-        unsafe { libc::atexit(at_exit) };
-    });
+    // SAFETY: registers a function without arguments that lives as long as the library; if it cannot
+    // be registered, the report is lost and nothing else.
+    unsafe { libc::atexit(at_exit) };
 }
 
 extern "C" fn at_exit() {

@@ -62,8 +62,15 @@ fn library_path() -> Option<PathBuf> {
 
 /// The log of assembling `ptx`.
 fn assemble(ptxas: &Path, ptx: &[u8], sm: u32) -> Option<String> {
+    // PTX for an architecture's own features (`sm_90a`) is assembled for just that.
+    let own = format!("sm_{sm}a");
+    let found = ptx
+        .windows(own.len())
+        .take(4096)
+        .any(|window| window == own.as_bytes());
+    let target = if found { own } else { format!("sm_{sm}") };
     let mut child = Command::new(ptxas)
-        .args(["-v", &format!("-arch=sm_{sm}"), "-o", "/dev/null", "-"])
+        .args(["-v", &format!("-arch={target}"), "-o", "/dev/null", "-"])
         .env_remove("LD_PRELOAD")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

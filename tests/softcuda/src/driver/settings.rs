@@ -7,7 +7,7 @@
 //! | `SOFTCUDA_DRIVER_VERSION` | the CUDA version the driver claims, `MAJOR.MINOR` | `13.5` |
 //! | `SOFTCUDA_CHECKS` | `all`, `off` or a list | `all` |
 //! | `SOFTCUDA_SCHEDULE` | a seed that shuffles the order of blocks and warps | in order |
-//! | `SOFTCUDA_TIMEOUT` | seconds after which a kernel is stopped; `0` never | `60` |
+//! | `SOFTCUDA_TIMEOUT` | seconds after which a kernel is stopped; `0` never | `600` |
 //! | `SOFTCUDA_THREADS` | host threads that execute blocks | the cores |
 //! | `SOFTCUDA_PROFILE` | a file that gets one JSON line a launch; a table at exit | none |
 //! | `SOFTCUDA_PTXAS` | the `ptxas` that tells the profile registers and spills | the project's wheel, else on `PATH` |
@@ -92,6 +92,35 @@ pub fn settings() -> &'static Result<Settings, String> {
     SETTINGS.get_or_init(|| Settings::parse(&|name| std::env::var(name).ok()))
 }
 
+/// The variables that [`Settings::parse`] and the profile read.
+const VARIABLES: &[&str] = &[
+    "DEVICE",
+    "MEMORY",
+    "DRIVER_VERSION",
+    "CHECKS",
+    "SCHEDULE",
+    "TIMEOUT",
+    "THREADS",
+    "PROFILE",
+    "PTXAS",
+    "FAIL",
+];
+
+/// A sentence for each variable of the environment that looks like softcuda's and is none.
+pub fn unknown_variables() -> Vec<String> {
+    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    let unknown = names.filter(|name| {
+        name.strip_prefix("SOFTCUDA_")
+            .is_some_and(|rest| !VARIABLES.contains(&rest))
+    });
+    unknown
+        .map(|name| {
+            let known = VARIABLES.join(", SOFTCUDA_");
+            format!("{name} is set, but means nothing; the variables are SOFTCUDA_{known}")
+        })
+        .collect()
+}
+
 /// The driver calls that are to fail.
 pub fn planned_calls() -> &'static [PlannedCall] {
     settings()
@@ -146,7 +175,7 @@ impl Settings {
                 })
                 .transpose()?,
             timeout: match get("SOFTCUDA_TIMEOUT") {
-                None => Some(Duration::from_secs(60)),
+                None => Some(Duration::from_secs(600)),
                 Some(text) => parse_timeout(&text).ok_or_else(|| {
                     wrong("TIMEOUT", &text, "seconds such as 10 or 0.5, or 0 for none")
                 })?,

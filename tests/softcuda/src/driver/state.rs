@@ -292,9 +292,14 @@ impl<T> Table<T> {
     }
 }
 
-/// Makes the driver; the second call finds it made.
-pub fn start(settings: &'static Settings) {
-    DRIVER.get_or_init(|| Mutex::new(Driver::new(settings)));
+/// Makes the driver; whether it was not there before.
+pub fn start(settings: &'static Settings) -> bool {
+    let mut made = false;
+    DRIVER.get_or_init(|| {
+        made = true;
+        Mutex::new(Driver::new(settings))
+    });
+    made
 }
 
 /// The driver, locked.

@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use super::entry::{Handle, say};
 use super::errors::Code;
-use super::order::{Clock, Conflict, Label, Touch};
+use super::order::{Access, Clock, Conflict, Label, Touch};
 use super::profile::must_track;
 use super::state::Driver;
 use super::types::HostFunction;
-use crate::count::Counters;
+use crate::count::{Counters, Footprint};
 use crate::{Fault, FaultKind, Kernel, Launch};
 
 /// A piece of work, complete: parameters are copied when it is submitted.
@@ -164,14 +164,15 @@ impl Copy {
     /// What of device memory is touched.
     fn touches(&self) -> Vec<Touch> {
         let (rows, slices) = (self.height, self.depth);
-        let side = |side: &Side, write| {
+        let side = |side: &Side, access| {
             let flat = (rows == 1 || side.pitch == self.width)
                 && (slices == 1 || side.slice == self.width * rows);
             if flat {
                 return vec![Touch {
                     start: side.address,
                     end: side.address + self.width * rows * slices,
-                    write,
+                    access,
+                    exact: None,
                 }];
             }
             if rows.saturating_mul(slices) > TRACKED_ROWS {
@@ -184,13 +185,14 @@ impl Copy {
                     Touch {
                         start,
                         end: start + self.width,
-                        write,
+                        access,
+                        exact: None,
                     }
                 })
                 .collect()
         };
-        let mut touches = side(&self.from, false);
-        touches.extend(side(&self.to, true));
+        let mut touches = side(&self.from, Access::Read);
+        touches.extend(side(&self.to, Access::Write));
         touches
     }
 }
@@ -208,7 +210,8 @@ impl Fill {
             return vec![Touch {
                 start: self.address,
                 end,
-                write: true,
+                access: Access::Write,
+                exact: None,
             }];
         }
         if self.height > TRACKED_ROWS {
@@ -220,7 +223,8 @@ impl Fill {
                 Touch {
                     start,
                     end: start + bytes,
-                    write: true,
+                    access: Access::Write,
+                    exact: None,
                 }
             })
             .collect()
@@ -261,8 +265,8 @@ impl Driver {
         }
         let row = fill.row_bytes().ok_or(Code::INVALID_VALUE)?;
         if !matches!(fill.element, 1 | 2 | 4)
-            || fill.address % fill.element != 0
-            || fill.height > 1 && (fill.pitch < row || fill.pitch % fill.element != 0)
+            || !fill.address.is_multiple_of(fill.element)
+            || fill.height > 1 && (fill.pitch < row || !fill.pitch.is_multiple_of(fill.element))
         {
             return Err(Code::INVALID_VALUE);
         }
@@ -322,7 +326,8 @@ impl Driver {
                 let touch = Touch {
                     start: *address,
                     end: address + bytes,
-                    write: true,
+                    access: Access::Write,
+                    exact: None,
                 };
                 (
                     vec![touch],
@@ -334,7 +339,8 @@ impl Driver {
                 let touch = Touch {
                     start: *address,
                     end: address + bytes,
-                    write: true,
+                    access: Access::Write,
+                    exact: None,
                 };
                 (
                     vec![touch],
@@ -460,7 +466,6 @@ impl Driver {
 
 /// The finding of two pieces of work without an order.
 fn render(conflict: &Conflict, later: &Label, allocation: &crate::memory::Allocation) -> String {
-    let verb = |writes| if writes { "writes" } else { "reads" };
     let offset = conflict.start - allocation.address;
     format!(
         "race between streams: two pieces of work touch the same memory and no event, synchronisation or \
@@ -474,26 +479,27 @@ fn render(conflict: &Conflict, later: &Label, allocation: &crate::memory::Alloca
         allocation.bytes,
         allocation.address,
         conflict.earlier,
-        verb(conflict.earlier_writes),
-        verb(conflict.later_writes),
+        conflict.earlier_access.verb(),
+        conflict.later_access.verb(),
     )
 }
 
 fn touches_of(counters: &Counters) -> Vec<Touch> {
-    let touch = |write| {
-        move |&(start, bytes): &(u64, u64)| Touch {
+    let [reads, writes, atomics] = &counters.footprints;
+    let touches = |ranges: &[(u64, u64)], access, words: &Arc<Footprint>| -> Vec<Touch> {
+        let touch = |&(start, bytes): &(u64, u64)| Touch {
             start,
             end: start + bytes,
-            write,
-        }
+            access,
+            exact: Some(Arc::clone(words)),
+        };
+        ranges.iter().map(touch).collect()
     };
     // Written ranges first: of a range that is read and written, the write is the one to report.
-    counters
-        .writes
-        .iter()
-        .map(touch(true))
-        .chain(counters.reads.iter().map(touch(false)))
-        .collect()
+    let mut all = touches(&counters.writes, Access::Write, writes);
+    all.extend(touches(&counters.atomics, Access::Atomic, atomics));
+    all.extend(touches(&counters.reads, Access::Read, reads));
+    all
 }
 
 /// The driver's error for a fault of the machine.
