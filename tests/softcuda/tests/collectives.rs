@@ -29,7 +29,9 @@ fn random(count: usize) -> Vec<f32> {
 fn shuffles_votes_matches_and_reductions_match_their_definitions() {
     let d = device();
     let mut numbers = Numbers(9);
-    let x: Vec<i32> = (0..32).map(|_| (numbers.bits() & 0xff) as i32 + 1).collect();
+    let x: Vec<i32> = (0..32)
+        .map(|_| (numbers.bits() & 0xff) as i32 + 1)
+        .collect();
     let (px, out) = (d.buffer(&x), d.empty(4 * 32 * 12));
     run(&d, "shuffles", 32, &[px, out]);
     let found: Vec<i32> = d.read(out, 32 * 12);
@@ -87,7 +89,10 @@ fn product(a: &[f32], b: &[f32], m: usize, n: usize, k: usize) -> Vec<f64> {
 
 fn close(found: impl IntoIterator<Item = f64>, expected: &[f64], limit: f64) {
     for (i, (x, y)) in found.into_iter().zip(expected).enumerate() {
-        assert!((x - y).abs() <= limit * (1.0 + y.abs()), "{i}: {x} instead of {y}");
+        assert!(
+            (x - y).abs() <= limit * (1.0 + y.abs()),
+            "{i}: {x} instead of {y}"
+        );
     }
 }
 
@@ -100,15 +105,25 @@ fn mma_products_of_every_type_match() {
     let out = d.empty(512);
     run(&d, "mma_f16", 32, &[d.buffer(&a), d.buffer(&b), out]);
     let expected = product(&widen(&a), &widen(&b), 16, 8, 16);
-    close(d.read::<f32>(out, 128).into_iter().map(f64::from), &expected, 1e-5);
+    close(
+        d.read::<f32>(out, 128).into_iter().map(f64::from),
+        &expected,
+        1e-5,
+    );
 
     let truncate = |x: Vec<f32>| {
-        x.iter().map(|v| f32::from_bits(v.to_bits() & 0xffff_e000)).collect::<Vec<_>>()
+        x.iter()
+            .map(|v| f32::from_bits(v.to_bits() & 0xffff_e000))
+            .collect::<Vec<_>>()
     };
     let (a, b) = (random(128), random(64));
     run(&d, "mma_tf32", 32, &[d.buffer(&a), d.buffer(&b), out]);
     let expected = product(&truncate(a), &truncate(b), 16, 8, 8);
-    close(d.read::<f32>(out, 128).into_iter().map(f64::from), &expected, 1e-5);
+    close(
+        d.read::<f32>(out, 128).into_iter().map(f64::from),
+        &expected,
+        1e-5,
+    );
 
     let mut numbers = Numbers(4);
     let a: Vec<i8> = (0..512).map(|_| numbers.bits() as i8).collect();
@@ -117,8 +132,9 @@ fn mma_products_of_every_type_match() {
     let found: Vec<i32> = d.read(out, 128);
     for row in 0..16 {
         for column in 0..8 {
-            let sum: i32 =
-                (0..32).map(|k| i32::from(a[row * 32 + k]) * i32::from(b[column * 32 + k])).sum();
+            let sum: i32 = (0..32)
+                .map(|k| i32::from(a[row * 32 + k]) * i32::from(b[column * 32 + k]))
+                .sum();
             assert_eq!(found[row * 8 + column], sum);
         }
     }
@@ -145,19 +161,33 @@ fn wmma_products_of_every_shape_match() {
     let (ba, bb) = (brain(&a), brain(&b));
     run(&d, "wmma_bf16", 32, &[d.buffer(&ba), d.buffer(&bb), out]);
     let expected = product(&wide(&ba), &wide(&bb), 16, 16, 16);
-    close(d.read::<f32>(out, 256).into_iter().map(f64::from), &expected, 1e-5);
+    close(
+        d.read::<f32>(out, 256).into_iter().map(f64::from),
+        &expected,
+        1e-5,
+    );
 
     let narrow = |x: &[f32]| x.iter().map(|&v| f16::from_f32(v)).collect::<Vec<_>>();
     let widen = |x: &[f16]| x.iter().map(|v| v.to_f32()).collect::<Vec<_>>();
     let (ha, hb) = (narrow(&random(512)), narrow(&random(128)));
     run(&d, "wmma_half", 32, &[d.buffer(&ha), d.buffer(&hb), out]);
     let expected = product(&widen(&ha), &widen(&hb), 32, 8, 16);
-    close(d.read::<f16>(out, 256).into_iter().map(|v| f64::from(v.to_f32())), &expected, 1e-3);
+    close(
+        d.read::<f16>(out, 256)
+            .into_iter()
+            .map(|v| f64::from(v.to_f32())),
+        &expected,
+        1e-3,
+    );
 
     let (ha, hb) = (narrow(&random(128)), narrow(&random(512)));
     run(&d, "wmma_wide", 32, &[d.buffer(&ha), d.buffer(&hb), out]);
     let expected = product(&widen(&ha), &widen(&hb), 8, 32, 16);
-    close(d.read::<f32>(out, 256).into_iter().map(f64::from), &expected, 1e-5);
+    close(
+        d.read::<f32>(out, 256).into_iter().map(f64::from),
+        &expected,
+        1e-5,
+    );
 }
 
 #[test]
@@ -169,18 +199,37 @@ fn atomics_of_every_kind_add_up() {
     let (h, b) = (d.buffer(&[f16::ZERO; 2]), d.buffer(&[bf16::ZERO; 2]));
     run(&d, "atomics", 32, &[i, u, q, f, g, h, b]);
     let xor = (0..32).fold(0u32, |mask, shift| mask ^ 3 << shift) as i32;
-    assert_eq!(d.read::<i32>(i, 10), [64, -96, -31, 31, 0, -1, xor, 6, 77, 32]);
-    assert_eq!(d.read::<u32>(u, 2), [32 % 5, {
-        let mut value = 0;
-        for _ in 0..32 {
-            value = if value == 0 || value > 4 { 4 } else { value - 1 };
-        }
-        value
-    }]);
+    assert_eq!(
+        d.read::<i32>(i, 10),
+        [64, -96, -31, 31, 0, -1, xor, 6, 77, 32]
+    );
+    assert_eq!(
+        d.read::<u32>(u, 2),
+        [32 % 5, {
+            let mut value = 0;
+            for _ in 0..32 {
+                value = if value == 0 || value > 4 {
+                    4
+                } else {
+                    value - 1
+                };
+            }
+            value
+        }]
+    );
     assert_eq!(d.read::<u64>(q, 2), [32 << 33, 31 << 40]);
-    assert_eq!((d.read::<f32>(f, 1)[0], d.read::<f64>(g, 1)[0]), (16.0, 8.0));
-    assert_eq!(d.read::<f16>(h, 2), [f16::from_f32(32.0), f16::from_f32(64.0)]);
-    assert_eq!(d.read::<bf16>(b, 2), [bf16::from_f32(32.0), bf16::from_f32(64.0)]);
+    assert_eq!(
+        (d.read::<f32>(f, 1)[0], d.read::<f64>(g, 1)[0]),
+        (16.0, 8.0)
+    );
+    assert_eq!(
+        d.read::<f16>(h, 2),
+        [f16::from_f32(32.0), f16::from_f32(64.0)]
+    );
+    assert_eq!(
+        d.read::<bf16>(b, 2),
+        [bf16::from_f32(32.0), bf16::from_f32(64.0)]
+    );
 }
 
 #[test]
@@ -233,20 +282,37 @@ fn mathematical_functions_are_as_accurate_as_cuda_says() {
     for i in 0..64 {
         let v = f64::from(x[i]);
         let a = v.abs();
-        let expected = [v.sin(), v.exp(), a.ln(), v.tanh(), a.powf(f64::from(1.7f32))];
+        let expected = [
+            v.sin(),
+            v.exp(),
+            a.ln(),
+            v.tanh(),
+            a.powf(f64::from(1.7f32)),
+        ];
         for (row, expected) in expected.into_iter().enumerate() {
             let found = f64::from(f[row * 64 + i]);
-            assert!((found - expected).abs() <= 4e-7 * expected.abs().max(0.1), "{row} {v}: {found}");
+            assert!(
+                (found - expected).abs() <= 4e-7 * expected.abs().max(0.1),
+                "{row} {v}: {found}"
+            );
         }
         let root = 1.0 / a.sqrt();
         assert!((f64::from(f[384 + i]) - root).abs() <= 3e-7 * root);
         assert_eq!(f[448 + i], x[i] % 0.7);
         let w = y[i];
-        let expected =
-            [w.sin(), w.exp(), w.abs().ln(), w.abs().powf(1.7), (w * 1e9).sin()];
+        let expected = [
+            w.sin(),
+            w.exp(),
+            w.abs().ln(),
+            w.abs().powf(1.7),
+            (w * 1e9).sin(),
+        ];
         for (row, expected) in expected.into_iter().enumerate() {
             let found = g[row * 64 + i];
-            assert!((found - expected).abs() <= 1e-14 * expected.abs().max(1.0), "{row} {w}: {found}");
+            assert!(
+                (found - expected).abs() <= 1e-14 * expected.abs().max(1.0),
+                "{row} {w}: {found}"
+            );
         }
     }
 }
@@ -264,12 +330,18 @@ fn packed_half_mathematics_is_accurate() {
         let expected = [v.exp(), v * v + v, v.abs().sqrt(), v / 3.0];
         for (row, expected) in expected.into_iter().enumerate() {
             let found = f64::from(out[row * 64 + i].to_f32());
-            assert!((found - expected).abs() <= 1.1e-3 * expected.abs() + 1e-7, "{row} {v}: {found}");
+            assert!(
+                (found - expected).abs() <= 1.1e-3 * expected.abs() + 1e-7,
+                "{row} {v}: {found}"
+            );
         }
         let w = f64::from(y[i].to_f32());
         for (row, expected) in [w * w + w, w.exp()].into_iter().enumerate() {
             let found = f64::from(z[row * 64 + i].to_f32());
-            assert!((found - expected).abs() <= 1e-2 * expected.abs(), "{row} {w}: {found}");
+            assert!(
+                (found - expected).abs() <= 1e-2 * expected.abs(),
+                "{row} {w}: {found}"
+            );
         }
     }
 }

@@ -3,18 +3,71 @@
 use proptest::prelude::*;
 use softcuda::{Checks, Memory, Module, Options, Target};
 
-const SEEDS: [&str; 2] =
-    [include_str!("fixtures/basics.ptx"), include_str!("fixtures/faults.ptx")];
+const SEEDS: [&str; 2] = [
+    include_str!("fixtures/basics.ptx"),
+    include_str!("fixtures/faults.ptx"),
+];
 
 const WORDS: &[&str] = &[
-    ".version 8.0\n", ".target sm_80\n", ".address_size 64\n", ".visible ", ".entry k", ".func f", "(",
-    ")", "{", "}", ";", ",", ":", "[", "]", "<", ">", "|", "!", "@", "-", "+", "=", ".param .u64 p", ".reg .b32 %r<5>",
-    ".reg .pred p", "%r1", "%r99999999", "%p", "%tid.x", "add.u32 ", "mov.b64 ", "ld.global.v4.f32 ",
-    "st.shared.b32 ", "bra L", "L:", "call ", "brx.idx ", ".shared .align 16 .b8 s[4294967295]",
-    ".global .b8 g[18446744073709551615]", ".const .f32 c = {1, 2}", "0f3F800000", "0x", "1e999",
-    "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 ", "wmma.load.a.sync.aligned.row.m16n16k16.f16 ",
-    "cvt.rn.f16x2.f32 ", "generic(", ".loc 1 2 3\n", ".file 1 \"x\"\n", "/*", "//", "\"", "setp.eq.u32 p|q, ",
-    "cp.async.ca.shared.global ", "mbarrier.init.b64 ", "bar.sync ", "shfl.sync.idx.b32 ", "lop3.b32 ",
+    ".version 8.0\n",
+    ".target sm_80\n",
+    ".address_size 64\n",
+    ".visible ",
+    ".entry k",
+    ".func f",
+    "(",
+    ")",
+    "{",
+    "}",
+    ";",
+    ",",
+    ":",
+    "[",
+    "]",
+    "<",
+    ">",
+    "|",
+    "!",
+    "@",
+    "-",
+    "+",
+    "=",
+    ".param .u64 p",
+    ".reg .b32 %r<5>",
+    ".reg .pred p",
+    "%r1",
+    "%r99999999",
+    "%p",
+    "%tid.x",
+    "add.u32 ",
+    "mov.b64 ",
+    "ld.global.v4.f32 ",
+    "st.shared.b32 ",
+    "bra L",
+    "L:",
+    "call ",
+    "brx.idx ",
+    ".shared .align 16 .b8 s[4294967295]",
+    ".global .b8 g[18446744073709551615]",
+    ".const .f32 c = {1, 2}",
+    "0f3F800000",
+    "0x",
+    "1e999",
+    "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 ",
+    "wmma.load.a.sync.aligned.row.m16n16k16.f16 ",
+    "cvt.rn.f16x2.f32 ",
+    "generic(",
+    ".loc 1 2 3\n",
+    ".file 1 \"x\"\n",
+    "/*",
+    "//",
+    "\"",
+    "setp.eq.u32 p|q, ",
+    "cp.async.ca.shared.global ",
+    "mbarrier.init.b64 ",
+    "bar.sync ",
+    "shfl.sync.idx.b32 ",
+    "lop3.b32 ",
 ];
 
 fn load(text: &[u8]) {
@@ -87,7 +140,12 @@ proptest! {
 
 #[test]
 fn deep_nesting_is_refused() {
-    for (open, close) in [("{", "}"), ("mov.b32 {", "}"), (".global .b8 g = {", "}"), ("call (", ")")] {
+    for (open, close) in [
+        ("{", "}"),
+        ("mov.b32 {", "}"),
+        (".global .b8 g = {", "}"),
+        ("call (", ")"),
+    ] {
         let header = ".version 8.0\n.target sm_80\n.address_size 64\n.entry k() {";
         load(format!("{header}{}{}", open.repeat(100_000), close.repeat(100_000)).as_bytes());
     }

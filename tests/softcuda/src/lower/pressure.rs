@@ -91,7 +91,9 @@ pub(super) fn estimate(function: &Function) -> u32 {
     // A slot that starts a 64-bit register is followed by one that is never mentioned.
     let is_start = |slot: usize| lives[slot].is_some();
     for slot in 0..slots {
-        let Some((first, mut last)) = lives[slot] else { continue };
+        let Some((first, mut last)) = lives[slot] else {
+            continue;
+        };
         for &(start, end) in &loops {
             if first < start && last >= start && last < end {
                 last = end;
