@@ -13,7 +13,14 @@ use softcuda::{Checks, Memory, Module, Options, Target};
 const PTX: &str = include_str!("../tests/fixtures/basics.ptx");
 
 fn device(checks: Checks) -> Device {
-    Device::new(PTX, Options { checks, threads: 1, ..Options::default() })
+    Device::new(
+        PTX,
+        Options {
+            checks,
+            threads: 1,
+            ..Options::default()
+        },
+    )
 }
 
 fn launches(c: &mut Criterion) {
@@ -23,7 +30,14 @@ fn launches(c: &mut Criterion) {
         let d = device(checks);
         let out = d.empty(4 * 64 * 256);
         let arithmetic = || {
-            d.launch("arithmetic", [64, 1, 1], [256, 1, 1], 0, &[Pointer(out), Int(64)]).unwrap()
+            d.launch(
+                "arithmetic",
+                [64, 1, 1],
+                [256, 1, 1],
+                0,
+                &[Pointer(out), Int(64)],
+            )
+            .unwrap()
         };
         group.throughput(Throughput::Elements(arithmetic().thread_instructions));
         group.bench_function("arithmetic", |b| b.iter(arithmetic));
@@ -33,13 +47,23 @@ fn launches(c: &mut Criterion) {
         let z = d.empty(4 * n);
         let args = [Pointer(x), Pointer(y), Pointer(z), Int(n as i32)];
         let copy = || {
-            d.launch("vector_add", [(n / 256) as u32, 1, 1], [256, 1, 1], 0, &args).unwrap()
+            d.launch(
+                "vector_add",
+                [(n / 256) as u32, 1, 1],
+                [256, 1, 1],
+                0,
+                &args,
+            )
+            .unwrap()
         };
         group.throughput(Throughput::Elements(copy().thread_instructions));
         group.bench_function("memory", |b| b.iter(copy));
 
         let args = [Pointer(x), Pointer(y), Pointer(z), Int(256)];
-        let product = || d.launch("matmul", [16, 16, 1], [16, 16, 1], 0, &args).unwrap();
+        let product = || {
+            d.launch("matmul", [16, 16, 1], [16, 16, 1], 0, &args)
+                .unwrap()
+        };
         group.throughput(Throughput::Elements(product().thread_instructions));
         group.bench_function("shared memory", |b| b.iter(product));
         group.finish();
@@ -54,7 +78,9 @@ fn load(c: &mut Criterion) {
     let mut group = c.benchmark_group("load");
     group.throughput(Throughput::Elements(lines));
     group.bench_function(format!("{lines} lines of PTX"), |b| {
-        b.iter(|| Module::load(PTX.as_bytes(), &target, &memory, &options).map(|m| m.kernels().len()))
+        b.iter(|| {
+            Module::load(PTX.as_bytes(), &target, &memory, &options).map(|m| m.kernels().len())
+        })
     });
     group.finish();
 }

@@ -4,9 +4,7 @@
 //! follow each other; everything common (inside one allocation, consecutive, all the same) is decided
 //! from that, and only the rest goes lane by lane.
 
-use super::block::{
-    BlockState, LOCAL_BASE, PARAM_BASE, SHARED_BASE, SHARED_WINDOW, WINDOW,
-};
+use super::block::{BlockState, LOCAL_BASE, PARAM_BASE, SHARED_BASE, SHARED_WINDOW, WINDOW};
 use super::convert::{get128, put128};
 use super::lanes::{Lane, Slot, leveled};
 use super::warp::Warp;
@@ -44,24 +42,31 @@ unsafe fn survey_body(addresses: &[u64; 32], mask: u32, bytes: u64) -> Survey {
     for lane in 0..32 {
         let active = mask >> lane & 1 == 1;
         let address = addresses[lane];
-        min = if active && address < min { address } else { min };
-        max = if active && address > max { address } else { max };
+        min = if active && address < min {
+            address
+        } else {
+            min
+        };
+        max = if active && address > max {
+            address
+        } else {
+            max
+        };
         bits |= if active { address } else { 0 };
         gaps |= address.wrapping_sub(addresses[0]) ^ (lane as u64 * bytes);
     }
-    Survey { min, max, bits, linear: gaps == 0 && mask == u32::MAX }
+    Survey {
+        min,
+        max,
+        bits,
+        linear: gaps == 0 && mask == u32::MAX,
+    }
 }
 
 /// # Safety
 /// `slot` is a register of the frame at `base`, 64 bits a lane where `wide`.
 #[inline(always)]
-unsafe fn addresses_body(
-    base: *const Slot,
-    slot: u32,
-    wide: bool,
-    imm: i64,
-    out: &mut [u64; 32],
-) {
+unsafe fn addresses_body(base: *const Slot, slot: u32, wide: bool, imm: i64, out: &mut [u64; 32]) {
     // SAFETY: the caller's promise.
     unsafe {
         if wide {
@@ -86,7 +91,11 @@ pub(crate) struct At {
 
 /// A register operand of an access: the scalar, or element `i` of the list.
 fn register(lists: &[u32], inst: &Inst, scalar: u32, element: usize) -> u32 {
-    if inst.d == NONE { scalar } else { lists[inst.d as usize + element] }
+    if inst.d == NONE {
+        scalar
+    } else {
+        lists[inst.d as usize + element]
+    }
 }
 
 /// Reads an element and extends it as its type says.
@@ -214,6 +223,45 @@ impl Warp {
         }
     }
 
+    /// A kernel parameter at a fixed place.
+    ///
+    /// # Safety
+    /// The destination is a register of that width in the frame at `regs`.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) unsafe fn load_param(
+        &self,
+        block: &BlockState,
+        inst: &Inst,
+        ty: Type,
+        width: Width,
+        regs: *mut Slot,
+        mask: u32,
+        at: At,
+    ) -> Result<(), Box<Fault>> {
+        let params = &block.env.launch.params;
+        let (offset, bytes) = (inst.imm as usize, ty.bytes() as usize);
+        if offset.saturating_add(bytes) > params.len() {
+            let message = format!(
+                "out-of-bounds access: {bytes} bytes at {offset:#x} of the kernel's parameters, which \
+                 are {} bytes",
+                params.len()
+            );
+            let lane = mask.trailing_zeros();
+            let kind = FaultKind::IllegalAddress;
+            return Err(block.fault(kind, self, at.function, at.pc, lane, &message));
+        }
+        // SAFETY: the bytes are inside the parameter block; the register is the caller's promise.
+        unsafe {
+            let value = read_element(params.as_ptr().add(offset), ty);
+            if width == Width::Word {
+                super::lanes::write(regs, inst.dst, &[value as u32; 32], mask);
+            } else {
+                super::lanes::write(regs, inst.dst, &[value; 32], mask);
+            }
+        }
+        Ok(())
+    }
+
     #[cold]
     fn misaligned(
         &self,
@@ -283,7 +331,10 @@ impl Warp {
         let bytes = u64::from(run.access.ty.bytes()) * u64::from(run.access.count);
         let part = |mask: u32, space: MemSpace| Run {
             mask,
-            access: Access { space, ..run.access },
+            access: Access {
+                space,
+                ..run.access
+            },
             ..*run
         };
         // SAFETY: the level is the processor's.
@@ -317,11 +368,22 @@ impl Warp {
     ) -> Result<(), Box<Fault>> {
         let bytes = u64::from(run.access.ty.bytes()) * u64::from(run.access.count);
         let strong = run.access.order.strong;
-        self.check_global(block, run.mask, run.at, list, found, bytes, kind, strong)?;
+        let race = self.check_global(block, run.mask, run.at, list, found, bytes, kind, strong)?;
         block.tally.global(run.at, list, run.mask, bytes, kind);
         if strong {
             self.order_global(block, run, list);
         }
+        let before = match race {
+            // Two writes of the same value leave no doubt about the result.
+            Some((lane, other)) => {
+                let address = list[lane as usize];
+                if kind != AccessKind::Write || other.kind != AccessKind::Write {
+                    return Err(self.global_race(block, run.at, lane, address, bytes, kind, other));
+                }
+                Some((lane, other, peek(address, bytes)))
+            }
+            None => None,
+        };
         // SAFETY: the check found every address inside the device's memory region, which is mapped for
         // as long as the machine exists; kernels that race do so on plain bytes.
         unsafe {
@@ -332,6 +394,12 @@ impl Warp {
                     let parallel = !block.env.kernel.traits.ordered;
                     atomic(run, list, std::ptr::null_mut(), parallel, true);
                 }
+            }
+        }
+        if let Some((lane, other, before)) = before {
+            let address = list[lane as usize];
+            if before != peek(address, bytes) {
+                return Err(self.global_race(block, run.at, lane, address, bytes, kind, other));
             }
         }
         Ok(())
@@ -349,12 +417,18 @@ impl Warp {
         bytes: u64,
         kind: AccessKind,
         strong: bool,
-    ) -> Result<(), Box<Fault>> {
-        if !block.tally.touch(&block.env.machine.memory, found.min, found.max, bytes) {
+    ) -> Result<Option<(u32, Party)>, Box<Fault>> {
+        if !block
+            .tally
+            .touch(&block.env.machine.memory, found.min, found.max, bytes)
+        {
             // Not all in one allocation: each lane by itself.
             for lane in lanes(mask) {
                 let address = list[lane];
-                if !block.tally.touch(&block.env.machine.memory, address, address, bytes) {
+                if !block
+                    .tally
+                    .touch(&block.env.machine.memory, address, address, bytes)
+                {
                     self.outside(block, at, lane, address, bytes, kind)?;
                 }
             }
@@ -363,7 +437,7 @@ impl Warp {
         // Adopted host memory lies outside the region; it is initialised and not watched.
         let (first, size) = block.env.region;
         if found.min < first || found.max - first >= size {
-            return Ok(());
+            return Ok(None);
         }
         if let Some(shadow) = block.env.machine.memory.shadow() {
             let whole = found.linear.then_some((found.min, bytes * 32));
@@ -383,7 +457,7 @@ impl Warp {
             }
         }
         if checks.races {
-            let race = block.watch.global(
+            return Ok(block.watch.global(
                 &block.env.machine.race_shadow,
                 block.order.as_mut(),
                 list,
@@ -392,12 +466,9 @@ impl Warp {
                 kind,
                 at,
                 strong,
-            );
-            if let Some((lane, other)) = race {
-                return Err(self.global_race(block, at, lane, list[lane as usize], bytes, kind, other));
-            }
+            ));
         }
-        Ok(())
+        Ok(None)
     }
 
     #[cold]
@@ -416,7 +487,11 @@ impl Warp {
             return Ok(());
         }
         let freed = memory.find(address).is_some_and(|a| a.freed.is_some());
-        let what = if freed { "use after free" } else { "out-of-bounds access" };
+        let what = if freed {
+            "use after free"
+        } else {
+            "out-of-bounds access"
+        };
         let message = format!(
             "{what}: {} of {bytes} bytes at {address:#x}; it is {}",
             kind.name(),
@@ -505,7 +580,9 @@ impl Warp {
     ) -> Result<Option<(u32, Party)>, Box<Fault>> {
         let size = u64::from(block.env.shared_bytes);
         if found.max.saturating_add(bytes) > size {
-            let lane = lanes(mask).find(|&lane| list[lane].saturating_add(bytes) > size).unwrap_or(0);
+            let lane = lanes(mask)
+                .find(|&lane| list[lane].saturating_add(bytes) > size)
+                .unwrap_or(0);
             let other = list[lane] >= SHARED_WINDOW;
             let message = format!(
                 "out-of-bounds access: {} of {bytes} bytes at {:#x} of shared memory; {}",
@@ -521,7 +598,7 @@ impl Warp {
             return Err(block.fault(kind, self, at.function, at.pc, lane as u32, &message));
         }
         let checks = block.env.machine.options.checks;
-        if checks.uninitialised {
+        if checks.uninitialised && !(kind != AccessKind::Write && block.all_written(found, bytes)) {
             for lane in lanes(mask) {
                 let (word, bit) = ((list[lane] / 64) as usize, list[lane] % 64);
                 let bits = (u64::MAX >> (64 - bytes)) << bit;
@@ -534,8 +611,7 @@ impl Warp {
                         list[lane]
                     );
                     let what = FaultKind::Uninitialised;
-                    let fault =
-                        block.fault(what, self, at.function, at.pc, lane as u32, &message);
+                    let fault = block.fault(what, self, at.function, at.pc, lane as u32, &message);
                     if !checks.races {
                         return Err(fault);
                     }
@@ -546,7 +622,9 @@ impl Warp {
             }
         }
         if checks.races {
-            return Ok(block.watch.shared(self, list, mask, bytes, kind, at, strong));
+            return Ok(block
+                .watch
+                .shared(self, list, mask, bytes, kind, at, strong));
         }
         Ok(None)
     }
@@ -581,7 +659,11 @@ impl Warp {
             };
             let pointer = memory.as_mut_ptr();
             for index in 0..usize::from(run.access.count) {
-                let scalar = if kind == AccessKind::Read { run.inst.dst } else { run.inst.b };
+                let scalar = if kind == AccessKind::Read {
+                    run.inst.dst
+                } else {
+                    run.inst.b
+                };
                 let slot = register(run.lists, run.inst, scalar, index);
                 let (ty, width) = (run.access.ty, run.access.width);
                 // SAFETY: the bytes were found inside the lane's local memory; the register is of the
@@ -597,7 +679,8 @@ impl Warp {
                             put(run.regs, slot, width, lane, read_element(at, ty));
                         }
                         (_, Type::B128) => {
-                            at.cast::<u128>().write_unaligned(get128(run.regs, slot, lane));
+                            at.cast::<u128>()
+                                .write_unaligned(get128(run.regs, slot, lane));
                         }
                         _ => write_element(at, ty, get(run.regs, slot, width, lane)),
                     }
@@ -625,6 +708,20 @@ impl Warp {
         }
         Ok(())
     }
+}
+
+/// The first bytes of an access to device memory that was checked.
+fn peek(address: u64, bytes: u64) -> [u8; 32] {
+    let mut copy = [0; 32];
+    // SAFETY: the caller has checked the access, which has at most 32 bytes a lane.
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            address as *const u8,
+            copy.as_mut_ptr(),
+            bytes.min(32) as usize,
+        );
+    }
+    copy
 }
 
 /// Loads of the kernel's parameter block.
@@ -665,7 +762,12 @@ unsafe fn load(run: &Run, list: &[u64; 32], found: Survey, base: *mut u8) {
         if ty == Type::B128 {
             for lane in lanes(run.mask) {
                 let value = pointer(list[lane]).cast::<u128>().read_unaligned();
-                put128(run.regs, register(run.lists, run.inst, run.inst.dst, 0), lane, value);
+                put128(
+                    run.regs,
+                    register(run.lists, run.inst, run.inst.dst, 0),
+                    lane,
+                    value,
+                );
             }
             return;
         }
@@ -681,6 +783,17 @@ unsafe fn load(run: &Run, list: &[u64; 32], found: Survey, base: *mut u8) {
                 let slot = register(run.lists, run.inst, run.inst.dst, index);
                 for lane in lanes(run.mask) {
                     put(run.regs, slot, width, lane, value);
+                }
+            }
+            return;
+        }
+        if run.mask == u32::MAX && plain && size == 4 {
+            for index in 0..count {
+                let slot = register(run.lists, run.inst, run.inst.dst, index);
+                let to = run.regs.add(slot as usize).cast::<u32>();
+                for (lane, address) in list.iter().enumerate() {
+                    let from = pointer(*address).add(index * 4).cast::<u32>();
+                    *to.add(lane) = from.read_unaligned();
                 }
             }
             return;
@@ -733,7 +846,9 @@ unsafe fn store(run: &Run, list: &[u64; 32], found: Survey, base: *mut u8) {
 /// As [`store`].
 unsafe fn atomic(run: &Run, list: &[u64; 32], base: *mut u8, parallel: bool, global: bool) {
     use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-    let crate::lower::inst::Op::Atom(op, _) = run.inst.op else { return };
+    let crate::lower::inst::Op::Atom(op, _) = run.inst.op else {
+        return;
+    };
     let (ty, width) = (run.access.ty, run.access.width);
     let size = ty.bytes() as usize;
     let count = usize::from(run.access.count);
@@ -760,15 +875,23 @@ unsafe fn atomic(run: &Run, list: &[u64; 32], base: *mut u8, parallel: bool, glo
                     continue;
                 }
                 let b = get(run.regs, source, width, lane);
-                let c = if op == AtomOp::Cas { get(run.regs, run.inst.c, width, lane) } else { 0 };
+                let c = if op == AtomOp::Cas {
+                    get(run.regs, run.inst.c, width, lane)
+                } else {
+                    0
+                };
                 let new = |old: u64| modify(op, ty, old, b, c, global);
                 let old = if parallel && size == 4 {
                     let cell = AtomicU32::from_ptr(at.cast());
                     let update = |old: u32| Some(new(u64::from(old)) as u32);
-                    u64::from(cell.fetch_update(Relaxed, Relaxed, update).unwrap_or_else(|v| v))
+                    u64::from(
+                        cell.fetch_update(Relaxed, Relaxed, update)
+                            .unwrap_or_else(|v| v),
+                    )
                 } else if parallel && size == 8 {
                     let cell = AtomicU64::from_ptr(at.cast());
-                    cell.fetch_update(Relaxed, Relaxed, |old| Some(new(old))).unwrap_or_else(|v| v)
+                    cell.fetch_update(Relaxed, Relaxed, |old| Some(new(old)))
+                        .unwrap_or_else(|v| v)
                 } else {
                     let old = read_element(at, ty);
                     write_element(at, ty, new(old));

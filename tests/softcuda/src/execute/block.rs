@@ -103,6 +103,25 @@ impl<'m> BlockState<'m> {
         self.shared.as_mut_ptr().cast()
     }
 
+    /// Whether everything from the lowest to the highest byte of an access to shared memory was written;
+    /// gives up on long ranges.
+    pub(crate) fn all_written(&self, found: super::access::Survey, bytes: u64) -> bool {
+        let (first, last) = (found.min / 64, (found.max + bytes - 1) / 64);
+        if last - first > 64 {
+            return false;
+        }
+        (first..=last).all(|word| {
+            let mut bits = u64::MAX;
+            if word == first {
+                bits &= u64::MAX << (found.min % 64);
+            }
+            if word == last {
+                bits &= u64::MAX >> (63 - (found.max + bytes - 1) % 64);
+            }
+            self.shared_written[word as usize] & bits == bits
+        })
+    }
+
     /// A few bytes of shared memory.
     pub(crate) fn shared_bytes_at(&self, offset: u64, bytes: u64) -> Vec<u8> {
         (offset..offset + bytes)
@@ -223,7 +242,9 @@ impl<'m> BlockState<'m> {
 
     /// How often barriers of the block have completed.
     pub(crate) fn barriers_completed(&self) -> u32 {
-        self.barriers.iter().fold(0, |sum, barrier| sum.wrapping_add(barrier.generation))
+        self.barriers
+            .iter()
+            .fold(0, |sum, barrier| sum.wrapping_add(barrier.generation))
     }
 
     /// With the check on: threads have exited behind a barrier that others still come to, so they went
@@ -244,7 +265,12 @@ impl<'m> BlockState<'m> {
         let warps = barrier.warps;
         barrier.result = (barrier.count, barrier.arrived);
         barrier.generation = barrier.generation.wrapping_add(1);
-        (barrier.arrived, barrier.count, barrier.expected, barrier.warps) = (0, 0, None, 0);
+        (
+            barrier.arrived,
+            barrier.count,
+            barrier.expected,
+            barrier.warps,
+        ) = (0, 0, None, 0);
         self.watch.barrier(warps);
     }
 }
@@ -291,8 +317,11 @@ impl<'m> Block<'m> {
         let [gx, gy, _] = env.launch.grid.map(u64::from);
         let state = &mut self.state;
         state.index = index;
-        state.id =
-            [(index % gx) as u32, (index / gx % gy) as u32, (index / gx / gy) as u32];
+        state.id = [
+            (index % gx) as u32,
+            (index / gx % gy) as u32,
+            (index / gx / gy) as u32,
+        ];
         state.shared_written.fill(0);
         if !env.machine.options.checks.uninitialised {
             // What shared memory holds at first is undefined, but the same at any number of cores.
@@ -302,10 +331,16 @@ impl<'m> Block<'m> {
         state.alive = env.threads;
         (state.last_exit, state.suspect) = (0, None);
         let ordered = env.launch.cooperative || env.kernel.traits.ordered;
-        state.watch.start_block(index, &env.machine.race_shadow, ordered);
+        state
+            .watch
+            .start_block(index, &env.machine.race_shadow, ordered);
         for warp in &mut self.warps {
             let threads = env.threads - warp.index * 32;
-            let lanes = if threads >= 32 { u32::MAX } else { (1 << threads) - 1 };
+            let lanes = if threads >= 32 {
+                u32::MAX
+            } else {
+                (1 << threads) - 1
+            };
             let state = &self.state;
             let index = warp.index;
             let special = |special, lane| state.special(index, special, lane);
@@ -351,8 +386,10 @@ impl<'m> Block<'m> {
                 }
             }
             let completed = self.state.barriers_completed();
-            if let Some((fault, _)) =
-                self.state.suspect.take_if(|(_, at)| *at != completed || self.live == 0)
+            if let Some((fault, _)) = self
+                .state
+                .suspect
+                .take_if(|(_, at)| *at != completed || self.live == 0)
             {
                 return Err(fault);
             }
@@ -390,11 +427,12 @@ impl<'m> Block<'m> {
 
     fn went_round(&self, id: usize) -> Box<Fault> {
         let (function, pc) = self.state.barriers[id].at;
-        let waits = |fragment: &super::warp::Fragment| {
-            matches!(fragment.state, State::Barrier { id: at, .. } if at as usize == id)
-        };
+        let waits = |fragment: &super::warp::Fragment| matches!(fragment.state, State::Barrier { id: at, .. } if at as usize == id);
         let found = self.warps.iter().find_map(|warp| {
-            warp.fragments.iter().find(|f| waits(f)).map(|f| (warp, f.mask.trailing_zeros()))
+            warp.fragments
+                .iter()
+                .find(|f| waits(f))
+                .map(|f| (warp, f.mask.trailing_zeros()))
         });
         let (warp, lane) = found.unwrap_or((&self.warps[0], 0));
         let message = format!(
@@ -403,7 +441,8 @@ impl<'m> Block<'m> {
             self.state.env.threads - self.state.alive,
             self.state.place(0, self.state.last_exit)
         );
-        self.state.fault(FaultKind::Barrier, warp, function, pc, lane, &message)
+        self.state
+            .fault(FaultKind::Barrier, warp, function, pc, lane, &message)
     }
 
     pub(crate) fn timeout(&self) -> Box<Fault> {
@@ -446,7 +485,6 @@ impl<'m> Block<'m> {
                     State::Sync { members } => {
                         format!("lanes of mask {members:#010x} that never come")
                     }
-                    State::Cluster { .. } => "other blocks of the cluster".to_string(),
                     State::Ready => "a turn".to_string(),
                 };
                 message += &format!(
@@ -460,6 +498,13 @@ impl<'m> Block<'m> {
                 }
             }
         }
-        self.state.fault(FaultKind::Barrier, &self.warps[warp], function, pc, lane, &message)
+        self.state.fault(
+            FaultKind::Barrier,
+            &self.warps[warp],
+            function,
+            pc,
+            lane,
+            &message,
+        )
     }
 }
