@@ -2,8 +2,9 @@
 //!
 //! What a recording's launches touch lies at fixed addresses: one arena laid out by the plan of the
 //! mode, the small buffers beside it, and the caller's vectors. A recording is therefore keyed by
-//! (mode, pass, addresses of the vectors); a search uses about ten. Encoding a pass first shows how much
-//! workspace and how many table bytes it wants, and a second time gives the launches.
+//! (mode, pass, addresses of the vectors); a search uses about ten. Encoding a mode's passes at no
+//! address shows how much workspace they want; encoding one shows how many bytes its tables take, and
+//! a second time, when all has its place, gives the launches.
 
 use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
@@ -70,6 +71,30 @@ struct Bank {
     tickets: Buffer,
 }
 
+/// A mode's plan, and what its passes want beside it.
+struct Planned {
+    plan: Plan,
+    wants: Wants,
+}
+
+impl Planned {
+    fn new(
+        tape: &Tape,
+        mode: Mode,
+        small: &SmallBuffers,
+        precision: Precision,
+    ) -> anyhow::Result<Planned> {
+        let plan = Plan::new(tape, mode);
+        let mut wants = Wants::default();
+        for &pass in mode.passes() {
+            let kind = (precision, 1);
+            let (_, of_pass) = encode(tape, (&plan, small), pass, Regions::default(), kind)?;
+            wants = wants.max(of_pass);
+        }
+        Ok(Planned { plan, wants })
+    }
+}
+
 /// A pass encoded without a device; see [`record`].
 pub struct Recorded {
     /// The launches; addresses in it are no memory.
@@ -83,7 +108,7 @@ pub(super) struct Cuda {
     gpu: Arc<Gpu>,
     precision: Precision,
     small: SmallBuffers,
-    plans: [Option<Plan>; 3],
+    plans: [Option<Planned>; 3],
     /// Of one member, and of a population.
     banks: [Option<Bank>; 2],
     staging: Option<Staging>,
@@ -262,30 +287,37 @@ impl Cuda {
         })
     }
 
-    /// Makes the bank of `members` as large as `mode` needs.
+    /// Plans `mode`, and makes the bank of `members` as large as it needs.
     fn bank(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
         let slot = &mut self.plans[mode as usize];
-        let plan = slot.get_or_insert_with(|| Plan::new(tape, mode));
-        let arena_len = plan.workspace;
+        if slot.is_none() {
+            *slot = Some(Planned::new(tape, mode, &self.small, self.precision)?);
+        }
+        let planned = slot.as_ref().expect("planned above");
         let bank = &mut self.banks[usize::from(members > 1)];
+        let (mut arena_len, mut wants) = (planned.plan.workspace, planned.wants);
         if let Some(bank) = bank
             && bank.members == members
-            && bank.arena_len >= arena_len
         {
-            return Ok(());
+            arena_len = arena_len.max(bank.arena_len);
+            wants = wants.max(bank.wants);
+            if (arena_len, wants) == (bank.arena_len, bank.wants) {
+                return Ok(());
+            }
         }
         // Old programs hold old addresses; the old memory goes first, as both at once would be the peak.
         self.programs.clear();
         self.gpu.wait()?;
         *bank = None;
-        let arena_bytes = members * arena_len * self.precision.bytes();
         let gpu = &self.gpu;
-        let arena =
-            gpu.buffer(arena_bytes)
-                .map_err(|error| match error.downcast_ref::<OutOfMemory>() {
-                    Some(memory) => fits(memory, tape.graph.batch, members),
-                    None => error,
-                })?;
+        let bytes = members * arena_len * self.precision.bytes();
+        let arena = gpu.buffer(bytes).map_err(|error| {
+            let memory = error.downcast_ref::<OutOfMemory>();
+            match memory.map(|memory| fits(memory, tape.graph.batch, members)) {
+                Some(advice) => advice,
+                None => error,
+            }
+        })?;
         let floats = |len: usize| gpu.buffer(4 * members * len);
         *bank = Some(Bank {
             members,
@@ -295,9 +327,9 @@ impl Cuda {
             weights: floats(4 * self.small.weights_len)?,
             logits: floats(tape.graph.batch * tape.classes)?,
             outcome: gpu.buffer((members + 1) * size_of::<DeviceOutcome>())?,
-            wants: Wants::default(),
-            workspace: gpu.buffer(0)?,
-            tickets: gpu.buffer(0)?,
+            wants,
+            workspace: floats(wants.workspace)?,
+            tickets: floats(wants.tickets)?,
         });
         if self.labels.is_none() {
             self.labels = Some(gpu.buffer(4 * tape.graph.batch)?);
@@ -343,30 +375,17 @@ impl Cuda {
         (mode, pass, members): (Mode, Pass, usize),
         vectors: Vectors,
         constants: u64,
-    ) -> anyhow::Result<(Recording, Wants)> {
-        let plan = self.plans[mode as usize].as_ref().expect("planned");
+    ) -> anyhow::Result<Recording> {
+        let plan = self.plan(mode);
         let regions = self.regions(tape, members, vectors, constants);
         let kind = (self.precision, members);
-        encode(tape, (plan, &self.small), pass, regions, kind)
+        let (recording, _) = encode(tape, (plan, &self.small), pass, regions, kind)?;
+        Ok(recording)
     }
 
-    /// Grows the workspace and the tickets of a bank; programs with old addresses go.
-    fn grow(&mut self, members: usize, wants: Wants) -> anyhow::Result<()> {
-        let bank = self.banks[usize::from(members > 1)].as_mut();
-        let bank = bank.expect("made by a forward pass");
-        let most = Wants {
-            workspace: bank.wants.workspace.max(wants.workspace),
-            tickets: bank.wants.tickets.max(wants.tickets),
-        };
-        if most == bank.wants {
-            return Ok(());
-        }
-        self.programs.clear();
-        self.gpu.wait()?;
-        bank.workspace = self.gpu.buffer(4 * members * most.workspace)?;
-        bank.tickets = self.gpu.buffer(4 * members * most.tickets)?;
-        bank.wants = most;
-        Ok(())
+    fn plan(&self, mode: Mode) -> &Plan {
+        let planned = self.plans[mode as usize].as_ref();
+        &planned.expect("planned by a forward pass").plan
     }
 
     /// Runs a pass over `vectors`, recorded if it has not been.
@@ -384,11 +403,10 @@ impl Cuda {
         };
         if !self.programs.contains_key(&key) {
             let what = (mode, pass, members);
-            let (first, wants) = self.encode(tape, what, vectors, 0)?;
-            self.grow(members, wants)?;
+            let first = self.encode(tape, what, vectors, 0)?;
             let constants = self.constants(first.constants.len())?;
             let at = constants.as_ref().map_or(0, Buffer::address);
-            let (recording, _) = self.encode(tape, what, vectors, at)?;
+            let recording = self.encode(tape, what, vectors, at)?;
             self.keep(key, recording, constants)?;
         }
         let program = self.programs.get_mut(&key).expect("kept above");
@@ -416,8 +434,7 @@ impl Cuda {
 
     /// Takes the staged batch into the arena of a bank.
     fn take(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
-        let plan = self.plans[mode as usize].as_ref().expect("planned");
-        let offset = plan.offsets[tape.images.0][Role::Value as usize];
+        let offset = self.plan(mode).offsets[tape.images.0][Role::Value as usize];
         let (_, labels_at) = batch_bytes(tape, self.precision);
         let [height, width] = tape.size(tape.images);
         let images = tape.graph.batch * height * width * 3 * self.precision.bytes();
@@ -583,7 +600,7 @@ impl Cuda {
 
     /// Tangent and tangent_backward over `vectors` as one recording, and memory for its tables.
     fn one_product(
-        &mut self,
+        &self,
         tape: &Tape,
         vectors: Vectors,
     ) -> anyhow::Result<(Recording, Option<Buffer>)> {
@@ -591,9 +608,8 @@ impl Cuda {
         let mut lengths = [0; 2];
         for (pass, length) in passes.into_iter().zip(&mut lengths) {
             let what = (Mode::Products, pass, 1);
-            let (recording, wants) = self.encode(tape, what, vectors, 0)?;
+            let recording = self.encode(tape, what, vectors, 0)?;
             *length = recording.constants.len().next_multiple_of(16);
-            self.grow(1, wants)?;
         }
         let constants = self.constants(lengths.iter().sum())?;
         let at = constants.as_ref().map_or(0, Buffer::address);
@@ -601,7 +617,7 @@ impl Cuda {
         for (i, pass) in passes.into_iter().enumerate() {
             let begin: usize = lengths[..i].iter().sum();
             let what = (Mode::Products, pass, 1);
-            let (recording, _) = self.encode(tape, what, vectors, at + begin as u64)?;
+            let recording = self.encode(tape, what, vectors, at + begin as u64)?;
             both.steps.extend(recording.steps);
             both.constants.resize(begin, 0);
             both.constants.extend(recording.constants);

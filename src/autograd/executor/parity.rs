@@ -16,23 +16,7 @@ use crate::device::cuda::{Buffer, Gpu, Program};
 use crate::device::simd::padded;
 use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers};
 use crate::ops::{Moments, Outcome, Pass, Role};
-use std::sync::{Arc, Mutex, OnceLock};
-
-/// The device to test on, opened once; none, said once, where there is none.
-pub fn gpu() -> Option<Arc<Gpu>> {
-    static OPENED: OnceLock<Option<Arc<Gpu>>> = OnceLock::new();
-    let open = || match Gpu::open(0).and_then(|gpu| {
-        crate::device::cuda::nvrtc::nvrtc()?;
-        Ok(gpu)
-    }) {
-        Ok(gpu) => Some(gpu),
-        Err(error) => {
-            println!("skipped: kernels against the CPU: {error:#}");
-            None
-        }
-    };
-    OPENED.get_or_init(open).clone()
-}
+use std::sync::{Arc, Mutex};
 
 /// A tape with everything its passes run on.
 pub struct Case<'a> {

@@ -26,7 +26,7 @@ pub fn check(chain: &Chain, salt: u32) -> Result<(), TestCaseError> {
 /// Every op called `name` of the chain, on a GPU or softcuda, against the same op on the CPU; in
 /// f32 and bf16. Does nothing, and says so, where there is neither.
 pub fn check_kernels(chain: &Chain, salt: u32, name: &str) -> Result<(), TestCaseError> {
-    let Some(gpu) = parity::gpu() else {
+    let Some(gpu) = crate::device::cuda::for_tests() else {
         return Ok(());
     };
     let single = |x: Vec<f64>| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
