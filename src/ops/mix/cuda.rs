@@ -3,9 +3,7 @@
 use super::Mix;
 use crate::device::cuda::launch::Kernel;
 use crate::layout_test;
-use crate::ops::cuda::{
-    Adjoint, Encoder, Factor, Floats, Header, Input, Pixels, Tickets, narrow,
-};
+use crate::ops::cuda::{Adjoint, Encoder, Factor, Floats, Header, Input, Pixels, Tickets, narrow};
 use crate::ops::{ActivationId, Graph, Moments, Pass, Role, Scale};
 use bytemuck::{Pod, Zeroable};
 
