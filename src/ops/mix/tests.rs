@@ -3,9 +3,11 @@
 
 use crate::oracle::engine::chain::{Chain, Term};
 use crate::oracle::engine::ops::{
-    check, check_kernels, config, conv_term, halved, pool_term, separable_term, sizes, squared,
+    check, check_kernels, check_supernet_kernels, config, conv_term, halved, pool_term,
+    separable_term, sizes, squared,
 };
 use crate::oracle::ops::Pool;
+use crate::space::Space;
 use proptest::prelude::*;
 
 proptest! {
@@ -65,5 +67,13 @@ fn mix_on_the_device_matches_the_cpu_where_blocks_are_full() {
             classes: 3,
         };
         check_kernels(&chain, 5, "mix").unwrap();
+    }
+}
+
+#[test]
+fn every_mix_of_both_supernets_on_the_device_matches_the_cpu() {
+    for channels in [4, 3] {
+        check_supernet_kernels(Space::Darts, channels, "mix");
+        check_supernet_kernels(Space::NasBench201, channels, "mix");
     }
 }

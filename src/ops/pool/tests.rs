@@ -2,8 +2,11 @@
 //! on the device against the CPU.
 
 use crate::oracle::engine::chain::{Chain, Term};
-use crate::oracle::engine::ops::{check, check_kernels, config, halved, pool_term, sizes, squared};
+use crate::oracle::engine::ops::{
+    check, check_kernels, check_supernet_kernels, config, halved, pool_term, sizes, squared,
+};
 use crate::oracle::ops::Pool;
+use crate::space::Space;
 use proptest::prelude::*;
 
 proptest! {
@@ -61,5 +64,13 @@ fn pool_on_the_device_matches_the_cpu_where_tiles_have_borders() {
             classes: 3,
         };
         check_kernels(&chain, 7, "pool").unwrap();
+    }
+}
+
+#[test]
+fn every_pool_of_both_supernets_on_the_device_matches_the_cpu() {
+    for channels in [4, 3] {
+        check_supernet_kernels(Space::Darts, channels, "pool");
+        check_supernet_kernels(Space::NasBench201, channels, "pool");
     }
 }
