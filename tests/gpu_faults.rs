@@ -4,8 +4,9 @@
 //! without NVRTC, the tests say that they were skipped.
 
 use ndarts::device::cuda::nvrtc::nvrtc;
-use ndarts::device::{Device, Vector};
-use ndarts::ops::update::norm;
+use ndarts::device::vector::Part;
+use ndarts::device::{Device, Slice, Vector};
+use ndarts::ops::update::{divide, dot, norm};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -67,6 +68,25 @@ fn opens_gpu_seven() {
         "error: {:#}",
         Device::cuda(7).err().expect("softcuda has one GPU")
     );
+}
+
+#[test]
+#[ignore = "run by the other tests, in a process of its own"]
+fn reads_outside_of_memory() {
+    let device = Device::cuda(0).expect("a GPU");
+    let mut vector = Vector::new(&device, vec![2.0; 1000]).expect("memory");
+    divide(&mut vector, 2.0).expect("a launch without a fault");
+    let Slice::Cuda(part) = vector.slice() else {
+        panic!("a vector on the GPU");
+    };
+    let outside = Slice::Cuda(Part {
+        address: 64,
+        ..part
+    });
+    let error = dot(outside, outside).expect_err("no memory there");
+    println!("error: {error:#}");
+    let later = norm(&vector).expect_err("the context is lost");
+    println!("later: {later:#}");
 }
 
 /// The line of the error that `work` ends in under `variables`, with all of `expected` in it.
@@ -142,6 +162,16 @@ fn too_little_memory_is_said_with_what_is_free() {
 
 #[test]
 fn a_fault_names_its_kernel() {
-    let variables = [("SOFTCUDA_FAIL", "kernel:update_dot")];
-    fails("computes_a_norm", &variables, &["update_dot", "faulted"]);
+    let expected = ["kernel update_dot", "faulted"];
+    fails("reads_outside_of_memory", &[], &expected);
+}
+
+#[test]
+fn a_driver_older_than_nvrtc_gets_machine_code() {
+    let variables = [("SOFTCUDA_FAIL", "old-driver")];
+    let Some(output) = child("computes_a_norm", &variables) else {
+        return;
+    };
+    // Softcuda takes a cubin by the PTX that it carries.
+    assert!(output.contains("norm 2048"), "{output}");
 }
