@@ -10,7 +10,7 @@ use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
 use crate::device::cuda::gpu::OutOfMemory;
 use crate::device::cuda::launch::{Recording, Specialisation, Step};
-use crate::device::cuda::{Buffer, Gpu, Program, Staging};
+use crate::device::cuda::{Buffer, Gpu, Measured, Program, Staging};
 use crate::device::vector::Part;
 use crate::device::{CUDA_IS_WHOLE, Slice};
 use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers, Wants};
@@ -404,9 +404,20 @@ impl Cuda {
     fn run(
         &mut self,
         tape: &Tape,
-        (mode, pass, members): (Mode, Pass, usize),
+        what: (Mode, Pass, usize),
         vectors: Vectors,
     ) -> anyhow::Result<()> {
+        let gpu = Arc::clone(&self.gpu);
+        self.program(tape, what, vectors)?.replay(&gpu)
+    }
+
+    /// The program of a pass over `vectors`, recorded if it has not been.
+    fn program(
+        &mut self,
+        tape: &Tape,
+        (mode, pass, members): (Mode, Pass, usize),
+        vectors: Vectors,
+    ) -> anyhow::Result<&mut Program> {
         let key = Key::Pass {
             mode,
             pass,
@@ -421,8 +432,48 @@ impl Cuda {
             let recording = self.encode(tape, what, vectors, at)?;
             self.keep(key, recording, constants)?;
         }
-        let program = self.programs.get_mut(&key).expect("kept above");
-        program.replay(&self.gpu)
+        Ok(self.programs.get_mut(&key).expect("kept above"))
+    }
+
+    /// Runs `pass` in [`Mode::Products`] launch by launch and measures each.
+    pub fn measure(
+        &mut self,
+        tape: &Tape,
+        pass: Pass,
+        [theta, direction, gradient]: [Part; 3],
+    ) -> anyhow::Result<Vec<Measured>> {
+        let (mode, gpu) = (Mode::Products, Arc::clone(&self.gpu));
+        self.bank(tape, mode, 1)?;
+        self.mode = Some(mode);
+        if pass == Pass::Forward {
+            self.take(tape, mode, 1)?;
+        }
+        // As the passes themselves key their programs.
+        let tangents = matches!(pass, Pass::Tangent | Pass::TangentBackward);
+        let gradients = matches!(pass, Pass::Backward | Pass::TangentBackward);
+        let vectors = Vectors {
+            theta: theta.address,
+            direction: if tangents { direction.address } else { 0 },
+            gradient: if gradients { gradient.address } else { 0 },
+        };
+        self.program(tape, (mode, pass, 1), vectors)?.measure(&gpu)
+    }
+
+    /// Bytes of device memory that the plan and the buffers beside it take.
+    pub fn bytes(&self) -> usize {
+        let bank = |bank: &Bank| {
+            let buffers = [
+                &bank.arena,
+                &bank.moments,
+                &bank.weights,
+                &bank.logits,
+                &bank.outcome,
+                &bank.workspace,
+                &bank.tickets,
+            ];
+            buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>()
+        };
+        self.banks.iter().flatten().map(bank).sum()
     }
 
     fn constants(&self, bytes: usize) -> anyhow::Result<Option<Buffer>> {
