@@ -17,6 +17,7 @@ mod defaults;
 mod devices;
 mod flags;
 mod probe;
+mod profile;
 mod progress;
 pub mod query;
 mod report;
@@ -40,6 +41,7 @@ struct Cli {
 enum Command {
     Search(Box<search::Command>),
     Probe(Box<probe::Command>),
+    Profile(Box<profile::Command>),
     Data(data::Command),
     Query(query::QueryArgs),
     Report(report::Command),
@@ -74,6 +76,7 @@ pub fn main() -> ExitCode {
     let ended = match cli.command {
         Command::Search(command) => command.run(),
         Command::Probe(command) => command.run(),
+        Command::Profile(command) => command.run(),
         Command::Data(command) => command.run(),
         Command::Query(args) => query::run(&args).map(|()| End::Done),
         Command::Report(command) => command.run(),

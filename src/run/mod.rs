@@ -11,6 +11,7 @@ pub mod drive;
 pub mod events;
 pub mod log;
 pub mod probe;
+pub mod profile;
 pub mod report;
 
 /// A request that cannot be granted as it was put: the program exits with status 2, not 1.

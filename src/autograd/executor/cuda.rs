@@ -10,7 +10,7 @@ use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
 use crate::device::cuda::gpu::OutOfMemory;
 use crate::device::cuda::launch::{Recording, Specialisation, Step};
-use crate::device::cuda::{Buffer, Gpu, Program, Staging};
+use crate::device::cuda::{Buffer, Gpu, Measured, Program, Staging};
 use crate::device::vector::Part;
 use crate::device::{CUDA_IS_WHOLE, Slice};
 use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers, Wants};
@@ -26,6 +26,9 @@ use super::{Series, on_gpu};
 const LEDGER: usize = 256;
 /// Programs that are kept; more means that vectors come and go, and all start anew.
 const MOST_PROGRAMS: usize = 64;
+
+/// Compute capability from which GPUs have bf16 arithmetic.
+const FIRST_BF16: u32 = 80;
 
 /// The vectors that a pass runs on, by address; 0 where it takes none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -289,6 +292,15 @@ impl Cuda {
 
     /// Plans `mode`, and makes the bank of `members` as large as it needs.
     fn bank(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
+        let description = self.gpu.description();
+        anyhow::ensure!(
+            self.precision == Precision::F32 || description.compute >= FIRST_BF16,
+            "--precision bf16: expected a GPU of compute capability 8.0 or newer, found {} of {}.{}; use \
+             --precision f32",
+            description.name,
+            description.compute / 10,
+            description.compute % 10
+        );
         let slot = &mut self.plans[mode as usize];
         if slot.is_none() {
             *slot = Some(Planned::new(tape, mode, &self.small, self.precision)?);
@@ -392,9 +404,20 @@ impl Cuda {
     fn run(
         &mut self,
         tape: &Tape,
-        (mode, pass, members): (Mode, Pass, usize),
+        what: (Mode, Pass, usize),
         vectors: Vectors,
     ) -> anyhow::Result<()> {
+        let gpu = Arc::clone(&self.gpu);
+        self.program(tape, what, vectors)?.replay(&gpu)
+    }
+
+    /// The program of a pass over `vectors`, recorded if it has not been.
+    fn program(
+        &mut self,
+        tape: &Tape,
+        (mode, pass, members): (Mode, Pass, usize),
+        vectors: Vectors,
+    ) -> anyhow::Result<&mut Program> {
         let key = Key::Pass {
             mode,
             pass,
@@ -409,8 +432,48 @@ impl Cuda {
             let recording = self.encode(tape, what, vectors, at)?;
             self.keep(key, recording, constants)?;
         }
-        let program = self.programs.get_mut(&key).expect("kept above");
-        program.replay(&self.gpu)
+        Ok(self.programs.get_mut(&key).expect("kept above"))
+    }
+
+    /// Runs `pass` in [`Mode::Products`] launch by launch and measures each.
+    pub fn measure(
+        &mut self,
+        tape: &Tape,
+        pass: Pass,
+        [theta, direction, gradient]: [Part; 3],
+    ) -> anyhow::Result<Vec<Measured>> {
+        let (mode, gpu) = (Mode::Products, Arc::clone(&self.gpu));
+        self.bank(tape, mode, 1)?;
+        self.mode = Some(mode);
+        if pass == Pass::Forward {
+            self.take(tape, mode, 1)?;
+        }
+        // As the passes themselves key their programs.
+        let tangents = matches!(pass, Pass::Tangent | Pass::TangentBackward);
+        let gradients = matches!(pass, Pass::Backward | Pass::TangentBackward);
+        let vectors = Vectors {
+            theta: theta.address,
+            direction: if tangents { direction.address } else { 0 },
+            gradient: if gradients { gradient.address } else { 0 },
+        };
+        self.program(tape, (mode, pass, 1), vectors)?.measure(&gpu)
+    }
+
+    /// Bytes of device memory that the plan and the buffers beside it take.
+    pub fn bytes(&self) -> usize {
+        let bank = |bank: &Bank| {
+            let buffers = [
+                &bank.arena,
+                &bank.moments,
+                &bank.weights,
+                &bank.logits,
+                &bank.outcome,
+                &bank.workspace,
+                &bank.tickets,
+            ];
+            buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>()
+        };
+        self.banks.iter().flatten().map(bank).sum()
     }
 
     fn constants(&self, bytes: usize) -> anyhow::Result<Option<Buffer>> {
@@ -694,6 +757,9 @@ fn fits(memory: &OutOfMemory, batch: usize, members: usize) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::{Device, Vector};
+    use crate::ops::perturb::Noise;
+    use crate::ops::perturb::cuda::Recombination;
 
     #[test]
     fn bf16_rounds_to_nearest_even() {
@@ -721,5 +787,92 @@ mod tests {
             text.contains("--batch 28") && text.contains("8000 MB"),
             "{text}"
         );
+    }
+
+    /// A network of nothing but α: every pass runs, through plans, staging, graphs and ledger, and all that
+    /// depends on the loss is zero.
+    #[test]
+    fn passes_series_and_generations_run_as_graphs() {
+        let Some(gpu) = crate::device::cuda::for_tests() else {
+            return;
+        };
+        let mut tape = Tape::new(2, 4, 4);
+        tape.weight(5);
+        tape.alpha(2, 3);
+        tape.finish();
+        let device = Device::Cuda(Arc::clone(&gpu));
+        let values: Vec<f32> = (0..11).map(|i| i as f32 - 4.0).collect();
+        let theta = Vector::new(&device, values.clone()).unwrap();
+        let [gradient, product, p] =
+            [3.0, 4.0, 5.0].map(|x| Vector::new(&device, vec![x; 11]).unwrap());
+        let mut direction = values.clone();
+        direction[5..].fill(0.0);
+        let v = Vector::new(&device, direction.clone()).unwrap();
+        let of = |vector: &Vector| vector.slice().to_vec().unwrap();
+        let [t, g, h, d, s] = [&theta, &gradient, &product, &v, &p].map(|x| on_gpu(x.slice()));
+        let mut cuda = Cuda::new(&tape, Arc::clone(&gpu), Precision::F32);
+        assert!(
+            cuda.forward(&tape, Mode::Evaluate, t).is_err(),
+            "no batch yet"
+        );
+        for round in 0..3u8 {
+            let images = vec![f32::from(round); 2 * 16 * 3];
+            cuda.load(&tape, &images, &[1, u32::from(round)]).unwrap();
+            cuda.forward(&tape, Mode::Gradient, t).unwrap();
+            cuda.backward(&tape, t, g).unwrap();
+            let plan = cuda.plan(Mode::Gradient);
+            let at = cuda.bank_of(1).arena.address()
+                + 4 * plan.offsets[tape.images.0][Role::Value as usize] as u64;
+            let mut found = vec![0.0f32; images.len()];
+            gpu.read(at, &mut found).unwrap();
+            assert_eq!(found, images);
+            let mut labels = [0u32; 2];
+            let at = cuda.labels.as_ref().unwrap().address();
+            gpu.read(at, &mut labels).unwrap();
+            assert_eq!(labels, [1, u32::from(round)]);
+        }
+        assert_eq!(cuda.outcomes().unwrap().len(), 3);
+        assert_eq!(cuda.outcomes().unwrap().len(), 0);
+        assert_eq!(of(&gradient), [[3.0; 5].as_slice(), &[0.0; 6]].concat());
+        cuda.forward(&tape, Mode::Products, t).unwrap();
+        cuda.backward(&tape, t, g).unwrap();
+        cuda.tangent(&tape, t, d).unwrap();
+        cuda.tangent_backward(&tape, t, d, h).unwrap();
+        assert_eq!(of(&product), [[4.0; 5].as_slice(), &[0.0; 6]].concat());
+        // "H·v" is what lies in product's ω: 4 everywhere, so v_k = v₀ − 4kγ.
+        for _ in 0..2 {
+            v_reset(&gpu, d, &direction);
+            let series = cuda.series(&tape, (0.25, 2, false), t, [d, s, h]).unwrap();
+            let norm = |k: f64| {
+                let squares = direction[..5].iter().map(|&x| (f64::from(x) - k).powi(2));
+                squares.sum::<f64>().sqrt()
+            };
+            let expected = [norm(0.0), norm(1.0), norm(2.0)];
+            assert_eq!((series.norms, series.stopped), (expected.to_vec(), false));
+            let sum: Vec<f32> = direction[..5].iter().map(|x| 3.0 * x - 3.0).collect();
+            assert_eq!(of(&p)[..5], sum);
+        }
+        let noise = Noise::new(1, 0, 3, false);
+        let population = Vector::zeros(&device, 4 * stride(11)).unwrap();
+        let recombined = Vector::zeros(&device, 11).unwrap();
+        let recombination = Recombination {
+            sigma: 0.1,
+            factor: 1.0,
+            literal: false,
+        };
+        let vectors = (on_gpu(population.slice()), on_gpu(recombined.slice()));
+        let generation = Generation::new((&noise, 3), recombination, (t, 5), vectors.0, vectors.1);
+        for _ in 0..2 {
+            let (outcomes, kept) = cuda.generation(&tape, generation, 3, vectors).unwrap();
+            assert_eq!((outcomes.len(), kept), (5, 0));
+        }
+        assert_eq!(of(&theta), values);
+        // Each pass and vector once: recorded again only when a mode that needs more memory first ran.
+        assert!(cuda.programs.len() <= 8, "{}", cuda.programs.len());
+    }
+
+    fn v_reset(gpu: &Gpu, to: Part, values: &[f32]) {
+        gpu.write(to.address, values).unwrap();
+        gpu.wait().unwrap();
     }
 }

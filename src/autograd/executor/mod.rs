@@ -10,12 +10,13 @@ pub mod parity;
 
 use super::plan::Mode;
 use super::tape::Tape;
+use crate::device::cuda::Measured;
 use crate::device::vector::Part;
 use crate::device::{Device, Slice, SliceMut, Vector};
-use crate::ops::Outcome;
 use crate::ops::cuda::Precision;
 use crate::ops::perturb::Noise;
 use crate::ops::perturb::cuda::{Generation, Recombination, stride};
+use crate::ops::{Outcome, Pass};
 use cpu::Cpu;
 use cuda::Cuda;
 use std::collections::VecDeque;
@@ -267,6 +268,32 @@ impl Executor {
                 SliceMut::Cuda(product),
             ) => cuda.tangent_backward(&self.tape, theta, direction, product),
             _ => unreachable!("{ONE_DEVICE}"),
+        }
+    }
+
+    /// Runs `pass` in [`Mode::Products`] launch by launch, each measured: what `ndarts profile` shows. The
+    /// passes before it must have run. None on the CPU, which has no launches.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn measure(
+        &mut self,
+        pass: Pass,
+        [theta, direction, gradient]: [&Vector; 3],
+    ) -> anyhow::Result<Option<Vec<Measured>>> {
+        let Engine::Cuda(cuda) = &mut self.engine else {
+            return Ok(None);
+        };
+        self.mode = Some(Mode::Products);
+        let vectors = [theta, direction, gradient].map(|v| on_gpu(v.slice()));
+        cuda.measure(&self.tape, pass, vectors).map(Some)
+    }
+
+    /// Bytes of device memory that the tape's buffers take by the plans made so far; none on the CPU.
+    pub fn device_bytes(&self) -> Option<usize> {
+        match &self.engine {
+            Engine::Cpu(_) => None,
+            Engine::Cuda(cuda) => Some(cuda.bytes()),
         }
     }
 

@@ -33,7 +33,7 @@ pub mod source;
 pub mod staging;
 
 pub use gpu::{Buffer, Gpu};
-pub use program::Program;
+pub use program::{Measured, Program};
 pub use staging::Staging;
 
 /// The device that tests run kernels on: a GPU, or softcuda by `LD_LIBRARY_PATH=target/softcuda`. None,

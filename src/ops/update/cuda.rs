@@ -352,7 +352,7 @@ mod tests {
             update::divide(&mut dt, 3.0).unwrap();
             assert!(error(&t, &dt) < 1e-6, "axpy of {len}");
             let (mut moved, mut dmoved) = (vec![0.0; len], on(&gpu, &vec![0.0; len]));
-            let host = [&t, &g, &b].map(|v| Slice::from(v));
+            let host = [&t, &g, &b].map(Slice::from);
             update::unrolled(step, host[0], host[1], host[2], (&mut moved).into()).unwrap();
             let device = [&dt, &dg, &db].map(|v| v.slice());
             let to = dmoved.slice_mut();
