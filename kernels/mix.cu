@@ -381,9 +381,7 @@ __device__ __forceinline__ void
 output_adjoint(const Mix& p, const Mine& m, const float* table, u32 pixel, bool real, Vector& bar, Vector& bar_dot) {
     if constexpr (NORMALISED) {
         adjoint<DOT, VECTOR>(p.adjoint, table, p.channels, pixel, m.channel, bar, bar_dot);
-        // The branches' producers see what is stored, and so do the sums. In tangent_backward, ȳ is there.
-        bar = as_stored(bar);
-        if (DOT) bar_dot = as_stored(bar_dot);
+        // For the branches' producers. In tangent_backward, ȳ is there already.
         if (real && m.active) {
             if (DOT) store<VECTOR>(at(p.bar_dot, pixel) + m.channel, bar_dot);
             else store<VECTOR>(at(p.bar, pixel) + m.channel, bar);

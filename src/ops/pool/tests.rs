@@ -69,8 +69,6 @@ fn pool_on_the_device_matches_the_cpu_where_tiles_have_borders() {
 
 #[test]
 fn every_pool_of_both_supernets_on_the_device_matches_the_cpu() {
-    for channels in [4, 3] {
-        check_supernet_kernels(Space::Darts, channels, "pool");
-        check_supernet_kernels(Space::NasBench201, channels, "pool");
-    }
+    check_supernet_kernels(Space::Darts, 4, "pool");
+    check_supernet_kernels(Space::NasBench201, 3, "pool");
 }
