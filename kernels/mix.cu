@@ -272,11 +272,11 @@ extern "C" __global__ void BOUNDS mix_tangent(const Mix p) {
             if constexpr (NORMALISED) {
                 const Vector dot = as_stored(y[j]);
                 const Vector value = load<VECTOR>(at(p.value, pixel[j]) + m.channel);
-                const float* of = at(p.statistics) + m.channel;
+                const Vector mean = load<VECTOR>(at(p.statistics) + m.channel);
 #pragma unroll
                 for (int i = 0; i < VECTOR; ++i) {
                     sums[0][i] += dot[i];
-                    sums[1][i] = fmaf((value[i] - of[i]) * of[padded(p.channels) + i], dot[i], sums[1][i]);
+                    sums[1][i] = fmaf(value[i] - mean[i], dot[i], sums[1][i]); // r follows below
                 }
             }
         }
@@ -285,6 +285,9 @@ extern "C" __global__ void BOUNDS mix_tangent(const Mix p) {
         float* scratch = reinterpret_cast<float*>(shared_memory);
         float* partial = at(p.partials) + (u64)blockIdx.x * 2 * p.channels + m.first;
         const u32 row = m.active ? m.row : ROWS;
+        const Vector r = load<VECTOR>(at(p.statistics) + padded(p.channels) + m.channel);
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) sums[1][i] *= r[i];
         write_sums(sums, m.group, row, ROWS, m.width, p.channels, scratch, partial);
         if (!last_block(at(p.tickets), gridDim.x * gridDim.y)) return;
         finish_tangent(at(p.partials), gridDim.x, 2 * p.channels, p.channels, p.pixels,

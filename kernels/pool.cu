@@ -142,11 +142,10 @@ __device__ __forceinline__ void windows(const Pool& p, int y, int x, const stora
                                         u32 columns, Vector (&z)[BRANCHES]) {
     Vector best = splat<VECTOR>(0.0f), best_dot = best, sum = best, inner = best;
     bool none = true;
-    // Rolled: nine loads under way at once would not fit the registers beside the sums, and the
-    // time goes to device memory.
+    // Row by row: nine loads under way at once would not fit the registers beside the sums.
 #pragma unroll 1
     for (int dy = 0; dy < 3; ++dy)
-#pragma unroll 1
+#pragma unroll
         for (int dx = 0; dx < 3; ++dx) {
             const u32 place = (dy * columns + dx) * SLAB;
             Vector value, dot;
@@ -208,11 +207,11 @@ template <bool DOT> __device__ __forceinline__ void forward(const Pool& p) {
             const Vector seen = as_stored(z[b]);
             if constexpr (DOT) {
                 const Vector value = fetch<VECTOR>(at(branch.value, pixel) + m.channel);
-                const float* of = at(branch.statistics) + m.channel;
+                const Vector mean = load<VECTOR>(at(branch.statistics) + m.channel);
 #pragma unroll
                 for (int k = 0; k < VECTOR; ++k) {
                     sums[b][0][k] += seen[k];
-                    sums[b][1][k] = fmaf((value[k] - of[k]) * of[padded(p.channels) + k], seen[k], sums[b][1][k]);
+                    sums[b][1][k] = fmaf(value[k] - mean[k], seen[k], sums[b][1][k]); // r follows below
                 }
             } else {
                 spread[b].add(seen);
@@ -230,8 +229,12 @@ template <bool DOT> __device__ __forceinline__ void forward(const Pool& p) {
         normalised = true;
         float* own = partials(b) + (u64)m.tile * R * p.channels + m.first;
         const u32 row = m.active ? m.row : ROWS;
-        if constexpr (DOT) write_sums(sums[b], m.group, row, ROWS, m.width, p.channels, scratch, own);
-        else write_spread(spread[b], m.group, row, ROWS, m.width, p.channels, scratch, own);
+        if constexpr (DOT) {
+            const Vector r = load<VECTOR>(at(p.branches[b].statistics) + padded(p.channels) + m.channel);
+#pragma unroll
+            for (int k = 0; k < VECTOR; ++k) sums[b][1][k] *= r[k];
+            write_sums(sums[b], m.group, row, ROWS, m.width, p.channels, scratch, own);
+        } else write_spread(spread[b], m.group, row, ROWS, m.width, p.channels, scratch, own);
     }
     if (!normalised || !last_block(at(p.tickets), gridDim.x * gridDim.y)) return;
     double* wide = reinterpret_cast<double*>(shared_memory);
@@ -292,23 +295,25 @@ __device__ __forceinline__ void places(const Pool& p, const Mine& m, int top, in
 // block's first window.
 __device__ __forceinline__ void gather(int kind, const Pool& p, const Mine& m, int image, int y, int x, int top,
                                        int left, const float* tile, const u32* codes, Vector& sum) {
-    constexpr int REACH = STRIDE == 1 ? 3 : 2; // windows over a pixel, a side
+    // With stride 1 three windows a side lie over a pixel; with stride 2 one, or two over an odd one.
+    const int rows = STRIDE == 1 ? 3 : 1 + (y & 1), columns = STRIDE == 1 ? 3 : 1 + (x & 1);
+    const int first_y = (STRIDE == 1 ? y - 1 : y / 2) - top, first_x = (STRIDE == 1 ? x - 1 : x / 2) - left;
+    u32 row = ((image * p.windows.rows + first_y) * p.windows.columns + first_x) * GROUPS + m.group;
 #pragma unroll 1
-    for (int i = 0; i < REACH; ++i)
+    for (int i = 0; i < rows; ++i, row += p.windows.columns * GROUPS) {
+        const int dy = STRIDE == 1 ? 2 - i : rows - 2 * i; // the pixel's place in the window
 #pragma unroll 1
-        for (int j = 0; j < REACH; ++j) {
-            const int oy = STRIDE == 1 ? y - 1 + i : (y + i) / 2, ox = STRIDE == 1 ? x - 1 + j : (x + j) / 2;
-            // With stride 2 only odd pixels lie under two windows.
-            if (STRIDE == 2 && (i == 1 && !(y & 1) || j == 1 && !(x & 1))) continue;
-            const u32 dy = y - STRIDE * oy + 1, dx = x - STRIDE * ox + 1;
+        for (int j = 0; j < columns; ++j) {
+            const int dx = STRIDE == 1 ? 2 - j : columns - 2 * j;
             if (kind == AVERAGE2 && (dy == 0 || dx == 0)) continue;
-            const u32 at = ((image * p.windows.rows + oy - top) * p.windows.columns + ox - left) * GROUPS + m.group;
+            const u32 at = row + j * GROUPS;
             const Vector bar = load<VECTOR>(tile + at * VECTOR);
-            const u32 code = kind == MAXIMUM3 ? codes[at] : 0;
+            const u32 other = kind == MAXIMUM3 ? codes[at] ^ (3 * dy + dx) * 0x01010101u : 0;
 #pragma unroll
             for (int k = 0; k < VECTOR; ++k)
-                if (kind != MAXIMUM3 || (code >> 8 * k & 255) == 3 * dy + dx) sum[k] += bar[k];
+                if (!(other & 255u << 8 * k)) sum[k] += bar[k];
         }
+    }
 }
 
 // Both backward passes: Pᵀ of z̄, or of z̄˙ if DOT.
