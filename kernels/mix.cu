@@ -24,8 +24,9 @@
 // A normalised y is rare (it is read through batch norm, so ȳ is evaluated as it is loaded, and
 // written for the producers of the branches): NORMALISED compiles its statistics in.
 //
-// Definitions: STORAGE; VECTOR; GROUPS, vectors of a slab, a power of two with GROUPS·VECTOR ≤ 16; PIXELS of a
-// thread in forward and backward, half as many, at least one, in the tangent passes; NORMALISED, 1 if y is.
+// Definitions: STORAGE; VECTOR; GROUPS, vectors of a slab, a power of two with GROUPS·VECTOR ≤ 16;
+// PIXELS (4, 2 or 1) of a thread in forward and backward, half as many, at least one, in the tangent
+// passes; NORMALISED, 1 if y is.
 #include "adjoint.cuh"
 
 #define THREADS 256

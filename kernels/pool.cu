@@ -18,7 +18,7 @@
 // the tile goes to the same shared memory (evaluated as it is loaded: `adjoint.cuh`), and each thread
 // adds what reaches its pixels to sums in registers. x̄ is written once, for all branches.
 //
-// Definitions: STORAGE; VECTOR; GROUPS, vectors of a slab, a power of two; STRIDE, 1 or 2; BRANCHES, 1 to 4;
+// Definitions: STORAGE; VECTOR; GROUPS, vectors of a slab, a power of two; STRIDE, 1 or 2; BRANCHES, 1 or 2;
 // KINDS, two bits a branch, the first lowest: 0 average 3×3, 1 maximum, 2 average 2×2.
 #include "adjoint.cuh"
 
@@ -26,7 +26,7 @@
 // 64 registers a thread: with two blocks on a multiprocessor half its warps are there.
 #define BOUNDS __launch_bounds__(THREADS, 2)
 #define CELLS 2 // pixels a thread sums in the backward passes
-#define MOST_BRANCHES 4
+#define MOST_BRANCHES 2 // of a launch: more would not fit the registers with their statistics
 
 constexpr u32 SLAB = GROUPS * VECTOR;  // channels of a block
 constexpr u32 ROWS = THREADS / GROUPS; // pixels side by side
@@ -72,16 +72,16 @@ struct Pool {
     Tickets tickets;
     u32 adds;              // x̄ has a value already
     u32 images, height, width, channels;
-    u32 codes, values;     // backward: where the places of maxima and the adjoints lie in shared memory, in floats
+    u32 codes, values;     // backward: floats of shared memory before the places of maxima, and before z̄
     u32 tile_images;
     u32 window_count;      // of all images of a tile
     u32 unused;
     Extent tiles;          // of a batch
-    Extent tile;           // of output pixels in forward and tangent, of input pixels in the backward passes
+    Extent tile;           // of output pixels; in the backward passes of input pixels
     Extent windows;        // backward: windows that touch a tile
     Extent inputs;         // input pixels under the windows
 };
-LAYOUT(Pool, 968);
+LAYOUT(Pool, 584);
 
 // Place number `index` of an extent.
 struct At {

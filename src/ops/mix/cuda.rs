@@ -86,7 +86,9 @@ impl Cut {
         let all = op.batch * op.size[0] * op.size[1];
         let tiles = |pixels: usize| all.div_ceil(rows * pixels);
         let fills = |&pixels: &usize| tiles(pixels) * slabs >= ENOUGH_BLOCKS;
-        let pixels = [4, 2].into_iter().find(fills).unwrap_or(1);
+        // Beside what ȳ of a normalised y takes to evaluate, four pixels do not fit the registers.
+        let choices: &[usize] = if op.output_normalised { &[2] } else { &[4, 2] };
+        let pixels = choices.iter().copied().find(fills).unwrap_or(1);
         let own = match pass {
             Pass::Forward | Pass::Backward => pixels,
             Pass::Tangent | Pass::TangentBackward => pixels.div_ceil(2),

@@ -58,12 +58,12 @@ struct Parameters {
     inputs: Extent,
 }
 
-layout_test!(Extent = 16, BranchParameters = 192, Parameters = 968);
+layout_test!(Extent = 16, BranchParameters = 192, Parameters = 584);
 
 /// Constants of the kernel file.
 const THREADS: usize = 512;
 const CELLS: usize = 2;
-const MOST_BRANCHES: usize = 4;
+const MOST_BRANCHES: usize = 2;
 /// Bytes of a sector, and of the channels that a block takes.
 const SECTOR: usize = 32;
 /// Blocks that fill the largest GPU; with fewer, tiles become smaller.

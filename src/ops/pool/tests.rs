@@ -1,9 +1,13 @@
 //! All four passes of each pool, with and without batch norm behind it: on the CPU against the oracle,
 //! on the device against the CPU.
 
+use super::Kind;
+use crate::autograd::Tape;
+use crate::ops::{Scale, mix};
 use crate::oracle::engine::chain::{Chain, Term};
 use crate::oracle::engine::ops::{
-    check, check_kernels, check_supernet_kernels, config, halved, pool_term, sizes, squared,
+    check, check_kernels, check_supernet_kernels, check_tape_kernels, config, halved, pool_term,
+    sizes, squared,
 };
 use crate::oracle::ops::Pool;
 use crate::space::Space;
@@ -71,4 +75,28 @@ fn pool_on_the_device_matches_the_cpu_where_tiles_have_borders() {
 fn every_pool_of_both_supernets_on_the_device_matches_the_cpu() {
     check_supernet_kernels(Space::Darts, 4, "pool");
     check_supernet_kernels(Space::NasBench201, 3, "pool");
+}
+
+#[test]
+fn more_pools_than_a_launch_takes_add_up_on_the_device() {
+    let (batch, side, channels, classes) = (3, 6, 4, 2);
+    let mut tape = Tape::new(batch, side, side);
+    let first = tape.weight(3 * channels);
+    let images = tape.images;
+    let x = tape.conv(images, (1, 1), channels, false, false, (first, None));
+    let kinds = [Kind::Maximum3, Kind::Average3, Kind::Maximum3];
+    let pools = tape.pool(x, 1, &kinds, true);
+    let terms = pools.into_iter().map(|input| mix::Term {
+        input,
+        scale: Scale::One,
+    });
+    let y = tape.activation([side; 2], channels, false);
+    tape.mix(terms.collect(), None, y);
+    let linear = tape.weight(channels * classes);
+    let bias = tape.weight(classes);
+    tape.classifier(y, true, linear, bias);
+    tape.finish();
+    let values = 0..batch * side * side * 3;
+    let images: Vec<f64> = values.map(|i| (i * 37 % 101) as f64 / 50.0 - 1.0).collect();
+    check_tape_kernels(&tape, &images, &[0, 1, 1], 0, "pool").unwrap();
 }

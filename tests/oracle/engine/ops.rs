@@ -53,7 +53,11 @@ pub fn check_supernet_kernels(space: Space, channels: usize, name: &str) {
         .unwrap_or_else(|e| panic!("{space:?}: {e}"));
 }
 
-fn check_tape_kernels(
+/// As [`check_kernels`], of any tape.
+///
+/// # Errors
+/// What differs.
+pub fn check_tape_kernels(
     tape: &Tape,
     images: &[f64],
     labels: &[u32],
