@@ -168,6 +168,37 @@ template <int V> __device__ __forceinline__ Lanes<V> load(const bf16* from) {
     return out;
 }
 
+// As `load`, of memory that nothing writes while the launch runs. Such loads need not wait for stores
+// that stand before them, so a loop may have many under way.
+template <int V> __device__ __forceinline__ Lanes<V> fetch(const float* from) {
+    Lanes<V> out;
+    if constexpr (V == 4) {
+        const float4 x = __ldg(reinterpret_cast<const float4*>(from));
+        out[0] = x.x, out[1] = x.y, out[2] = x.z, out[3] = x.w;
+    } else if constexpr (V == 2) {
+        const float2 x = __ldg(reinterpret_cast<const float2*>(from));
+        out[0] = x.x, out[1] = x.y;
+    } else {
+        out[0] = __ldg(from);
+    }
+    return out;
+}
+
+template <int V> __device__ __forceinline__ Lanes<V> fetch(const bf16* from) {
+    Lanes<V> out;
+    if constexpr (V == 4) {
+        const uint2 x = __ldg(reinterpret_cast<const uint2*>(from));
+        out[0] = widen(x.x), out[1] = __uint_as_float(x.x & 0xffff0000u);
+        out[2] = widen(x.y), out[3] = __uint_as_float(x.y & 0xffff0000u);
+    } else if constexpr (V == 2) {
+        const u32 x = __ldg(reinterpret_cast<const u32*>(from));
+        out[0] = widen(x), out[1] = __uint_as_float(x & 0xffff0000u);
+    } else {
+        out[0] = widen(__ldg(&from->bits));
+    }
+    return out;
+}
+
 template <int V> __device__ __forceinline__ void store(float* to, const Lanes<V>& x) {
     if constexpr (V == 4) {
         *reinterpret_cast<float4*>(to) = make_float4(x[0], x[1], x[2], x[3]);

@@ -48,11 +48,12 @@ __host__ __device__ constexpr u32 spread_scratch(u32 threads, u32 vector) {
     return (1 + 2 * vector) * threads;
 }
 
-// Combines the block's spreads and writes its partial [3, C]: count, mean, squared deviations.
-// Every thread calls it; threads that keep nothing pass row ≥ rows.
+// Combines the block's spreads and writes its partial [3, C]: count, mean, squared deviations, `pitch`
+// apart (a block that takes part of the channels writes in between). Every thread calls it; threads
+// that keep nothing pass row ≥ rows.
 template <int V>
-__device__ __forceinline__ void
-write_spread(const Spread<V>& s, u32 group, u32 row, u32 rows, u32 channels, float* scratch, float* partial) {
+__device__ __forceinline__ void write_spread(const Spread<V>& s, u32 group, u32 row, u32 rows, u32 channels,
+                                             u32 pitch, float* scratch, float* partial) {
     const u32 groups = channels / V;
     // Planes of one float a thread, so that neighbouring threads use neighbouring banks.
     const u32 plane = rows * groups;
@@ -90,10 +91,16 @@ write_spread(const Spread<V>& s, u32 group, u32 row, u32 rows, u32 channels, flo
 #pragma unroll
         for (int i = 0; i < V; ++i) {
             partial[group * V + i] = own[0];
-            partial[channels + group * V + i] = own[(1 + 2 * i) * plane];
-            partial[2 * channels + group * V + i] = own[(2 + 2 * i) * plane];
+            partial[pitch + group * V + i] = own[(1 + 2 * i) * plane];
+            partial[2 * pitch + group * V + i] = own[(2 + 2 * i) * plane];
         }
     }
+}
+
+template <int V>
+__device__ __forceinline__ void
+write_spread(const Spread<V>& s, u32 group, u32 row, u32 rows, u32 channels, float* scratch, float* partial) {
+    write_spread(s, group, row, rows, channels, channels, scratch, partial);
 }
 
 // By the last block, after `last_block`: all partials to [2, padded(C)] of μ and r. `scratch` holds
@@ -134,11 +141,11 @@ finish_spread(const float* partials, u32 blocks, u32 stride, u32 channels, doubl
     }
 }
 
-// Sums R rows of V channels over the block and writes the partial [R, C]; as `write_spread`.
-// `scratch` holds V·blockDim.x floats.
+// Sums R rows of V channels over the block and writes the partial [R, C], rows `pitch` apart; as
+// `write_spread`. `scratch` holds V·blockDim.x floats.
 template <int V, int R>
-__device__ __forceinline__ void
-write_sums(const Lanes<V> (&x)[R], u32 group, u32 row, u32 rows, u32 channels, float* scratch, float* partial) {
+__device__ __forceinline__ void write_sums(const Lanes<V> (&x)[R], u32 group, u32 row, u32 rows, u32 channels,
+                                           u32 pitch, float* scratch, float* partial) {
     const u32 groups = channels / V;
     const u32 plane = rows * groups;
     float* own = scratch + row * groups + group;
@@ -161,9 +168,15 @@ write_sums(const Lanes<V> (&x)[R], u32 group, u32 row, u32 rows, u32 channels, f
         __syncthreads();
         if (row == 0) {
 #pragma unroll
-            for (int i = 0; i < V; ++i) partial[r * channels + group * V + i] = own[i * plane];
+            for (int i = 0; i < V; ++i) partial[r * pitch + group * V + i] = own[i * plane];
         }
     }
+}
+
+template <int V, int R>
+__device__ __forceinline__ void
+write_sums(const Lanes<V> (&x)[R], u32 group, u32 row, u32 rows, u32 channels, float* scratch, float* partial) {
+    write_sums(x, group, row, rows, channels, channels, scratch, partial);
 }
 
 // By the last block: partials [2, C] of Σ ż and Σ x̂·ż to [2, padded(C)] of their means over `count`.

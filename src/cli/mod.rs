@@ -20,6 +20,7 @@ mod flags;
 mod genotype;
 mod inspect;
 mod probe;
+mod profile;
 mod progress;
 pub mod query;
 mod report;
@@ -46,6 +47,7 @@ enum Command {
     Search(Box<search::Command>),
     Probe(Box<probe::Command>),
     Bench(bench::Command),
+    Profile(Box<profile::Command>),
     Data(data::Command),
     Query(query::QueryArgs),
     Inspect(inspect::Command),
@@ -83,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Search(command) => command.run(),
         Command::Probe(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Profile(command) => command.run(),
         Command::Data(command) => command.run(),
         Command::Query(args) => query::run(&args).map(|()| End::Done),
         Command::Inspect(command) => command.run(),

@@ -13,6 +13,7 @@ pub mod events;
 pub mod log;
 pub mod paper;
 pub mod probe;
+pub mod profile;
 pub mod report;
 pub mod tabular;
 

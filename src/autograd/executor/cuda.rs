@@ -2,14 +2,15 @@
 //!
 //! What a recording's launches touch lies at fixed addresses: one arena laid out by the plan of the
 //! mode, the small buffers beside it, and the caller's vectors. A recording is therefore keyed by
-//! (mode, pass, addresses of the vectors); a search uses about ten. Encoding a pass first shows how much
-//! workspace and how many table bytes it wants, and a second time gives the launches.
+//! (mode, pass, addresses of the vectors); a search uses about ten. Encoding a mode's passes at no
+//! address shows how much workspace they want; encoding one shows how many bytes its tables take, and
+//! a second time, when all has its place, gives the launches.
 
 use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
 use crate::device::cuda::gpu::OutOfMemory;
 use crate::device::cuda::launch::{Recording, Specialisation, Step};
-use crate::device::cuda::{Buffer, Gpu, Program, Staging};
+use crate::device::cuda::{Buffer, Gpu, Measured, Program, Staging};
 use crate::device::vector::Part;
 use crate::device::{CUDA_IS_WHOLE, Slice};
 use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers, Wants};
@@ -25,6 +26,9 @@ use super::{Series, on_gpu};
 const LEDGER: usize = 256;
 /// Programs that are kept; more means that vectors come and go, and all start anew.
 const MOST_PROGRAMS: usize = 64;
+
+/// Compute capability from which GPUs have bf16 arithmetic.
+const FIRST_BF16: u32 = 80;
 
 /// The vectors that a pass runs on, by address; 0 where it takes none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -70,6 +74,30 @@ struct Bank {
     tickets: Buffer,
 }
 
+/// A mode's plan, and what its passes want beside it.
+struct Planned {
+    plan: Plan,
+    wants: Wants,
+}
+
+impl Planned {
+    fn new(
+        tape: &Tape,
+        mode: Mode,
+        small: &SmallBuffers,
+        precision: Precision,
+    ) -> anyhow::Result<Planned> {
+        let plan = Plan::new(tape, mode);
+        let mut wants = Wants::default();
+        for &pass in mode.passes() {
+            let kind = (precision, 1);
+            let (_, of_pass) = encode(tape, (&plan, small), pass, Regions::default(), kind)?;
+            wants = wants.max(of_pass);
+        }
+        Ok(Planned { plan, wants })
+    }
+}
+
 /// A pass encoded without a device; see [`record`].
 pub struct Recorded {
     /// The launches; addresses in it are no memory.
@@ -83,7 +111,7 @@ pub(super) struct Cuda {
     gpu: Arc<Gpu>,
     precision: Precision,
     small: SmallBuffers,
-    plans: [Option<Plan>; 3],
+    plans: [Option<Planned>; 3],
     /// Of one member, and of a population.
     banks: [Option<Bank>; 2],
     staging: Option<Staging>,
@@ -262,30 +290,46 @@ impl Cuda {
         })
     }
 
-    /// Makes the bank of `members` as large as `mode` needs.
+    /// Plans `mode`, and makes the bank of `members` as large as it needs.
     fn bank(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
+        let description = self.gpu.description();
+        anyhow::ensure!(
+            self.precision == Precision::F32 || description.compute >= FIRST_BF16,
+            "--precision bf16: expected a GPU of compute capability 8.0 or newer, found {} of {}.{}; use \
+             --precision f32",
+            description.name,
+            description.compute / 10,
+            description.compute % 10
+        );
         let slot = &mut self.plans[mode as usize];
-        let plan = slot.get_or_insert_with(|| Plan::new(tape, mode));
-        let arena_len = plan.workspace;
+        if slot.is_none() {
+            *slot = Some(Planned::new(tape, mode, &self.small, self.precision)?);
+        }
+        let planned = slot.as_ref().expect("planned above");
         let bank = &mut self.banks[usize::from(members > 1)];
+        let (mut arena_len, mut wants) = (planned.plan.workspace, planned.wants);
         if let Some(bank) = bank
             && bank.members == members
-            && bank.arena_len >= arena_len
         {
-            return Ok(());
+            arena_len = arena_len.max(bank.arena_len);
+            wants = wants.max(bank.wants);
+            if (arena_len, wants) == (bank.arena_len, bank.wants) {
+                return Ok(());
+            }
         }
         // Old programs hold old addresses; the old memory goes first, as both at once would be the peak.
         self.programs.clear();
         self.gpu.wait()?;
         *bank = None;
-        let arena_bytes = members * arena_len * self.precision.bytes();
         let gpu = &self.gpu;
-        let arena =
-            gpu.buffer(arena_bytes)
-                .map_err(|error| match error.downcast_ref::<OutOfMemory>() {
-                    Some(memory) => fits(memory, tape.graph.batch, members),
-                    None => error,
-                })?;
+        let bytes = members * arena_len * self.precision.bytes();
+        let arena = gpu.buffer(bytes).map_err(|error| {
+            let memory = error.downcast_ref::<OutOfMemory>();
+            match memory.map(|memory| fits(memory, tape.graph.batch, members)) {
+                Some(advice) => advice,
+                None => error,
+            }
+        })?;
         let floats = |len: usize| gpu.buffer(4 * members * len);
         *bank = Some(Bank {
             members,
@@ -295,9 +339,9 @@ impl Cuda {
             weights: floats(4 * self.small.weights_len)?,
             logits: floats(tape.graph.batch * tape.classes)?,
             outcome: gpu.buffer((members + 1) * size_of::<DeviceOutcome>())?,
-            wants: Wants::default(),
-            workspace: gpu.buffer(0)?,
-            tickets: gpu.buffer(0)?,
+            wants,
+            workspace: floats(wants.workspace)?,
+            tickets: floats(wants.tickets)?,
         });
         if self.labels.is_none() {
             self.labels = Some(gpu.buffer(4 * tape.graph.batch)?);
@@ -343,39 +387,37 @@ impl Cuda {
         (mode, pass, members): (Mode, Pass, usize),
         vectors: Vectors,
         constants: u64,
-    ) -> anyhow::Result<(Recording, Wants)> {
-        let plan = self.plans[mode as usize].as_ref().expect("planned");
+    ) -> anyhow::Result<Recording> {
+        let plan = self.plan(mode);
         let regions = self.regions(tape, members, vectors, constants);
         let kind = (self.precision, members);
-        encode(tape, (plan, &self.small), pass, regions, kind)
+        let (recording, _) = encode(tape, (plan, &self.small), pass, regions, kind)?;
+        Ok(recording)
     }
 
-    /// Grows the workspace and the tickets of a bank; programs with old addresses go.
-    fn grow(&mut self, members: usize, wants: Wants) -> anyhow::Result<()> {
-        let bank = self.banks[usize::from(members > 1)].as_mut();
-        let bank = bank.expect("made by a forward pass");
-        let most = Wants {
-            workspace: bank.wants.workspace.max(wants.workspace),
-            tickets: bank.wants.tickets.max(wants.tickets),
-        };
-        if most == bank.wants {
-            return Ok(());
-        }
-        self.programs.clear();
-        self.gpu.wait()?;
-        bank.workspace = self.gpu.buffer(4 * members * most.workspace)?;
-        bank.tickets = self.gpu.buffer(4 * members * most.tickets)?;
-        bank.wants = most;
-        Ok(())
+    fn plan(&self, mode: Mode) -> &Plan {
+        let planned = self.plans[mode as usize].as_ref();
+        &planned.expect("planned by a forward pass").plan
     }
 
     /// Runs a pass over `vectors`, recorded if it has not been.
     fn run(
         &mut self,
         tape: &Tape,
-        (mode, pass, members): (Mode, Pass, usize),
+        what: (Mode, Pass, usize),
         vectors: Vectors,
     ) -> anyhow::Result<()> {
+        let gpu = Arc::clone(&self.gpu);
+        self.program(tape, what, vectors)?.replay(&gpu)
+    }
+
+    /// The program of a pass over `vectors`, recorded if it has not been.
+    fn program(
+        &mut self,
+        tape: &Tape,
+        (mode, pass, members): (Mode, Pass, usize),
+        vectors: Vectors,
+    ) -> anyhow::Result<&mut Program> {
         let key = Key::Pass {
             mode,
             pass,
@@ -384,15 +426,54 @@ impl Cuda {
         };
         if !self.programs.contains_key(&key) {
             let what = (mode, pass, members);
-            let (first, wants) = self.encode(tape, what, vectors, 0)?;
-            self.grow(members, wants)?;
+            let first = self.encode(tape, what, vectors, 0)?;
             let constants = self.constants(first.constants.len())?;
             let at = constants.as_ref().map_or(0, Buffer::address);
-            let (recording, _) = self.encode(tape, what, vectors, at)?;
+            let recording = self.encode(tape, what, vectors, at)?;
             self.keep(key, recording, constants)?;
         }
-        let program = self.programs.get_mut(&key).expect("kept above");
-        program.replay(&self.gpu)
+        Ok(self.programs.get_mut(&key).expect("kept above"))
+    }
+
+    /// Runs `pass` in [`Mode::Products`] launch by launch and measures each.
+    pub fn measure(
+        &mut self,
+        tape: &Tape,
+        pass: Pass,
+        [theta, direction, gradient]: [Part; 3],
+    ) -> anyhow::Result<Vec<Measured>> {
+        let (mode, gpu) = (Mode::Products, Arc::clone(&self.gpu));
+        self.bank(tape, mode, 1)?;
+        self.mode = Some(mode);
+        if pass == Pass::Forward {
+            self.take(tape, mode, 1)?;
+        }
+        // As the passes themselves key their programs.
+        let tangents = matches!(pass, Pass::Tangent | Pass::TangentBackward);
+        let gradients = matches!(pass, Pass::Backward | Pass::TangentBackward);
+        let vectors = Vectors {
+            theta: theta.address,
+            direction: if tangents { direction.address } else { 0 },
+            gradient: if gradients { gradient.address } else { 0 },
+        };
+        self.program(tape, (mode, pass, 1), vectors)?.measure(&gpu)
+    }
+
+    /// Bytes of device memory that the plan and the buffers beside it take.
+    pub fn bytes(&self) -> usize {
+        let bank = |bank: &Bank| {
+            let buffers = [
+                &bank.arena,
+                &bank.moments,
+                &bank.weights,
+                &bank.logits,
+                &bank.outcome,
+                &bank.workspace,
+                &bank.tickets,
+            ];
+            buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>()
+        };
+        self.banks.iter().flatten().map(bank).sum()
     }
 
     fn constants(&self, bytes: usize) -> anyhow::Result<Option<Buffer>> {
@@ -416,8 +497,7 @@ impl Cuda {
 
     /// Takes the staged batch into the arena of a bank.
     fn take(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
-        let plan = self.plans[mode as usize].as_ref().expect("planned");
-        let offset = plan.offsets[tape.images.0][Role::Value as usize];
+        let offset = self.plan(mode).offsets[tape.images.0][Role::Value as usize];
         let (_, labels_at) = batch_bytes(tape, self.precision);
         let [height, width] = tape.size(tape.images);
         let images = tape.graph.batch * height * width * 3 * self.precision.bytes();
@@ -583,7 +663,7 @@ impl Cuda {
 
     /// Tangent and tangent_backward over `vectors` as one recording, and memory for its tables.
     fn one_product(
-        &mut self,
+        &self,
         tape: &Tape,
         vectors: Vectors,
     ) -> anyhow::Result<(Recording, Option<Buffer>)> {
@@ -591,9 +671,8 @@ impl Cuda {
         let mut lengths = [0; 2];
         for (pass, length) in passes.into_iter().zip(&mut lengths) {
             let what = (Mode::Products, pass, 1);
-            let (recording, wants) = self.encode(tape, what, vectors, 0)?;
+            let recording = self.encode(tape, what, vectors, 0)?;
             *length = recording.constants.len().next_multiple_of(16);
-            self.grow(1, wants)?;
         }
         let constants = self.constants(lengths.iter().sum())?;
         let at = constants.as_ref().map_or(0, Buffer::address);
@@ -601,7 +680,7 @@ impl Cuda {
         for (i, pass) in passes.into_iter().enumerate() {
             let begin: usize = lengths[..i].iter().sum();
             let what = (Mode::Products, pass, 1);
-            let (recording, _) = self.encode(tape, what, vectors, at + begin as u64)?;
+            let recording = self.encode(tape, what, vectors, at + begin as u64)?;
             both.steps.extend(recording.steps);
             both.constants.resize(begin, 0);
             both.constants.extend(recording.constants);
@@ -678,6 +757,9 @@ fn fits(memory: &OutOfMemory, batch: usize, members: usize) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::{Device, Vector};
+    use crate::ops::perturb::Noise;
+    use crate::ops::perturb::cuda::Recombination;
 
     #[test]
     fn bf16_rounds_to_nearest_even() {
@@ -705,5 +787,92 @@ mod tests {
             text.contains("--batch 28") && text.contains("8000 MB"),
             "{text}"
         );
+    }
+
+    /// A network of nothing but α: every pass runs, through plans, staging, graphs and ledger, and all that
+    /// depends on the loss is zero.
+    #[test]
+    fn passes_series_and_generations_run_as_graphs() {
+        let Some(gpu) = crate::device::cuda::for_tests() else {
+            return;
+        };
+        let mut tape = Tape::new(2, 4, 4);
+        tape.weight(5);
+        tape.alpha(2, 3);
+        tape.finish();
+        let device = Device::Cuda(Arc::clone(&gpu));
+        let values: Vec<f32> = (0..11).map(|i| i as f32 - 4.0).collect();
+        let theta = Vector::new(&device, values.clone()).unwrap();
+        let [gradient, product, p] =
+            [3.0, 4.0, 5.0].map(|x| Vector::new(&device, vec![x; 11]).unwrap());
+        let mut direction = values.clone();
+        direction[5..].fill(0.0);
+        let v = Vector::new(&device, direction.clone()).unwrap();
+        let of = |vector: &Vector| vector.slice().to_vec().unwrap();
+        let [t, g, h, d, s] = [&theta, &gradient, &product, &v, &p].map(|x| on_gpu(x.slice()));
+        let mut cuda = Cuda::new(&tape, Arc::clone(&gpu), Precision::F32);
+        assert!(
+            cuda.forward(&tape, Mode::Evaluate, t).is_err(),
+            "no batch yet"
+        );
+        for round in 0..3u8 {
+            let images = vec![f32::from(round); 2 * 16 * 3];
+            cuda.load(&tape, &images, &[1, u32::from(round)]).unwrap();
+            cuda.forward(&tape, Mode::Gradient, t).unwrap();
+            cuda.backward(&tape, t, g).unwrap();
+            let plan = cuda.plan(Mode::Gradient);
+            let at = cuda.bank_of(1).arena.address()
+                + 4 * plan.offsets[tape.images.0][Role::Value as usize] as u64;
+            let mut found = vec![0.0f32; images.len()];
+            gpu.read(at, &mut found).unwrap();
+            assert_eq!(found, images);
+            let mut labels = [0u32; 2];
+            let at = cuda.labels.as_ref().unwrap().address();
+            gpu.read(at, &mut labels).unwrap();
+            assert_eq!(labels, [1, u32::from(round)]);
+        }
+        assert_eq!(cuda.outcomes().unwrap().len(), 3);
+        assert_eq!(cuda.outcomes().unwrap().len(), 0);
+        assert_eq!(of(&gradient), [[3.0; 5].as_slice(), &[0.0; 6]].concat());
+        cuda.forward(&tape, Mode::Products, t).unwrap();
+        cuda.backward(&tape, t, g).unwrap();
+        cuda.tangent(&tape, t, d).unwrap();
+        cuda.tangent_backward(&tape, t, d, h).unwrap();
+        assert_eq!(of(&product), [[4.0; 5].as_slice(), &[0.0; 6]].concat());
+        // "H·v" is what lies in product's ω: 4 everywhere, so v_k = v₀ − 4kγ.
+        for _ in 0..2 {
+            v_reset(&gpu, d, &direction);
+            let series = cuda.series(&tape, (0.25, 2, false), t, [d, s, h]).unwrap();
+            let norm = |k: f64| {
+                let squares = direction[..5].iter().map(|&x| (f64::from(x) - k).powi(2));
+                squares.sum::<f64>().sqrt()
+            };
+            let expected = [norm(0.0), norm(1.0), norm(2.0)];
+            assert_eq!((series.norms, series.stopped), (expected.to_vec(), false));
+            let sum: Vec<f32> = direction[..5].iter().map(|x| 3.0 * x - 3.0).collect();
+            assert_eq!(of(&p)[..5], sum);
+        }
+        let noise = Noise::new(1, 0, 3, false);
+        let population = Vector::zeros(&device, 4 * stride(11)).unwrap();
+        let recombined = Vector::zeros(&device, 11).unwrap();
+        let recombination = Recombination {
+            sigma: 0.1,
+            factor: 1.0,
+            literal: false,
+        };
+        let vectors = (on_gpu(population.slice()), on_gpu(recombined.slice()));
+        let generation = Generation::new((&noise, 3), recombination, (t, 5), vectors.0, vectors.1);
+        for _ in 0..2 {
+            let (outcomes, kept) = cuda.generation(&tape, generation, 3, vectors).unwrap();
+            assert_eq!((outcomes.len(), kept), (5, 0));
+        }
+        assert_eq!(of(&theta), values);
+        // Each pass and vector once: recorded again only when a mode that needs more memory first ran.
+        assert!(cuda.programs.len() <= 8, "{}", cuda.programs.len());
+    }
+
+    fn v_reset(gpu: &Gpu, to: Part, values: &[f32]) {
+        gpu.write(to.address, values).unwrap();
+        gpu.wait().unwrap();
     }
 }

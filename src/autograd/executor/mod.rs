@@ -10,6 +10,7 @@ pub mod parity;
 
 use super::plan::Mode;
 use super::tape::Tape;
+use crate::device::cuda::Measured;
 use crate::device::vector::Part;
 use crate::device::{Device, Slice, SliceMut, Vector};
 use crate::ops::cuda::Precision;
@@ -296,6 +297,32 @@ impl Executor {
             panic!("an entry is repeated on the CPU");
         };
         cpu.repeat_entry(&self.tape, (pass, index), theta, direction, gradient);
+    }
+
+    /// Runs `pass` in [`Mode::Products`] launch by launch, each measured: what `ndarts profile` shows. The
+    /// passes before it must have run. None on the CPU, which has no launches.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn measure(
+        &mut self,
+        pass: Pass,
+        [theta, direction, gradient]: [&Vector; 3],
+    ) -> anyhow::Result<Option<Vec<Measured>>> {
+        let Engine::Cuda(cuda) = &mut self.engine else {
+            return Ok(None);
+        };
+        self.mode = Some(Mode::Products);
+        let vectors = [theta, direction, gradient].map(|v| on_gpu(v.slice()));
+        cuda.measure(&self.tape, pass, vectors).map(Some)
+    }
+
+    /// Bytes of device memory that the tape's buffers take by the plans made so far; none on the CPU.
+    pub fn device_bytes(&self) -> Option<usize> {
+        match &self.engine {
+            Engine::Cpu(_) => None,
+            Engine::Cuda(cuda) => Some(cuda.bytes()),
+        }
     }
 
     /// K = `terms` Neumann terms from v, and p = Σ v_k: v_k = v_{k−1} − γ·H·v_{k−1}, on ω. α's part of v must

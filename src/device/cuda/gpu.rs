@@ -333,6 +333,13 @@ impl Gpu {
         &self.copies
     }
 
+    /// Warps that a multiprocessor has room for.
+    pub(super) fn most_warps(&self) -> anyhow::Result<u32> {
+        use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR as THREADS;
+        let threads = self.check("a limit", self.context.attribute(THREADS))?;
+        Ok(u32::try_from(threads / 32).unwrap_or(1).max(1))
+    }
+
     pub(super) fn event(&self) -> anyhow::Result<CudaEvent> {
         self.check("an event", self.context.new_event(None))
     }

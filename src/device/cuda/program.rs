@@ -5,7 +5,7 @@ use super::hash::fnv128;
 use super::launch::{Header, Recording, Step};
 use super::ranges::range;
 use cudarc::driver::sys::{
-    CUfunction_attribute_enum, CUgraphInstantiate_flags, CUstreamCaptureMode,
+    CUevent_flags, CUfunction_attribute_enum, CUgraphInstantiate_flags, CUstreamCaptureMode,
 };
 use cudarc::driver::{CudaFunction, CudaGraph, DriverError, result};
 use std::collections::HashMap;
@@ -20,6 +20,7 @@ enum Ready {
         threads: u32,
         shared: u32,
         parameters: Vec<u8>,
+        name: String,
         op: &'static str,
     },
     Zero {
@@ -83,6 +84,7 @@ impl Program {
                         threads: launch.threads,
                         shared: launch.shared,
                         parameters: launch.parameters,
+                        name: launch.kernel.entry.to_owned(),
                         op: launch.op,
                     }
                 }
@@ -144,6 +146,74 @@ impl Program {
             }
         }
         Ok(())
+    }
+}
+
+/// One launch, measured.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// The kernel's entry.
+    pub kernel: String,
+    /// The op it belongs to.
+    pub op: &'static str,
+    /// Between events before and behind it.
+    pub time_us: f64,
+    /// Registers a thread.
+    pub registers: u32,
+    /// Local memory a thread: stack and spilled registers.
+    pub local_bytes: u32,
+    /// Warps that fit a multiprocessor, of those it has room for.
+    pub occupancy: f64,
+}
+
+impl Program {
+    /// Runs it launch by launch, each between two events.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn measure(&mut self, gpu: &Gpu) -> anyhow::Result<Vec<Measured>> {
+        let mut found = Vec::new();
+        for step in &mut self.steps {
+            if let Ready::Zero { address, bytes } = step {
+                gpu.zero(*address, *bytes)?;
+                continue;
+            }
+            let flags = Some(CUevent_flags::CU_EVENT_DEFAULT);
+            let begin = gpu.stream().record_event(flags);
+            let begin = gpu.check("an event", begin)?;
+            let launched = step.launch(gpu);
+            gpu.check("a launch", launched)?;
+            let end = gpu.check("an event", gpu.stream().record_event(flags))?;
+            gpu.wait()?;
+            let Ready::Launch {
+                function,
+                threads,
+                shared,
+                name,
+                op,
+                ..
+            } = step
+            else {
+                continue;
+            };
+            let blocks = function.occupancy_max_active_blocks_per_multiprocessor(
+                *threads,
+                *shared as usize,
+                None,
+            );
+            let blocks = gpu.check("occupancy", blocks)?;
+            let warps = f64::from(blocks * threads.div_ceil(32));
+            let count = |value: i32| u32::try_from(value).unwrap_or(0);
+            found.push(Measured {
+                kernel: name.clone(),
+                op,
+                time_us: 1e3 * f64::from(gpu.check("a time", begin.elapsed_ms(&end))?),
+                registers: count(gpu.check("registers", function.num_regs())?),
+                local_bytes: count(gpu.check("local memory", function.local_size_bytes())?),
+                occupancy: warps / f64::from(gpu.most_warps()?),
+            });
+        }
+        Ok(found)
     }
 }
 
