@@ -10,6 +10,6 @@ pub mod executor;
 pub mod plan;
 pub mod tape;
 
-pub use executor::Executor;
+pub use executor::{Executor, Series};
 pub use plan::Mode;
 pub use tape::Tape;

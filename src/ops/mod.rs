@@ -47,7 +47,7 @@ pub struct ParameterId(pub usize);
 pub struct WeightsId(pub usize);
 
 /// One of the four passes over a tape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pass {
     /// Values.
     Forward,

@@ -28,6 +28,15 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    fn of(slice: CudaSlice<u8>) -> Buffer {
+        let address = {
+            let stream = Arc::clone(slice.stream());
+            let (address, _) = slice.device_ptr(&stream);
+            address
+        };
+        Buffer { slice, address }
+    }
+
     /// First byte.
     pub fn address(&self) -> u64 {
         self.address
@@ -103,6 +112,43 @@ pub struct Gpu {
     progress: Progress,
     loaded: Mutex<Loaded>,
     programs: Mutex<Programs>,
+    flat: Buffer,
+}
+
+/// Scratch of flat reductions, and results that later launches read: addresses within one buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Flat {
+    /// [`Flat::PARTIALS`] f64.
+    pub partials: u64,
+    /// A counter, zero between launches.
+    pub ticket: u64,
+    /// [`Flat::RESULTS`] f64, by [`FlatResult`].
+    results: u64,
+}
+
+/// Who keeps a result of a flat reduction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlatResult {
+    /// The last dot product.
+    Dot,
+    /// ‖∂L/∂ω‖² of the last weight step.
+    GradientNorm,
+    /// The choice of the last generation.
+    Choice,
+}
+
+impl Flat {
+    /// Most blocks of a flat reduction.
+    pub const PARTIALS: usize = 1024;
+    /// Results.
+    pub const RESULTS: usize = 8;
+
+    const BYTES: usize = 8 * (Self::PARTIALS + Self::RESULTS) + 16;
+
+    /// Address of a result.
+    pub fn result(&self, result: FlatResult) -> u64 {
+        self.results + 8 * result as u64
+    }
 }
 
 /// The driver's version: the CUDA version it supports, 1000·major + 10·minor.
@@ -226,11 +272,14 @@ impl Gpu {
             // SAFETY: the word is written before anyone reads it.
             let mut pinned = unsafe { context.alloc_pinned_with_flags::<u32>(1, flags) }?;
             let word = pinned.as_mut_ptr()?;
+            let stream = context.new_stream()?;
+            let flat = Buffer::of(stream.alloc_zeros::<u8>(Flat::BYTES)?);
             // SAFETY: one word of live host memory.
             unsafe { word.write_volatile(u32::MAX) };
             Ok(Gpu {
-                stream: context.new_stream()?,
                 copies: context.new_stream()?,
+                stream,
+                flat,
                 context,
                 driver,
                 description,
@@ -329,11 +378,7 @@ impl Gpu {
     pub fn buffer(&self, bytes: usize) -> anyhow::Result<Buffer> {
         let bytes = bytes.max(16);
         match self.stream.alloc_zeros::<u8>(bytes) {
-            Ok(slice) => {
-                let (address, guard) = slice.device_ptr(&self.stream);
-                drop(guard);
-                Ok(Buffer { slice, address })
-            }
+            Ok(slice) => Ok(Buffer::of(slice)),
             Err(e) if e.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let (free, total) = self.memory()?;
                 let mega = |bytes: usize| bytes as u64 / 1_000_000;
@@ -345,6 +390,17 @@ impl Gpu {
                 .into())
             }
             Err(e) => self.check("device memory", Err(e)),
+        }
+    }
+
+    /// Scratch of flat reductions.
+    pub fn flat(&self) -> Flat {
+        let partials = self.flat.address();
+        let results = partials + 8 * Flat::PARTIALS as u64;
+        Flat {
+            partials,
+            results,
+            ticket: results + 8 * Flat::RESULTS as u64,
         }
     }
 

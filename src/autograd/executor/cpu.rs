@@ -1,16 +1,14 @@
-//! The four passes over a planned tape.
+//! The four passes on the CPU: op by op, over one arena a mode.
 
-use super::plan::{Mode, Plan};
-use super::tape::Tape;
+use crate::autograd::plan::{Mode, Plan};
+use crate::autograd::tape::Tape;
 use crate::device::simd::padded;
-use crate::device::{Arena, Device, View};
+use crate::device::{Arena, View};
 use crate::ops::{ActivationId, Context, Moments, Op, Outcome, Pass, Role};
 use std::sync::Mutex;
 
-/// A tape with its memory on a device, and one batch loaded.
-pub struct Executor {
-    tape: Tape,
-    device: Device,
+/// A tape's memory on the host, and one batch.
+pub(super) struct Cpu {
     plans: [Option<Plan>; 3],
     arena: Arena,
     moments: Arena,
@@ -27,9 +25,9 @@ pub struct Executor {
     mode: Option<Mode>,
 }
 
-impl Executor {
-    /// Prepares `tape` for `device`. Memory is planned and allocated when a mode first runs.
-    pub fn new(tape: Tape, device: Device) -> Executor {
+impl Cpu {
+    /// Prepares for `tape`. Memory is planned and allocated when a mode first runs.
+    pub fn new(tape: &Tape) -> Cpu {
         let (mut moments, mut moment_offsets) = (0, Vec::new());
         for activation in &tape.graph.activations {
             moment_offsets.push(moments);
@@ -53,7 +51,7 @@ impl Executor {
             tape.ops.iter().map(|op| of(op.as_ref())).collect()
         });
         let [height, width] = tape.size(tape.images);
-        Executor {
+        Cpu {
             images: vec![0.0; tape.graph.batch * height * width * 3],
             labels: vec![0; tape.graph.batch],
             logits: Arena::new(tape.graph.batch * tape.classes),
@@ -66,39 +64,24 @@ impl Executor {
             written: vec![false; tape.graph.activations.len()],
             writes,
             mode: None,
-            tape,
-            device,
         }
     }
 
-    /// The recorded network.
-    pub fn tape(&self) -> &Tape {
-        &self.tape
-    }
-
-    /// Loads a batch: `images` `[N, H, W, 3]`, `labels` `[N]`, each below the number of classes.
-    ///
-    /// # Panics
-    /// Another length, or a label out of range: the loaders check both where data comes in.
+    /// Loads a batch; the executor has checked it.
     pub fn load(&mut self, images: &[f32], labels: &[u32]) {
-        assert!(
-            labels.iter().all(|&l| (l as usize) < self.tape.classes),
-            "labels below classes"
-        );
         self.images.copy_from_slice(images);
         self.labels.copy_from_slice(labels);
     }
 
-    /// Logits `[N, classes]` of the last forward pass.
+    /// Logits of the last forward pass.
     pub fn logits(&self) -> &[f32] {
-        let len = self.tape.graph.batch * self.tape.classes;
-        self.logits.view(0, len).read()
+        self.logits.view(0, self.logits.len()).read()
     }
 
-    fn plan(&mut self, mode: Mode) {
+    fn plan(&mut self, tape: &Tape, mode: Mode) {
         let slot = &mut self.plans[mode as usize];
         if slot.is_none() {
-            *slot = Some(Plan::new(&self.tape, mode));
+            *slot = Some(Plan::new(tape, mode));
         }
         let len = slot.as_ref().map_or(0, |p| p.len);
         if self.arena.len() < len {
@@ -108,87 +91,59 @@ impl Executor {
         }
     }
 
-    /// Pass 1: values, for the passes that `mode` allows. `theta` is (ω, α).
-    pub fn forward(&mut self, mode: Mode, theta: &[f32]) -> Outcome {
-        assert_eq!(theta.len(), self.tape.theta_len(), "theta = (ω, α)");
-        self.plan(mode);
+    /// Pass 1.
+    pub fn forward(&mut self, tape: &Tape, mode: Mode, theta: &[f32]) -> Outcome {
+        self.plan(tape, mode);
         self.mode = Some(mode);
         let outcome = Mutex::new(Outcome::default());
         {
-            let cx = self.context(theta, &[], View::of(&[]), &outcome);
-            cx.dense(self.tape.images, Role::Value)
+            let cx = self.context(tape, theta, &[], View::of(&[]), &outcome);
+            cx.dense(tape.images, Role::Value)
                 .view
                 .write()
                 .copy_from_slice(&self.images);
         }
-        self.run(Pass::Forward, theta, &[], View::of(&[]), &outcome);
+        self.run(tape, Pass::Forward, theta, &[], View::of(&[]), &outcome);
         outcome.into_inner().expect("no op panicked")
     }
 
-    /// Pass 2: the gradient of the loss by θ, after `forward` with the same `theta`.
-    pub fn backward(&mut self, theta: &[f32], gradient: &mut [f32]) {
-        assert!(
-            matches!(self.mode, Some(Mode::Gradient | Mode::Products)),
-            "forward kept values"
-        );
-        assert_eq!(gradient.len(), self.tape.theta_len());
-        self.clear(Role::Adjoint, Moments::AdjointSums);
-        self.run(
-            Pass::Backward,
-            theta,
-            &[],
-            View::of_mut(gradient),
-            &Mutex::default(),
-        );
+    /// Pass 2.
+    pub fn backward(&mut self, tape: &Tape, theta: &[f32], gradient: &mut [f32]) {
+        self.clear(tape, Role::Adjoint, Moments::AdjointSums);
+        let gradient = View::of_mut(gradient);
+        let outcome = Mutex::default();
+        self.run(tape, Pass::Backward, theta, &[], gradient, &outcome);
     }
 
-    /// Passes 3 and 4: `product` = ∂(∇L)/∂θ · `direction`, that is (H·v, ∂²L/∂α∂ω·v) for v = (v, 0),
-    /// after `backward` in [`Mode::Products`]; any number of times.
-    pub fn product(&mut self, theta: &[f32], direction: &[f32], product: &mut [f32]) {
-        self.tangent(theta, direction);
-        self.tangent_backward(theta, direction, product);
+    /// Pass 3.
+    pub fn tangent(&mut self, tape: &Tape, theta: &[f32], direction: &[f32]) {
+        let (none, outcome) = (View::of(&[]), Mutex::default());
+        self.run(tape, Pass::Tangent, theta, direction, none, &outcome);
     }
 
-    /// Pass 3: tangents of the values along `direction` of (ω, α).
-    pub fn tangent(&mut self, theta: &[f32], direction: &[f32]) {
-        assert!(
-            self.mode == Some(Mode::Products),
-            "forward and backward ran for products"
-        );
-        assert_eq!(direction.len(), self.tape.theta_len());
-        self.run(
-            Pass::Tangent,
-            theta,
-            direction,
-            View::of(&[]),
-            &Mutex::default(),
-        );
-    }
-
-    /// Pass 4: tangents of the adjoints, after `tangent` with the same `direction`.
-    pub fn tangent_backward(&mut self, theta: &[f32], direction: &[f32], product: &mut [f32]) {
-        assert_eq!(product.len(), self.tape.theta_len());
-        self.clear(Role::AdjointTangent, Moments::AdjointSumsTangent);
-        let product = View::of_mut(product);
-        self.run(
-            Pass::TangentBackward,
-            theta,
-            direction,
-            product,
-            &Mutex::default(),
-        );
+    /// Pass 4.
+    pub fn tangent_backward(
+        &mut self,
+        tape: &Tape,
+        theta: &[f32],
+        direction: &[f32],
+        product: &mut [f32],
+    ) {
+        self.clear(tape, Role::AdjointTangent, Moments::AdjointSumsTangent);
+        let (product, outcome) = (View::of_mut(product), Mutex::default());
+        self.run(tape, Pass::TangentBackward, theta, direction, product, &outcome);
     }
 
     /// Zeroes the small sums that ops add to in a backward pass.
-    fn clear(&mut self, role: Role, kind: Moments) {
+    fn clear(&mut self, tape: &Tape, role: Role, kind: Moments) {
         self.written.fill(false);
-        for (&offset, &len) in self.op_weight_offsets.iter().zip(&self.tape.graph.weights) {
+        for (&offset, &len) in self.op_weight_offsets.iter().zip(&tape.graph.weights) {
             self.op_weights
                 .view(offset + role as usize * len, len)
                 .write()
                 .fill(0.0);
         }
-        for (activation, &offset) in self.tape.graph.activations.iter().zip(&self.moment_offsets) {
+        for (activation, &offset) in tape.graph.activations.iter().zip(&self.moment_offsets) {
             if activation.normalised {
                 let len = 2 * padded(activation.channels);
                 self.moments
@@ -201,6 +156,7 @@ impl Executor {
 
     fn context<'a>(
         &'a self,
+        tape: &'a Tape,
         theta: &[f32],
         direction: &[f32],
         gradient: View,
@@ -211,7 +167,7 @@ impl Executor {
             .as_ref()
             .expect("planned by forward");
         Context {
-            graph: &self.tape.graph,
+            graph: &tape.graph,
             arena: self.arena.view(0, self.arena.len()),
             offsets: &plan.offsets,
             moment_offsets: &self.moment_offsets,
@@ -231,19 +187,19 @@ impl Executor {
 
     fn run(
         &mut self,
+        tape: &Tape,
         pass: Pass,
         theta: &[f32],
         direction: &[f32],
         gradient: View,
         outcome: &Mutex<Outcome>,
     ) {
-        let Device::Cpu = self.device;
-        let count = self.tape.ops.len();
+        let count = tape.ops.len();
         for step in 0..count {
             let reversed = matches!(pass, Pass::Backward | Pass::TangentBackward);
             let i = if reversed { count - 1 - step } else { step };
-            let cx = self.context(theta, direction, gradient, outcome);
-            let op = &self.tape.ops[i];
+            let cx = self.context(tape, theta, direction, gradient, outcome);
+            let op = &tape.ops[i];
             match pass {
                 Pass::Forward => op.forward(&cx),
                 Pass::Backward => op.backward(&cx),
