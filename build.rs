@@ -21,7 +21,8 @@ fn main() {
         .filter(|path| path.extension().is_some_and(|e| e == "cu"))
         .collect();
     files.sort();
-    let mut out = String::from("/// All kernel files, by name.\npub static SOURCES: &[Source] = &[\n");
+    let mut out =
+        String::from("/// All kernel files, by name.\npub static SOURCES: &[Source] = &[\n");
     for file in &files {
         let mut text = String::new();
         flatten(file, &mut BTreeSet::new(), &mut text);

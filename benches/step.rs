@@ -10,7 +10,7 @@ use ndarts::device::Device;
 use ndarts::device::random::{Philox, Purpose};
 use ndarts::network::Supernet;
 use ndarts::network::parameters::initial_theta;
-use ndarts::ops::update::{Sgd, norm, sgd};
+use ndarts::ops::update::{Sgd, sgd};
 use ndarts::space::Space;
 use std::time::Instant;
 
@@ -79,37 +79,48 @@ fn main() {
         .map(|i| philox.normal4(i / 4, 0)[(i % 4) as usize])
         .collect();
     let labels: Vec<u32> = (0..batch as u32).map(|i| i % 10).collect();
-    executor.load(&images, &labels);
+    executor.load(&images, &labels).expect("on the host");
     let mut gradient = vec![0.0; theta.len()];
     let mut buffer = vec![0.0; omega];
     let forward = timed(rounds, || {
-        executor.forward(Mode::Evaluate, &theta);
+        executor
+            .forward(Mode::Evaluate, &theta)
+            .expect("on the host");
     });
     report("forward", &setting, forward);
     let step = timed(rounds, || {
-        executor.forward(Mode::Gradient, &theta);
-        executor.backward(&theta, &mut gradient);
-        let clip_factor = (5.0 / (norm(&gradient[..omega]) + 1e-6)).min(1.0) as f32;
+        executor
+            .forward(Mode::Gradient, &theta)
+            .expect("on the host");
+        executor
+            .backward(&theta, &mut gradient)
+            .expect("on the host");
         let step = Sgd {
             lr: 0.025,
             momentum: 0.9,
             weight_decay: 3e-4,
-            clip_factor,
+            clip: 5.0,
         };
-        sgd(step, &gradient[..omega], &mut buffer, &mut theta[..omega]);
+        sgd(step, &gradient[..omega], &mut buffer, &mut theta[..omega]).expect("on the host");
     });
     report("step", &setting, step);
     if batch > 32 {
         return;
     }
-    executor.forward(Mode::Products, &theta);
-    executor.backward(&theta, &mut gradient);
+    executor
+        .forward(Mode::Products, &theta)
+        .expect("on the host");
+    executor
+        .backward(&theta, &mut gradient)
+        .expect("on the host");
     let direction = gradient.clone();
     report(
         "product",
         &setting,
         timed(rounds, || {
-            executor.product(&theta, &direction, &mut gradient)
+            executor
+                .product(&theta, &direction, &mut gradient)
+                .expect("on the host");
         }),
     );
 }

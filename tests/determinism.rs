@@ -71,7 +71,7 @@ fn one_two_and_five_threads_give_the_same_bits() {
                         search.round().expect("finite");
                     }
                     (
-                        bits(&search.snapshot()),
+                        bits(&search.snapshot().expect("on the host")),
                         search.finish_epoch().expect("finite").loss_val,
                     )
                 })
@@ -98,14 +98,15 @@ fn a_restored_search_continues_with_the_same_bits() {
     ] {
         let mut unbroken = Search::new(settings(Space::Darts, strategy)).expect("digits");
         unbroken.round().expect("finite");
-        let snapshot = unbroken.snapshot();
+        let snapshot = unbroken.snapshot().expect("on the host");
         unbroken.round().expect("finite");
         let mut restored = Search::new(settings(Space::Darts, strategy)).expect("digits");
         restored.restore(&snapshot).expect("the same settings");
         assert_eq!(restored.rounds_done(), 1);
         restored.round().expect("finite");
         assert!(
-            bits(&unbroken.snapshot()) == bits(&restored.snapshot()),
+            bits(&unbroken.snapshot().expect("on the host"))
+                == bits(&restored.snapshot().expect("on the host")),
             "{strategy:?}"
         );
     }
@@ -118,7 +119,7 @@ fn a_snapshot_of_another_network_is_refused_by_its_first_tensor() {
     wide.channels = 6;
     let error = Search::new(wide)
         .expect("digits")
-        .restore(&small.snapshot())
+        .restore(&small.snapshot().expect("on the host"))
         .unwrap_err();
     let text = format!("{error:#}");
     assert!(

@@ -190,19 +190,27 @@ impl<'a> Slice<'a> {
         }
     }
 
+    /// Copies the elements to the host; as many.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn copy_to(&self, to: &mut [f32]) -> anyhow::Result<()> {
+        assert_eq!(to.len(), self.len(), "vectors of one length");
+        match self {
+            Slice::Host(values) => to.copy_from_slice(values),
+            Slice::Cuda(part) => part.gpu.read(part.address, to)?,
+        }
+        Ok(())
+    }
+
     /// A copy of the elements on the host.
     ///
     /// # Errors
     /// The device's.
     pub fn to_vec(&self) -> anyhow::Result<Vec<f32>> {
-        match self {
-            Slice::Host(values) => Ok(values.to_vec()),
-            Slice::Cuda(part) => {
-                let mut values = vec![0.0; part.len];
-                part.gpu.read(part.address, &mut values)?;
-                Ok(values)
-            }
-        }
+        let mut values = vec![0.0; self.len()];
+        self.copy_to(&mut values)?;
+        Ok(values)
     }
 }
 

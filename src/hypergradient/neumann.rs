@@ -51,11 +51,7 @@ impl Neumann {
     }
 
     /// λ_max of H by power iteration, at the linearised θ.
-    fn largest_eigenvalue(
-        &mut self,
-        losses: &mut dyn Losses,
-        theta: Slice,
-    ) -> anyhow::Result<f64> {
+    fn largest_eigenvalue(&mut self, losses: &mut dyn Losses, theta: Slice) -> anyhow::Result<f64> {
         let omega = losses.omega_len();
         let mut iterations = WARM_ITERATIONS;
         if self.eigenvector.is_empty() {

@@ -67,7 +67,9 @@ impl Losses for TapeLosses<'_> {
             guard,
         } = settings;
         let vectors = [&mut *v, &mut *p, &mut *product];
-        let series = self.executor.series(theta, (gamma, count, guard), vectors)?;
+        let series = self
+            .executor
+            .series(theta, (gamma, count, guard), vectors)?;
         match series {
             Some(series) => Ok(series),
             None => terms(self, theta, settings, [v, p, product]),

@@ -65,10 +65,10 @@ impl Unrolled {
         // α has a few hundred elements.
         let [up, down] = sides;
         let sides = up.iter().zip(&down);
-        let difference: Vec<f32> = sides
-            .map(|(up, down)| (up - down) / (2.0 * step))
-            .collect();
-        self.gradient.part_mut(omega..theta.len()).write(&difference)
+        let difference: Vec<f32> = sides.map(|(up, down)| (up - down) / (2.0 * step)).collect();
+        self.gradient
+            .part_mut(omega..theta.len())
+            .write(&difference)
     }
 }
 

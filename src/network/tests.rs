@@ -6,7 +6,7 @@ use crate::autograd::plan::{Buffer, Plan, lifetimes};
 use crate::autograd::{Executor, Mode};
 use crate::device::Device;
 use crate::device::random::{Philox, Purpose};
-use crate::ops::update::{axpy, dot, norm};
+use crate::ops::update::cpu::{axpy, dot, norm};
 use crate::space::Space;
 
 fn normal(len: usize, stream: u64) -> Vec<f32> {
@@ -29,7 +29,9 @@ fn tiny(space: Space) -> (Executor, Vec<f32>) {
         *a = n;
     }
     let mut executor = Executor::new(supernet.tape, Device::Cpu);
-    executor.load(&normal(3 * 8 * 8 * 3, 1), &[0, 3, 4]);
+    executor
+        .load(&normal(3 * 8 * 8 * 3, 1), &[0, 3, 4])
+        .unwrap();
     (executor, theta)
 }
 
@@ -48,8 +50,8 @@ fn gradient_predicts_the_change_of_the_loss() {
     for space in Space::ALL {
         let (mut executor, theta) = tiny(space);
         let mut gradient = vec![0.0; theta.len()];
-        executor.forward(Mode::Gradient, &theta);
-        executor.backward(&theta, &mut gradient);
+        executor.forward(Mode::Gradient, &theta).unwrap();
+        executor.backward(&theta, &mut gradient).unwrap();
         let direction = gradient.clone();
         let expected = dot(&gradient, &direction);
         let mut best = f64::INFINITY;
@@ -58,7 +60,7 @@ fn gradient_predicts_the_change_of_the_loss() {
             let mut at = |sign: f32| {
                 let mut moved = theta.clone();
                 axpy(sign * step, &direction, &mut moved);
-                executor.forward(Mode::Evaluate, &moved).loss
+                executor.forward(Mode::Evaluate, &moved).unwrap().loss
             };
             let slope = (at(1.0) - at(-1.0)) / (2.0 * f64::from(step));
             best = best.min((slope / expected - 1.0).abs());
@@ -74,18 +76,18 @@ fn product_matches_the_change_of_the_gradient() {
         let direction = normal(theta.len(), 5);
         let mut product = vec![0.0; theta.len()];
         let mut gradient = vec![0.0; theta.len()];
-        executor.forward(Mode::Products, &theta);
-        executor.backward(&theta, &mut gradient);
-        executor.product(&theta, &direction, &mut product);
+        executor.forward(Mode::Products, &theta).unwrap();
+        executor.backward(&theta, &mut gradient).unwrap();
+        executor.product(&theta, &direction, &mut product).unwrap();
         // Across a kink of relu or max the difference is far off: one step of several must fit.
         let mut best = f64::INFINITY;
         for step in [1e-5f32, 3e-6, 1e-6, 5e-7] {
             let mut at = |sign: f32| {
                 let mut moved = theta.clone();
                 axpy(sign * step, &direction, &mut moved);
-                executor.forward(Mode::Gradient, &moved);
+                executor.forward(Mode::Gradient, &moved).unwrap();
                 let mut gradient = vec![0.0; theta.len()];
-                executor.backward(&moved, &mut gradient);
+                executor.backward(&moved, &mut gradient).unwrap();
                 gradient
             };
             let (up, down) = (at(1.0), at(-1.0));
@@ -104,11 +106,11 @@ fn hessian_is_symmetric() {
         let (mut executor, theta) = tiny(space);
         let (u, v) = (normal(theta.len(), 5), normal(theta.len(), 6));
         let mut gradient = vec![0.0; theta.len()];
-        executor.forward(Mode::Products, &theta);
-        executor.backward(&theta, &mut gradient);
+        executor.forward(Mode::Products, &theta).unwrap();
+        executor.backward(&theta, &mut gradient).unwrap();
         let (mut hu, mut hv) = (gradient.clone(), gradient.clone());
-        executor.product(&theta, &u, &mut hu);
-        executor.product(&theta, &v, &mut hv);
+        executor.product(&theta, &u, &mut hu).unwrap();
+        executor.product(&theta, &v, &mut hv).unwrap();
         let (left, right) = (dot(&u, &hv), dot(&v, &hu));
         assert!(
             (left - right).abs() < 1e-3 * norm(&u) * norm(&hv) / 10.0,

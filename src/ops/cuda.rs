@@ -385,7 +385,11 @@ impl<'a> Encoder<'a> {
             return Floats::default();
         }
         let offset = kind as usize * self.small.moments_len + self.small.moments[id.0];
-        floats(self.regions.moments, offset, 2 * padded(activation.channels))
+        floats(
+            self.regions.moments,
+            offset,
+            2 * padded(activation.channels),
+        )
     }
 
     /// A vector of op weights in a role.

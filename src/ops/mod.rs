@@ -266,7 +266,10 @@ pub trait Op: Send + Sync {
     /// # Errors
     /// A size that the op's kernels do not take, or an op that has none.
     fn encode(&self, _pass: Pass, _encoder: &mut cuda::Encoder) -> anyhow::Result<()> {
-        anyhow::bail!("{} has no CUDA kernels in this build; use --device cpu", self.name())
+        anyhow::bail!(
+            "{} has no CUDA kernels in this build; use --device cpu",
+            self.name()
+        )
     }
 }
 

@@ -1,5 +1,6 @@
 //! Adam with L2 decay: the optimiser of α.
 
+use crate::device::{Device, Slice, SliceMut, Vector};
 use crate::ops::update;
 
 /// The optimiser of α (Kingma & Ba 2015).
@@ -11,28 +12,44 @@ pub struct Adam {
     /// L2 decay.
     pub weight_decay: f32,
     /// First moment.
-    pub m: Vec<f32>,
+    pub m: Vector,
     /// Second moment.
-    pub v: Vec<f32>,
+    pub v: Vector,
     /// Steps done.
     pub steps: u64,
 }
 
 impl Adam {
-    /// An optimiser of `len` parameters, at rest.
-    pub fn new(len: usize, lr: f32, betas: [f32; 2], weight_decay: f32) -> Adam {
-        Adam {
+    /// An optimiser of `len` parameters on `device`, at rest.
+    ///
+    /// # Errors
+    /// Device memory that ran out.
+    pub fn new(
+        device: &Device,
+        len: usize,
+        lr: f32,
+        betas: [f32; 2],
+        weight_decay: f32,
+    ) -> anyhow::Result<Adam> {
+        Ok(Adam {
             lr,
             betas,
             weight_decay,
-            m: vec![0.0; len],
-            v: vec![0.0; len],
+            m: Vector::zeros(device, len)?,
+            v: Vector::zeros(device, len)?,
             steps: 0,
-        }
+        })
     }
 
     /// One step.
-    pub fn step(&mut self, gradient: &[f32], alpha: &mut [f32]) {
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn step<'a>(
+        &mut self,
+        gradient: impl Into<Slice<'a>>,
+        alpha: impl Into<SliceMut<'a>>,
+    ) -> anyhow::Result<()> {
         self.steps += 1;
         let step = update::Adam {
             lr: f64::from(self.lr),
@@ -42,6 +59,13 @@ impl Adam {
             weight_decay: f64::from(self.weight_decay),
             step: self.steps,
         };
-        update::adam(step, gradient, &mut self.m, &mut self.v, alpha);
+        let (gradient, alpha) = (gradient.into(), alpha.into());
+        update::adam(
+            step,
+            gradient,
+            self.m.slice_mut(),
+            self.v.slice_mut(),
+            alpha,
+        )
     }
 }

@@ -247,7 +247,7 @@ impl Sitting {
             events_bytes: self.events.sync()?,
             seconds: self.seconds(),
         };
-        let snapshot = self.search.snapshot();
+        let snapshot = self.search.snapshot()?;
         checkpoint::save(&self.dir.checkpoint(), round, &snapshot, &position)?;
         self.saved_round = Some(round);
         Ok(())

@@ -131,7 +131,14 @@ impl Cpu {
     ) {
         self.clear(tape, Role::AdjointTangent, Moments::AdjointSumsTangent);
         let (product, outcome) = (View::of_mut(product), Mutex::default());
-        self.run(tape, Pass::TangentBackward, theta, direction, product, &outcome);
+        self.run(
+            tape,
+            Pass::TangentBackward,
+            theta,
+            direction,
+            product,
+            &outcome,
+        );
     }
 
     /// Zeroes the small sums that ops add to in a backward pass.

@@ -7,10 +7,10 @@
 
 use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
+use crate::device::Slice;
 use crate::device::cuda::gpu::OutOfMemory;
 use crate::device::cuda::launch::{Recording, Step};
 use crate::device::cuda::{Buffer, Gpu, Program, Staging};
-use crate::device::Slice;
 use crate::device::vector::Part;
 use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers, Wants};
 use crate::ops::perturb::cuda::{Generation, stride};
@@ -251,12 +251,12 @@ impl Cuda {
         *bank = None;
         let arena_bytes = members * arena_len * self.precision.bytes();
         let gpu = &self.gpu;
-        let arena = gpu.buffer(arena_bytes).map_err(|error| {
-            match error.downcast_ref::<OutOfMemory>() {
-                Some(memory) => fits(memory, tape.graph.batch, members),
-                None => error,
-            }
-        })?;
+        let arena =
+            gpu.buffer(arena_bytes)
+                .map_err(|error| match error.downcast_ref::<OutOfMemory>() {
+                    Some(memory) => fits(memory, tape.graph.batch, members),
+                    None => error,
+                })?;
         let floats = |len: usize| gpu.buffer(4 * members * len);
         *bank = Some(Bank {
             members,
@@ -394,10 +394,7 @@ impl Cuda {
         let images = tape.graph.batch * height * width * 3 * self.precision.bytes();
         let at = self.bank_of(members).arena.address() + (offset * self.precision.bytes()) as u64;
         let labels = self.labels.as_ref().map_or(0, Buffer::address);
-        let parts = [
-            (at, 0, images),
-            (labels, labels_at, 4 * tape.graph.batch),
-        ];
+        let parts = [(at, 0, images), (labels, labels_at, 4 * tape.graph.batch)];
         let staging = self.staging.as_mut();
         let staging = staging.ok_or_else(|| anyhow::anyhow!("a pass before a batch was loaded"))?;
         staging.take(&self.gpu, &parts)
@@ -446,7 +443,8 @@ impl Cuda {
     pub fn logits(&self, tape: &Tape) -> anyhow::Result<Vec<f32>> {
         let mut logits = vec![0.0; tape.graph.batch * tape.classes];
         if self.banks[0].is_some() {
-            self.gpu.read(self.bank_of(1).logits.address(), &mut logits)?;
+            self.gpu
+                .read(self.bank_of(1).logits.address(), &mut logits)?;
         }
         Ok(logits)
     }
@@ -498,10 +496,14 @@ impl Cuda {
     ) -> anyhow::Result<Series> {
         if self.series.as_ref().is_none_or(|(most, _)| *most < terms) {
             self.gpu.wait()?;
-            self.programs.retain(|key, _| matches!(key, Key::Pass { .. }));
+            self.programs
+                .retain(|key, _| matches!(key, Key::Pass { .. }));
             self.series = Some((terms, self.gpu.buffer(8 * (terms + 2))?));
         }
-        let norms = self.series.as_ref().map_or(0, |(_, buffer)| buffer.address());
+        let norms = self
+            .series
+            .as_ref()
+            .map_or(0, |(_, buffer)| buffer.address());
         let results = SeriesResults {
             norms,
             stopped: norms + 8 * (terms as u64 + 1),
@@ -522,9 +524,8 @@ impl Cuda {
                 gradient: product.address,
             };
             let (term, constants) = self.one_product(tape, vectors)?;
-            let omega = 0..tape.omega_len;
-            let part = |of: Part<'_>| Slice::Cuda(of).part(omega.clone());
-            let [v, p, h] = [part(v), part(p), part(product)].map(on_gpu);
+            let omega = tape.omega_len;
+            let [v, p, h] = [v, p, product].map(|of| on_gpu(Slice::Cuda(of).part(0..omega)));
             let mut recording = Recording::new("neumann series");
             recording.steps.push(Step::Launch(results.begin(v, p)));
             for k in 1..=terms {
@@ -604,7 +605,8 @@ impl Cuda {
         self.run(tape, (mode, Pass::Forward, 1), vectors(recombined))?;
         let bytes = size_of::<DeviceOutcome>();
         let last = outcomes + (all * bytes) as u64;
-        self.gpu.copy(last, self.bank_of(1).outcome.address(), bytes)?;
+        self.gpu
+            .copy(last, self.bank_of(1).outcome.address(), bytes)?;
         let choice = generation.select(outcomes)?;
         let mut found = vec![DeviceOutcome::default(); all + 1];
         self.gpu.read(outcomes, &mut found)?;
@@ -670,6 +672,9 @@ mod tests {
             total: 6000,
         };
         let text = fits(&memory, 64, 1).to_string();
-        assert!(text.contains("--batch 28") && text.contains("8000 MB"), "{text}");
+        assert!(
+            text.contains("--batch 28") && text.contains("8000 MB"),
+            "{text}"
+        );
     }
 }

@@ -124,7 +124,7 @@ impl Executor {
         Ok(self.outcomes.pop_back().expect("one was just started"))
     }
 
-    /// Pass 1 without waiting for its outcome, which [`Executor::outcomes`] gives.
+    /// Pass 1 without waiting for its outcome, which [`Executor::outcome`] gives.
     ///
     /// # Errors
     /// The device's.
@@ -154,14 +154,16 @@ impl Executor {
         Ok(())
     }
 
-    /// Outcomes of the forward passes since they were last asked for, in order. The only place where a
-    /// training step waits for a GPU.
+    /// The oldest outcome of a forward pass that was not taken yet. The only place where a training step
+    /// waits for a GPU.
     ///
     /// # Errors
     /// The device's.
-    pub fn outcomes(&mut self) -> anyhow::Result<Vec<Outcome>> {
-        self.collect()?;
-        Ok(self.outcomes.drain(..).collect())
+    pub fn outcome(&mut self) -> anyhow::Result<Option<Outcome>> {
+        if self.outcomes.is_empty() {
+            self.collect()?;
+        }
+        Ok(self.outcomes.pop_front())
     }
 
     /// Pass 2: the gradient of the loss by θ, after `forward` with the same `theta`.

@@ -137,7 +137,10 @@ mod tests {
         let image = vec![7; 1000];
         let age = |key: &str, seconds| {
             let time = SystemTime::now() - std::time::Duration::from_secs(seconds);
-            File::open(cache.path(key)).unwrap().set_modified(time).unwrap();
+            File::open(cache.path(key))
+                .unwrap()
+                .set_modified(time)
+                .unwrap();
         };
         cache.put("a", &image).unwrap();
         cache.put("b", &image).unwrap();

@@ -7,7 +7,11 @@ use super::source::source;
 use rayon::prelude::*;
 
 /// Options of every compilation. Line numbers are for profilers and sanitizers; they cost nothing.
-const OPTIONS: [&str; 3] = ["--std=c++17", "--generate-line-info", "--device-as-default-execution-space"];
+const OPTIONS: [&str; 3] = [
+    "--std=c++17",
+    "--generate-line-info",
+    "--device-as-default-execution-space",
+];
 
 /// A target of `nvrtc` for a device of compute capability `compute`: its own architecture, or, of a
 /// device newer than NVRTC, the newest that NVRTC knows, as PTX.
@@ -15,7 +19,11 @@ const OPTIONS: [&str; 3] = ["--std=c++17", "--generate-line-info", "--device-as-
 /// # Errors
 /// A device older than NVRTC supports, or a cubin for one newer.
 pub fn target(nvrtc: &Nvrtc, compute: u32, cubin: bool) -> anyhow::Result<Target> {
-    let known = nvrtc.architectures.iter().copied().filter(|&a| a <= compute);
+    let known = nvrtc
+        .architectures
+        .iter()
+        .copied()
+        .filter(|&a| a <= compute);
     let (major, minor) = nvrtc.version;
     let newest = known.max();
     match newest {

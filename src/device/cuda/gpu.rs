@@ -158,12 +158,15 @@ impl Flat {
 pub fn driver_version() -> anyhow::Result<i32> {
     // SAFETY: loading runs the initialisers of the system's CUDA driver.
     if !unsafe { sys::is_culib_present() } {
-        bail!("no CUDA driver (libcuda.so.1) was found: install NVIDIA's driver, or use --device cpu");
+        bail!(
+            "no CUDA driver (libcuda.so.1) was found: install NVIDIA's driver, or use --device cpu"
+        );
     }
     let mut version = 0;
     // SAFETY: an integer to write to; the call needs no initialisation.
     let code = unsafe { sys::cuDriverGetVersion(&raw mut version) };
-    code.result().map_err(|e| explain("the driver's version", e))?;
+    code.result()
+        .map_err(|e| explain("the driver's version", e))?;
     ensure!(
         version >= OLDEST_DRIVER,
         "the CUDA driver is too old: expected one for CUDA 12.0 or newer, found one for CUDA {}.{}; \
@@ -173,7 +176,9 @@ pub fn driver_version() -> anyhow::Result<i32> {
     );
     result::init().map_err(|e| match e.0 {
         CUresult::CUDA_ERROR_NO_DEVICE => {
-            anyhow::anyhow!("the CUDA driver sees no GPU: expected at least one, or use --device cpu")
+            anyhow::anyhow!(
+                "the CUDA driver sees no GPU: expected at least one, or use --device cpu"
+            )
         }
         _ => explain("the CUDA driver does not start", e),
     })?;
@@ -215,7 +220,9 @@ pub fn devices() -> anyhow::Result<Vec<Description>> {
 /// An error of the driver as a sentence.
 fn explain(what: &str, error: DriverError) -> anyhow::Error {
     let name = error.error_name().map(|n| n.to_string_lossy().into_owned());
-    let text = error.error_string().map(|n| n.to_string_lossy().into_owned());
+    let text = error
+        .error_string()
+        .map(|n| n.to_string_lossy().into_owned());
     match (name, text) {
         (Ok(name), Ok(text)) => anyhow::anyhow!("CUDA: {what}: {name} ({text})"),
         _ => anyhow::anyhow!("CUDA: {what}: error {:?}", error.0),
@@ -341,11 +348,7 @@ impl Gpu {
     ///
     /// # Errors
     /// The driver's.
-    pub(super) fn check<T>(
-        &self,
-        what: &str,
-        result: Result<T, DriverError>,
-    ) -> anyhow::Result<T> {
+    pub(super) fn check<T>(&self, what: &str, result: Result<T, DriverError>) -> anyhow::Result<T> {
         result.map_err(|error| {
             if !is_fault(error.0) {
                 return explain(what, error);
@@ -424,8 +427,7 @@ impl Gpu {
         self.check("binding", self.context.bind_to_thread())?;
         // SAFETY: `address` begins as many bytes of a live buffer of the caller's; pageable memory is
         // staged before the call returns.
-        let copied =
-            unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) };
+        let copied = unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) };
         self.check("a copy to the device", copied)
     }
 
@@ -440,8 +442,7 @@ impl Gpu {
         }
         self.check("binding", self.context.bind_to_thread())?;
         // SAFETY: as in `write`; the host waits before it looks.
-        let copied =
-            unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) };
+        let copied = unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) };
         self.check("a copy from the device", copied)?;
         self.wait()
     }
@@ -456,8 +457,7 @@ impl Gpu {
         }
         self.check("binding", self.context.bind_to_thread())?;
         // SAFETY: both addresses begin as many bytes of live buffers of the caller's.
-        let copied =
-            unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
+        let copied = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
         self.check("a copy on the device", copied)
     }
 
@@ -471,8 +471,7 @@ impl Gpu {
         }
         self.check("binding", self.context.bind_to_thread())?;
         // SAFETY: `address` begins as many bytes of a live buffer of the caller's.
-        let zeroed =
-            unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) };
+        let zeroed = unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) };
         self.check("zeroing", zeroed)
     }
 
@@ -525,11 +524,7 @@ impl Gpu {
     }
 
     /// Loads `missing`, as PTX, or as machine code where the driver refuses this NVRTC's PTX.
-    fn load_modules(
-        &self,
-        loaded: &mut Loaded,
-        missing: &[Specialisation],
-    ) -> anyhow::Result<()> {
+    fn load_modules(&self, loaded: &mut Loaded, missing: &[Specialisation]) -> anyhow::Result<()> {
         let nvrtc = nvrtc()?;
         loop {
             let cubin = loaded.cubin;

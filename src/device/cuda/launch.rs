@@ -113,7 +113,10 @@ impl Launch {
         let parameters = bytemuck::bytes_of(parameters).to_vec();
         let name = kernel.entry;
         assert!(grid.iter().all(|&g| g > 0), "{name}: a grid of blocks");
-        assert!(grid[1..].iter().all(|&g| g <= 65_535), "{name}: grid limits");
+        assert!(
+            grid[1..].iter().all(|&g| g <= 65_535),
+            "{name}: grid limits"
+        );
         assert!((1..=1024).contains(&threads), "{name}: 1 to 1024 threads");
         assert!(
             (size_of::<Header>()..=MAX_PARAMETERS).contains(&parameters.len()),

@@ -163,17 +163,16 @@ impl Nvrtc {
         let mut architectures = vec![0 as c_int; usize::try_from(number).unwrap_or(0)];
         // SAFETY: as many integers as it said.
         unsafe { list(architectures.as_mut_ptr()) };
-        let architectures = architectures.into_iter().filter_map(|a| u32::try_from(a).ok());
+        let architectures = architectures
+            .into_iter()
+            .filter_map(|a| u32::try_from(a).ok());
         Ok(Nvrtc {
             functions: Functions {
                 create: function!(b"nvrtcCreateProgram"),
                 compile: function!(b"nvrtcCompileProgram"),
                 destroy: function!(b"nvrtcDestroyProgram"),
                 ptx: (function!(b"nvrtcGetPTXSize"), function!(b"nvrtcGetPTX")),
-                cubin: (
-                    function!(b"nvrtcGetCUBINSize"),
-                    function!(b"nvrtcGetCUBIN"),
-                ),
+                cubin: (function!(b"nvrtcGetCUBINSize"), function!(b"nvrtcGetCUBIN")),
                 log: (
                     function!(b"nvrtcGetProgramLogSize"),
                     function!(b"nvrtcGetProgramLog"),
@@ -236,7 +235,9 @@ impl Nvrtc {
             let log = self.text(program, get, fill, name).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
             let log = log.trim_end_matches('\0').trim();
-            self.check(code, name).with_context(|| log.to_owned()).map(|()| Vec::new())
+            self.check(code, name)
+                .with_context(|| log.to_owned())
+                .map(|()| Vec::new())
         };
         // SAFETY: `program` is live and not used afterwards.
         unsafe { (self.functions.destroy)(&raw mut program) };
@@ -310,7 +311,11 @@ fn folders() -> Vec<PathBuf> {
         .filter_map(variable)
         .collect();
     found.extend(["/usr/local/cuda", "/opt/cuda"].map(PathBuf::from));
-    found.extend(std::env::var_os("PYTHONPATH").iter().flat_map(std::env::split_paths));
+    found.extend(
+        std::env::var_os("PYTHONPATH")
+            .iter()
+            .flat_map(std::env::split_paths),
+    );
     let roots = [
         variable("VIRTUAL_ENV"),
         variable("CONDA_PREFIX"),

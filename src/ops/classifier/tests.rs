@@ -11,9 +11,9 @@ fn classify(images: &[f32], labels: &[u32], theta: &[f32]) -> (crate::ops::Outco
     tape.classifier(images_id, true, weight, bias);
     tape.finish();
     let mut executor = Executor::new(tape, Device::Cpu);
-    executor.load(images, labels);
-    let outcome = executor.forward(Mode::Evaluate, theta);
-    (outcome, executor.logits().to_vec())
+    executor.load(images, labels).unwrap();
+    let outcome = executor.forward(Mode::Evaluate, theta).unwrap();
+    (outcome, executor.logits().unwrap())
 }
 
 #[test]

@@ -79,7 +79,9 @@ impl<'a> Generation<'a> {
         assert!(population.len >= (members + 1) * stride && recombined.len == theta.len);
         assert!(omega <= theta.len);
         assert!(
-            [theta, population, recombined].iter().all(|v| v.address % 16 == 0),
+            [theta, population, recombined]
+                .iter()
+                .all(|v| v.address % 16 == 0),
             "whole vectors"
         );
         let [key0, key1] = noise.philox.key();

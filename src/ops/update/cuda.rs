@@ -88,13 +88,12 @@ fn floats(part: Part) -> Floats {
 }
 
 /// A launch of `entry` over `vectors` x, y, z, w of one length.
-fn over<const N: usize>(
-    entry: &'static str,
-    vectors: [Part; N],
-    parameters: Parameters,
-) -> Launch {
+fn over<const N: usize>(entry: &'static str, vectors: [Part; N], parameters: Parameters) -> Launch {
     let len = vectors[0].len;
-    assert!(vectors.iter().all(|v| v.len == len), "vectors of one length");
+    assert!(
+        vectors.iter().all(|v| v.len == len),
+        "vectors of one length"
+    );
     let mut all = [Floats::default(); 4];
     for (to, &from) in all.iter_mut().zip(&vectors) {
         *to = floats(from);
@@ -116,7 +115,13 @@ fn over<const N: usize>(
     };
     let blocks = len.div_ceil(THREADS * ELEMENTS_A_THREAD);
     let blocks = narrow(blocks.clamp(1, Flat::PARTIALS));
-    Launch::new(kernel(entry), [blocks, 1, 1], narrow(THREADS), 0, &parameters)
+    Launch::new(
+        kernel(entry),
+        [blocks, 1, 1],
+        narrow(THREADS),
+        0,
+        &parameters,
+    )
 }
 
 fn recording<const N: usize>(launches: [Launch; N]) -> Recording {
@@ -145,7 +150,8 @@ pub(super) fn dot(a: Part, b: Part) -> anyhow::Result<f64> {
     if a.len == 0 {
         return Ok(0.0);
     }
-    a.gpu.replay(recording([dot_launch(a, b, FlatResult::Dot)]))?;
+    a.gpu
+        .replay(recording([dot_launch(a, b, FlatResult::Dot)]))?;
     result(a.gpu, FlatResult::Dot)
 }
 
@@ -157,11 +163,13 @@ fn rate(rate: f32) -> Parameters {
 }
 
 pub(super) fn axpy(factor: f32, x: Part, y: Part) -> anyhow::Result<()> {
-    y.gpu.issue(recording([over("update_axpy", [x, y], rate(factor))]))
+    y.gpu
+        .issue(recording([over("update_axpy", [x, y], rate(factor))]))
 }
 
 pub(super) fn divide(x: Part, by: f32) -> anyhow::Result<()> {
-    x.gpu.issue(recording([over("update_divide", [x], rate(by))]))
+    x.gpu
+        .issue(recording([over("update_divide", [x], rate(by))]))
 }
 
 fn settings(step: Sgd) -> Parameters {
