@@ -11,7 +11,6 @@
 use super::Conv;
 use crate::device::cuda::launch::Kernel;
 use crate::layout_test;
-use crate::ops::adjoint::coefficients_len;
 use crate::ops::cuda::{Adjoint, Encoder, Floats, Header, Input, Pixels, Tickets, narrow};
 use crate::ops::{ActivationId, Moments, Pass, Role};
 use bytemuck::{Pod, Zeroable};
@@ -233,7 +232,8 @@ impl Conv {
         } else {
             matrix
         };
-        let table = (coefficients_len(1, sources) / 16 + 2) * self.cout;
+        // `coefficients` of `adjoint.cuh`.
+        let table = (7 + 2 * sources) * self.cout;
         let shape = |cells: usize| {
             let tiling = Tiling::new(self.cells(), cells, loaded);
             let region = tiling.tile[0] * loaded(tiling.tile[1], tiling.tile[2]);
