@@ -25,12 +25,29 @@ pub enum Device {
     Cuda(Arc<cuda::Gpu>),
 }
 
+/// CUDA has kernels for every op of both spaces. While it has not, `--device` refuses it, and `auto`
+/// takes the CPU.
+pub const CUDA_IS_WHOLE: bool = false;
+
 impl Device {
-    /// Parses a `--device` value: `auto` or `cpu`.
+    /// What a `--device` can be, for messages.
+    pub const NAMES: &str = if CUDA_IS_WHOLE {
+        "`auto`, `cpu` or `cuda[:N]`"
+    } else {
+        "`auto` or `cpu`"
+    };
+
+    /// True for a word that [`Device::parse`] knows.
+    pub fn is_name(text: &str) -> bool {
+        matches!(text, "auto" | "cpu") || CUDA_IS_WHOLE && cuda_ordinal(text).is_some()
+    }
+
+    /// Opens what a `--device` names. `auto` takes GPU 0 if there is one that works.
     ///
     /// # Errors
-    /// Any other word; the message names the flag and the known values.
+    /// Any other word, with the flag and the known values; or a GPU that cannot be had, and why.
     pub fn parse(text: &str) -> anyhow::Result<Device> {
+<<<<<<< HEAD
         match text {
             "auto" | "cpu" => Ok(Device::Cpu),
             _ if cuda_ordinal(text).is_some() => anyhow::bail!(
@@ -39,15 +56,33 @@ impl Device {
             ),
             _ => anyhow::bail!(
                 "--device: expected `auto` or `cpu`, found `{text}`; this build has no other device"
+=======
+        match (text, cuda_ordinal(text)) {
+            ("cpu", _) => Ok(Device::Cpu),
+            ("auto", _) if CUDA_IS_WHOLE => Ok(Device::cuda(0).unwrap_or(Device::Cpu)),
+            ("auto", _) => Ok(Device::Cpu),
+            (_, Some(ordinal)) if CUDA_IS_WHOLE => Device::cuda(ordinal),
+            (_, Some(_)) => anyhow::bail!(
+                "--device: expected {}, found `{text}`; the CUDA kernels of this build do not cover every \
+                 op yet",
+                Self::NAMES
+>>>>>>> cuda
             ),
+            _ => anyhow::bail!("--device: expected {}, found `{text}`", Self::NAMES),
         }
     }
 
     /// GPU number `ordinal`.
     ///
     /// # Errors
+<<<<<<< HEAD
     /// See [`cuda::Gpu::open`].
     pub fn cuda(ordinal: usize) -> anyhow::Result<Device> {
+=======
+    /// See [`cuda::Gpu::open`]; or no NVRTC.
+    pub fn cuda(ordinal: usize) -> anyhow::Result<Device> {
+        cuda::nvrtc::nvrtc()?;
+>>>>>>> cuda
         Ok(Device::Cuda(cuda::Gpu::open(ordinal)?))
     }
 
@@ -72,3 +107,36 @@ fn cuda_ordinal(text: &str) -> Option<usize> {
     }
     rest.strip_prefix(':')?.parse().ok()
 }
+<<<<<<< HEAD
+=======
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_a_gpu_is_read_from_its_name() {
+        let cases = [
+            ("cuda", Some(0)),
+            ("cuda:0", Some(0)),
+            ("cuda:7", Some(7)),
+            ("cuda:", None),
+            ("cuda:-1", None),
+            ("cuda7", None),
+            ("cpu", None),
+        ];
+        for (text, ordinal) in cases {
+            assert_eq!(cuda_ordinal(text), ordinal, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_device_is_refused_with_the_known_ones() {
+        let error = Device::parse("tpu").err().unwrap().to_string();
+        assert!(
+            error.contains("--device") && error.contains("`tpu`"),
+            "{error}"
+        );
+    }
+}
+>>>>>>> cuda

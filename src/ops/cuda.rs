@@ -246,6 +246,17 @@ pub struct Wants {
     pub tickets: usize,
 }
 
+impl Wants {
+    /// What serves both, one after the other.
+    #[must_use]
+    pub fn max(self, other: Wants) -> Wants {
+        Wants {
+            workspace: self.workspace.max(other.workspace),
+            tickets: self.tickets.max(other.tickets),
+        }
+    }
+}
+
 /// Encodes a pass; see the module.
 pub struct Encoder<'a> {
     graph: &'a Graph,
@@ -294,8 +305,7 @@ impl<'a> Encoder<'a> {
         self.op = op.name();
         self.used = Wants::default();
         op.encode(pass, self)?;
-        self.wants.workspace = self.wants.workspace.max(self.used.workspace);
-        self.wants.tickets = self.wants.tickets.max(self.used.tickets);
+        self.wants = self.wants.max(self.used);
         if matches!(pass, Pass::Backward | Pass::TangentBackward) {
             for (id, _) in op.uses(self.graph, pass).writes {
                 self.written[id.0] = true;
@@ -330,6 +340,11 @@ impl<'a> Encoder<'a> {
                 });
             }
         }
+    }
+
+    /// Notes that ops before this one wrote these adjoints, when not every op is encoded.
+    pub fn note_written(&mut self, written: &[bool]) {
+        self.written.copy_from_slice(written);
     }
 
     /// The recording, and what it wants.

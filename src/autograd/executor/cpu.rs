@@ -10,17 +10,17 @@ use std::sync::Mutex;
 /// A tape's memory on the host, and one batch.
 pub(super) struct Cpu {
     plans: [Option<Plan>; 3],
-    arena: Arena,
-    moments: Arena,
-    moment_offsets: Vec<usize>,
-    op_weights: Arena,
-    op_weight_offsets: Vec<usize>,
+    pub(super) arena: Arena,
+    pub(super) moments: Arena,
+    pub(super) moment_offsets: Vec<usize>,
+    pub(super) op_weights: Arena,
+    pub(super) op_weight_offsets: Vec<usize>,
     logits: Arena,
     images: Vec<f32>,
     labels: Vec<u32>,
     /// Activations whose adjoint each op writes, for `backward` and `tangent_backward`.
     writes: [Vec<Vec<ActivationId>>; 2],
-    written: Vec<bool>,
+    pub(super) written: Vec<bool>,
     /// The mode whose forward pass ran last.
     mode: Option<Mode>,
 }
@@ -91,11 +91,28 @@ impl Cpu {
         }
     }
 
+<<<<<<< HEAD
     /// Pass 1.
     pub fn forward(&mut self, tape: &Tape, mode: Mode, theta: &[f32]) -> Outcome {
+=======
+    /// Plans `mode` and places the images in its arena.
+    pub(super) fn prepare(&mut self, tape: &Tape, mode: Mode) {
+>>>>>>> cuda
         self.plan(tape, mode);
         self.mode = Some(mode);
+        let outcome = Mutex::default();
+        let cx = self.context(tape, &[], &[], View::of(&[]), &outcome);
+        cx.dense(tape.images, Role::Value)
+            .view
+            .write()
+            .copy_from_slice(&self.images);
+    }
+
+    /// Pass 1.
+    pub fn forward(&mut self, tape: &Tape, mode: Mode, theta: &[f32]) -> Outcome {
+        self.prepare(tape, mode);
         let outcome = Mutex::new(Outcome::default());
+<<<<<<< HEAD
         {
             let cx = self.context(tape, theta, &[], View::of(&[]), &outcome);
             cx.dense(tape.images, Role::Value)
@@ -103,6 +120,8 @@ impl Cpu {
                 .write()
                 .copy_from_slice(&self.images);
         }
+=======
+>>>>>>> cuda
         self.run(tape, Pass::Forward, theta, &[], View::of(&[]), &outcome);
         outcome.into_inner().expect("no op panicked")
     }
@@ -142,7 +161,11 @@ impl Cpu {
     }
 
     /// Zeroes the small sums that ops add to in a backward pass.
+<<<<<<< HEAD
     fn clear(&mut self, tape: &Tape, role: Role, kind: Moments) {
+=======
+    pub(super) fn clear(&mut self, tape: &Tape, role: Role, kind: Moments) {
+>>>>>>> cuda
         self.written.fill(false);
         for (&offset, &len) in self.op_weight_offsets.iter().zip(&tape.graph.weights) {
             self.op_weights
@@ -205,6 +228,7 @@ impl Cpu {
         for step in 0..count {
             let reversed = matches!(pass, Pass::Backward | Pass::TangentBackward);
             let i = if reversed { count - 1 - step } else { step };
+<<<<<<< HEAD
             let cx = self.context(tape, theta, direction, gradient, outcome);
             let op = &tape.ops[i];
             match pass {
@@ -218,6 +242,34 @@ impl Cpu {
                 for id in writes {
                     self.written[id.0] = true;
                 }
+=======
+            self.step(tape, (pass, i), theta, direction, gradient, outcome);
+        }
+    }
+
+    /// One op of a pass.
+    pub(super) fn step(
+        &mut self,
+        tape: &Tape,
+        (pass, i): (Pass, usize),
+        theta: &[f32],
+        direction: &[f32],
+        gradient: View,
+        outcome: &Mutex<Outcome>,
+    ) {
+        let cx = self.context(tape, theta, direction, gradient, outcome);
+        let op = &tape.ops[i];
+        match pass {
+            Pass::Forward => op.forward(&cx),
+            Pass::Backward => op.backward(&cx),
+            Pass::Tangent => op.tangent(&cx),
+            Pass::TangentBackward => op.tangent_backward(&cx),
+        }
+        if matches!(pass, Pass::Backward | Pass::TangentBackward) {
+            let writes = &self.writes[usize::from(pass == Pass::TangentBackward)][i];
+            for id in writes {
+                self.written[id.0] = true;
+>>>>>>> cuda
             }
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! What a recording's launches touch lies at fixed addresses: one arena laid out by the plan of the
 //! mode, the small buffers beside it, and the caller's vectors. A recording is therefore keyed by
+<<<<<<< HEAD
 //! (mode, pass, addresses of the vectors); a search uses about ten. Encoding a pass first shows how much
 //! workspace and how many table bytes it wants, and a second time gives the launches.
 
@@ -12,11 +13,28 @@ use crate::device::cuda::gpu::OutOfMemory;
 use crate::device::cuda::launch::{Recording, Step};
 use crate::device::cuda::{Buffer, Gpu, Program, Staging};
 use crate::device::vector::Part;
+=======
+//! (mode, pass, addresses of the vectors); a search uses about ten. Encoding a mode's passes at no
+//! address shows how much workspace they want; encoding one shows how many bytes its tables take, and
+//! a second time, when all has its place, gives the launches.
+
+use crate::autograd::plan::{Mode, Plan};
+use crate::autograd::tape::Tape;
+use crate::device::cuda::gpu::OutOfMemory;
+use crate::device::cuda::launch::{Recording, Specialisation, Step};
+use crate::device::cuda::{Buffer, Gpu, Program, Staging};
+use crate::device::vector::Part;
+use crate::device::{CUDA_IS_WHOLE, Slice};
+>>>>>>> cuda
 use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers, Wants};
 use crate::ops::perturb::cuda::{Generation, stride};
 use crate::ops::update::cuda::SeriesResults;
 use crate::ops::{Outcome, Pass, Role};
+<<<<<<< HEAD
 use std::collections::HashMap;
+=======
+use std::collections::{BTreeSet, HashMap};
+>>>>>>> cuda
 use std::sync::Arc;
 
 use super::{Series, on_gpu};
@@ -26,6 +44,12 @@ const LEDGER: usize = 256;
 /// Programs that are kept; more means that vectors come and go, and all start anew.
 const MOST_PROGRAMS: usize = 64;
 
+<<<<<<< HEAD
+=======
+/// Compute capability from which GPUs have bf16 arithmetic.
+const FIRST_BF16: u32 = 80;
+
+>>>>>>> cuda
 /// The vectors that a pass runs on, by address; 0 where it takes none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Vectors {
@@ -70,6 +94,33 @@ struct Bank {
     tickets: Buffer,
 }
 
+<<<<<<< HEAD
+=======
+/// A mode's plan, and what its passes want beside it.
+struct Planned {
+    plan: Plan,
+    wants: Wants,
+}
+
+impl Planned {
+    fn new(
+        tape: &Tape,
+        mode: Mode,
+        small: &SmallBuffers,
+        precision: Precision,
+    ) -> anyhow::Result<Planned> {
+        let plan = Plan::new(tape, mode);
+        let mut wants = Wants::default();
+        for &pass in mode.passes() {
+            let kind = (precision, 1);
+            let (_, of_pass) = encode(tape, (&plan, small), pass, Regions::default(), kind)?;
+            wants = wants.max(of_pass);
+        }
+        Ok(Planned { plan, wants })
+    }
+}
+
+>>>>>>> cuda
 /// A pass encoded without a device; see [`record`].
 pub struct Recorded {
     /// The launches; addresses in it are no memory.
@@ -83,7 +134,11 @@ pub(super) struct Cuda {
     gpu: Arc<Gpu>,
     precision: Precision,
     small: SmallBuffers,
+<<<<<<< HEAD
     plans: [Option<Plan>; 3],
+=======
+    plans: [Option<Planned>; 3],
+>>>>>>> cuda
     /// Of one member, and of a population.
     banks: [Option<Bank>; 2],
     staging: Option<Staging>,
@@ -137,6 +192,38 @@ pub fn record(
     Ok(Recorded { recording, wants })
 }
 
+<<<<<<< HEAD
+=======
+/// What is compiled for `tape` in `precision`: every kernel of its passes. While CUDA is not whole, ops
+/// without kernels are left out.
+///
+/// # Errors
+/// An op that has no kernels, or not for its size.
+pub fn specialisations(
+    tape: &Tape,
+    precision: Precision,
+) -> anyhow::Result<BTreeSet<Specialisation>> {
+    let mode = Mode::Products;
+    let (plan, small) = (Plan::new(tape, mode), SmallBuffers::new(&tape.graph));
+    let mut found = BTreeSet::new();
+    for &pass in mode.passes() {
+        for op in &tape.ops {
+            let layout = (plan.offsets.as_slice(), &small);
+            let regions = Regions::default();
+            let mut encoder = Encoder::new(&tape.graph, layout, regions, (precision, 1), "");
+            match encoder.op(op.as_ref(), pass) {
+                Ok(()) => {}
+                Err(error) if CUDA_IS_WHOLE => return Err(error),
+                Err(_) => continue,
+            }
+            let (recording, _) = encoder.finish();
+            found.extend(recording.launches().map(|l| l.kernel.specialisation()));
+        }
+    }
+    Ok(found)
+}
+
+>>>>>>> cuda
 /// The recording of one pass, and what it wants.
 fn encode(
     tape: &Tape,
@@ -233,6 +320,7 @@ impl Cuda {
         })
     }
 
+<<<<<<< HEAD
     /// Makes the bank of `members` as large as `mode` needs.
     fn bank(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
         let slot = &mut self.plans[mode as usize];
@@ -244,11 +332,40 @@ impl Cuda {
             && bank.arena_len >= arena_len
         {
             return Ok(());
+=======
+    /// Plans `mode`, and makes the bank of `members` as large as it needs.
+    fn bank(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
+        let description = self.gpu.description();
+        anyhow::ensure!(
+            self.precision == Precision::F32 || description.compute >= FIRST_BF16,
+            "--precision bf16: expected a GPU of compute capability 8.0 or newer, found {} of {}.{}; use \
+             --precision f32",
+            description.name,
+            description.compute / 10,
+            description.compute % 10
+        );
+        let slot = &mut self.plans[mode as usize];
+        if slot.is_none() {
+            *slot = Some(Planned::new(tape, mode, &self.small, self.precision)?);
+        }
+        let planned = slot.as_ref().expect("planned above");
+        let bank = &mut self.banks[usize::from(members > 1)];
+        let (mut arena_len, mut wants) = (planned.plan.workspace, planned.wants);
+        if let Some(bank) = bank
+            && bank.members == members
+        {
+            arena_len = arena_len.max(bank.arena_len);
+            wants = wants.max(bank.wants);
+            if (arena_len, wants) == (bank.arena_len, bank.wants) {
+                return Ok(());
+            }
+>>>>>>> cuda
         }
         // Old programs hold old addresses; the old memory goes first, as both at once would be the peak.
         self.programs.clear();
         self.gpu.wait()?;
         *bank = None;
+<<<<<<< HEAD
         let arena_bytes = members * arena_len * self.precision.bytes();
         let gpu = &self.gpu;
         let arena =
@@ -257,6 +374,17 @@ impl Cuda {
                     Some(memory) => fits(memory, tape.graph.batch, members),
                     None => error,
                 })?;
+=======
+        let gpu = &self.gpu;
+        let bytes = members * arena_len * self.precision.bytes();
+        let arena = gpu.buffer(bytes).map_err(|error| {
+            let memory = error.downcast_ref::<OutOfMemory>();
+            match memory.map(|memory| fits(memory, tape.graph.batch, members)) {
+                Some(advice) => advice,
+                None => error,
+            }
+        })?;
+>>>>>>> cuda
         let floats = |len: usize| gpu.buffer(4 * members * len);
         *bank = Some(Bank {
             members,
@@ -266,9 +394,15 @@ impl Cuda {
             weights: floats(4 * self.small.weights_len)?,
             logits: floats(tape.graph.batch * tape.classes)?,
             outcome: gpu.buffer((members + 1) * size_of::<DeviceOutcome>())?,
+<<<<<<< HEAD
             wants: Wants::default(),
             workspace: gpu.buffer(0)?,
             tickets: gpu.buffer(0)?,
+=======
+            wants,
+            workspace: floats(wants.workspace)?,
+            tickets: floats(wants.tickets)?,
+>>>>>>> cuda
         });
         if self.labels.is_none() {
             self.labels = Some(gpu.buffer(4 * tape.graph.batch)?);
@@ -314,6 +448,7 @@ impl Cuda {
         (mode, pass, members): (Mode, Pass, usize),
         vectors: Vectors,
         constants: u64,
+<<<<<<< HEAD
     ) -> anyhow::Result<(Recording, Wants)> {
         let plan = self.plans[mode as usize].as_ref().expect("planned");
         let regions = self.regions(tape, members, vectors, constants);
@@ -338,6 +473,19 @@ impl Cuda {
         bank.tickets = self.gpu.buffer(4 * members * most.tickets)?;
         bank.wants = most;
         Ok(())
+=======
+    ) -> anyhow::Result<Recording> {
+        let plan = self.plan(mode);
+        let regions = self.regions(tape, members, vectors, constants);
+        let kind = (self.precision, members);
+        let (recording, _) = encode(tape, (plan, &self.small), pass, regions, kind)?;
+        Ok(recording)
+    }
+
+    fn plan(&self, mode: Mode) -> &Plan {
+        let planned = self.plans[mode as usize].as_ref();
+        &planned.expect("planned by a forward pass").plan
+>>>>>>> cuda
     }
 
     /// Runs a pass over `vectors`, recorded if it has not been.
@@ -355,11 +503,18 @@ impl Cuda {
         };
         if !self.programs.contains_key(&key) {
             let what = (mode, pass, members);
+<<<<<<< HEAD
             let (first, wants) = self.encode(tape, what, vectors, 0)?;
             self.grow(members, wants)?;
             let constants = self.constants(first.constants.len())?;
             let at = constants.as_ref().map_or(0, Buffer::address);
             let (recording, _) = self.encode(tape, what, vectors, at)?;
+=======
+            let first = self.encode(tape, what, vectors, 0)?;
+            let constants = self.constants(first.constants.len())?;
+            let at = constants.as_ref().map_or(0, Buffer::address);
+            let recording = self.encode(tape, what, vectors, at)?;
+>>>>>>> cuda
             self.keep(key, recording, constants)?;
         }
         let program = self.programs.get_mut(&key).expect("kept above");
@@ -387,8 +542,12 @@ impl Cuda {
 
     /// Takes the staged batch into the arena of a bank.
     fn take(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
+<<<<<<< HEAD
         let plan = self.plans[mode as usize].as_ref().expect("planned");
         let offset = plan.offsets[tape.images.0][Role::Value as usize];
+=======
+        let offset = self.plan(mode).offsets[tape.images.0][Role::Value as usize];
+>>>>>>> cuda
         let (_, labels_at) = batch_bytes(tape, self.precision);
         let [height, width] = tape.size(tape.images);
         let images = tape.graph.batch * height * width * 3 * self.precision.bytes();
@@ -554,7 +713,11 @@ impl Cuda {
 
     /// Tangent and tangent_backward over `vectors` as one recording, and memory for its tables.
     fn one_product(
+<<<<<<< HEAD
         &mut self,
+=======
+        &self,
+>>>>>>> cuda
         tape: &Tape,
         vectors: Vectors,
     ) -> anyhow::Result<(Recording, Option<Buffer>)> {
@@ -562,9 +725,14 @@ impl Cuda {
         let mut lengths = [0; 2];
         for (pass, length) in passes.into_iter().zip(&mut lengths) {
             let what = (Mode::Products, pass, 1);
+<<<<<<< HEAD
             let (recording, wants) = self.encode(tape, what, vectors, 0)?;
             *length = recording.constants.len().next_multiple_of(16);
             self.grow(1, wants)?;
+=======
+            let recording = self.encode(tape, what, vectors, 0)?;
+            *length = recording.constants.len().next_multiple_of(16);
+>>>>>>> cuda
         }
         let constants = self.constants(lengths.iter().sum())?;
         let at = constants.as_ref().map_or(0, Buffer::address);
@@ -572,7 +740,11 @@ impl Cuda {
         for (i, pass) in passes.into_iter().enumerate() {
             let begin: usize = lengths[..i].iter().sum();
             let what = (Mode::Products, pass, 1);
+<<<<<<< HEAD
             let (recording, _) = self.encode(tape, what, vectors, at + begin as u64)?;
+=======
+            let recording = self.encode(tape, what, vectors, at + begin as u64)?;
+>>>>>>> cuda
             both.steps.extend(recording.steps);
             both.constants.resize(begin, 0);
             both.constants.extend(recording.constants);
@@ -615,7 +787,11 @@ impl Cuda {
 }
 
 /// Round to nearest even, as the kernels store.
+<<<<<<< HEAD
 fn bf16(x: f32) -> u16 {
+=======
+pub(super) fn bf16(x: f32) -> u16 {
+>>>>>>> cuda
     let bits = x.to_bits();
     if x.is_nan() {
         return (bits >> 16) as u16 | 0x40;
@@ -649,6 +825,12 @@ fn fits(memory: &OutOfMemory, batch: usize, members: usize) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+<<<<<<< HEAD
+=======
+    use crate::device::{Device, Vector};
+    use crate::ops::perturb::Noise;
+    use crate::ops::perturb::cuda::Recombination;
+>>>>>>> cuda
 
     #[test]
     fn bf16_rounds_to_nearest_even() {
@@ -677,4 +859,94 @@ mod tests {
             "{text}"
         );
     }
+<<<<<<< HEAD
+=======
+
+    /// A network of nothing but α: every pass runs, through plans, staging, graphs and ledger, and all that
+    /// depends on the loss is zero.
+    #[test]
+    fn passes_series_and_generations_run_as_graphs() {
+        let Some(gpu) = crate::device::cuda::for_tests() else {
+            return;
+        };
+        let mut tape = Tape::new(2, 4, 4);
+        tape.weight(5);
+        tape.alpha(2, 3);
+        tape.finish();
+        let device = Device::Cuda(Arc::clone(&gpu));
+        let values: Vec<f32> = (0..11).map(|i| i as f32 - 4.0).collect();
+        let theta = Vector::new(&device, values.clone()).unwrap();
+        let [gradient, product, p] =
+            [3.0, 4.0, 5.0].map(|x| Vector::new(&device, vec![x; 11]).unwrap());
+        let mut direction = values.clone();
+        direction[5..].fill(0.0);
+        let v = Vector::new(&device, direction.clone()).unwrap();
+        let of = |vector: &Vector| vector.slice().to_vec().unwrap();
+        let [t, g, h, d, s] = [&theta, &gradient, &product, &v, &p].map(|x| on_gpu(x.slice()));
+        let mut cuda = Cuda::new(&tape, Arc::clone(&gpu), Precision::F32);
+        assert!(
+            cuda.forward(&tape, Mode::Evaluate, t).is_err(),
+            "no batch yet"
+        );
+        for round in 0..3u8 {
+            let images = vec![f32::from(round); 2 * 16 * 3];
+            cuda.load(&tape, &images, &[1, u32::from(round)]).unwrap();
+            cuda.forward(&tape, Mode::Gradient, t).unwrap();
+            cuda.backward(&tape, t, g).unwrap();
+            let plan = cuda.plan(Mode::Gradient);
+            let at = cuda.bank_of(1).arena.address()
+                + 4 * plan.offsets[tape.images.0][Role::Value as usize] as u64;
+            let mut found = vec![0.0f32; images.len()];
+            gpu.read(at, &mut found).unwrap();
+            assert_eq!(found, images);
+            let mut labels = [0u32; 2];
+            let at = cuda.labels.as_ref().unwrap().address();
+            gpu.read(at, &mut labels).unwrap();
+            assert_eq!(labels, [1, u32::from(round)]);
+        }
+        assert_eq!(cuda.outcomes().unwrap().len(), 3);
+        assert_eq!(cuda.outcomes().unwrap().len(), 0);
+        assert_eq!(of(&gradient), [[3.0; 5].as_slice(), &[0.0; 6]].concat());
+        cuda.forward(&tape, Mode::Products, t).unwrap();
+        cuda.backward(&tape, t, g).unwrap();
+        cuda.tangent(&tape, t, d).unwrap();
+        cuda.tangent_backward(&tape, t, d, h).unwrap();
+        assert_eq!(of(&product), [[4.0; 5].as_slice(), &[0.0; 6]].concat());
+        // "H·v" is what lies in product's ω: 4 everywhere, so v_k = v₀ − 4kγ.
+        for _ in 0..2 {
+            v_reset(&gpu, d, &direction);
+            let series = cuda.series(&tape, (0.25, 2, false), t, [d, s, h]).unwrap();
+            let norm = |k: f64| {
+                let squares = direction[..5].iter().map(|&x| (f64::from(x) - k).powi(2));
+                squares.sum::<f64>().sqrt()
+            };
+            let expected = [norm(0.0), norm(1.0), norm(2.0)];
+            assert_eq!((series.norms, series.stopped), (expected.to_vec(), false));
+            let sum: Vec<f32> = direction[..5].iter().map(|x| 3.0 * x - 3.0).collect();
+            assert_eq!(of(&p)[..5], sum);
+        }
+        let noise = Noise::new(1, 0, 3, false);
+        let population = Vector::zeros(&device, 4 * stride(11)).unwrap();
+        let recombined = Vector::zeros(&device, 11).unwrap();
+        let recombination = Recombination {
+            sigma: 0.1,
+            factor: 1.0,
+            literal: false,
+        };
+        let vectors = (on_gpu(population.slice()), on_gpu(recombined.slice()));
+        let generation = Generation::new((&noise, 3), recombination, (t, 5), vectors.0, vectors.1);
+        for _ in 0..2 {
+            let (outcomes, kept) = cuda.generation(&tape, generation, 3, vectors).unwrap();
+            assert_eq!((outcomes.len(), kept), (5, 0));
+        }
+        assert_eq!(of(&theta), values);
+        // Each pass and vector once: recorded again only when a mode that needs more memory first ran.
+        assert!(cuda.programs.len() <= 8, "{}", cuda.programs.len());
+    }
+
+    fn v_reset(gpu: &Gpu, to: Part, values: &[f32]) {
+        gpu.write(to.address, values).unwrap();
+        gpu.wait().unwrap();
+    }
+>>>>>>> cuda
 }

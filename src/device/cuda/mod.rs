@@ -35,3 +35,19 @@ pub mod staging;
 pub use gpu::{Buffer, Gpu};
 pub use program::Program;
 pub use staging::Staging;
+
+/// The device that tests run kernels on: a GPU, or softcuda by `LD_LIBRARY_PATH=target/softcuda`. None,
+/// said once, where there is neither or no NVRTC.
+#[cfg(test)]
+pub fn for_tests() -> Option<std::sync::Arc<Gpu>> {
+    use std::sync::OnceLock;
+    static OPENED: OnceLock<Option<std::sync::Arc<Gpu>>> = OnceLock::new();
+    let open = || match nvrtc::nvrtc().and_then(|_| Gpu::open(0)) {
+        Ok(gpu) => Some(gpu),
+        Err(error) => {
+            println!("skipped: kernels against the CPU: {error:#}");
+            None
+        }
+    };
+    OPENED.get_or_init(open).clone()
+}

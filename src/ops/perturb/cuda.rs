@@ -152,3 +152,106 @@ impl<'a> Generation<'a> {
         Ok(choice[0] as usize)
     }
 }
+<<<<<<< HEAD
+=======
+
+#[cfg(test)]
+mod tests {
+    use super::super::{perturb, recombine};
+    use super::*;
+    use crate::device::cuda::for_tests;
+    use crate::device::{Device, Slice, Vector};
+    use crate::ops::cuda::DeviceOutcome;
+
+    fn part(vector: &Vector) -> Part<'_> {
+        match vector.slice() {
+            Slice::Cuda(part) => part,
+            Slice::Host(_) => panic!("a vector on the device"),
+        }
+    }
+
+    fn outcomes(losses: &[f64]) -> Vec<DeviceOutcome> {
+        let outcome = |&loss: &f64| DeviceOutcome {
+            loss,
+            top1: 0,
+            top5: 0,
+        };
+        losses.iter().map(outcome).collect()
+    }
+
+    #[test]
+    fn a_generation_on_the_device_has_the_bits_of_the_cpu() {
+        let Some(gpu) = for_tests() else { return };
+        let device = Device::Cuda(gpu.clone());
+        for (len, omega, members, antithetic) in [
+            (1, 1, 1, false),
+            (7, 5, 2, true),
+            (5003, 4999, 5, false),
+            (4096, 4000, 4, true),
+        ] {
+            let noise = Noise::new(11, 6, members, antithetic);
+            let theta: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37).sin()).collect();
+            let stride = stride(len);
+            let on_device = Vector::new(&device, theta.clone()).unwrap();
+            let population = Vector::zeros(&device, (members + 1) * stride).unwrap();
+            let recombined = Vector::zeros(&device, len).unwrap();
+            let recombination = Recombination {
+                sigma: 0.03,
+                factor: 0.7,
+                literal: false,
+            };
+            let generation = Generation::new(
+                (&noise, members),
+                recombination,
+                (part(&on_device), omega),
+                part(&population),
+                part(&recombined),
+            );
+            generation.populate().unwrap();
+            let all = population.slice().to_vec().unwrap();
+            assert_eq!(all[..len], theta);
+            for m in 0..members {
+                let mut expected = theta.clone();
+                perturb(&noise, m, 0.03, &theta[..omega], &mut expected[..omega]);
+                assert_eq!(
+                    all[(m + 1) * stride..][..len],
+                    expected,
+                    "member {m} of {len}"
+                );
+            }
+            let losses: Vec<f64> = (0..members + 1).map(|i| 2.0 - (i as f64).cos()).collect();
+            let mean = losses[1..].iter().sum::<f64>() / members as f64;
+            let weights: Vec<f32> = losses[1..]
+                .iter()
+                .map(|l| (-0.7 * (l - mean)) as f32)
+                .collect();
+            let room = gpu.buffer(16 * (members + 2)).unwrap();
+            gpu.write(room.address(), &outcomes(&losses)).unwrap();
+            generation.recombine(room.address()).unwrap();
+            let mut expected = theta.clone();
+            recombine(&noise, &weights, &mut expected[..omega]);
+            assert_eq!(recombined.slice().to_vec().unwrap(), expected);
+
+            // A member, ω₀ and ω in turn are the best; what is no number is never kept.
+            for best in [members, members + 1, 0] {
+                let mut losses = vec![f64::NAN; members + 2];
+                losses[best] = 1.0;
+                if best != 0 {
+                    losses[0] = 3.0;
+                }
+                gpu.write(room.address(), &outcomes(&losses)).unwrap();
+                let before = on_device.slice().to_vec().unwrap();
+                assert_eq!(generation.select(room.address()).unwrap(), best);
+                let expected = match best {
+                    0 => before,
+                    _ if best > members => recombined.slice().to_vec().unwrap(),
+                    _ => all[best * stride..][..len].to_vec(),
+                };
+                let found = on_device.slice().to_vec().unwrap();
+                assert_eq!(found[..omega], expected[..omega]);
+                assert_eq!(found[omega..], theta[omega..]);
+            }
+        }
+    }
+}
+>>>>>>> cuda

@@ -8,6 +8,8 @@
 //! A supernet has a few hundred op weights, so the CPU code is the formula, in f64, and stands here.
 
 mod cuda;
+#[cfg(test)]
+mod tests;
 
 use super::cuda::Encoder;
 use super::{Context, Graph, Op, ParameterId, Pass, Role, Uses, WeightsId};

@@ -280,3 +280,170 @@ impl SeriesResults {
         over("update_series_end", [v, p], self.parameters())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{self as update, cpu};
+    use super::*;
+    use crate::device::cuda::for_tests;
+    use crate::device::random::{Philox, Purpose};
+    use crate::device::{Device, Slice, Vector};
+    use std::sync::Arc;
+
+    /// Lengths around a vector, a block and the grid.
+    const LENGTHS: [usize; 6] = [1, 3, 8, 1000, 4099, 70_003];
+
+    fn normal(len: usize, stream: u64) -> Vec<f32> {
+        let mut values = vec![0.0; len];
+        Philox::new(3, Purpose::Bench).fill_normal(0, stream, &mut values);
+        values
+    }
+
+    fn error(expected: &[f32], found: &Vector) -> f64 {
+        let found = found.slice().to_vec().unwrap();
+        let mut difference = expected.to_vec();
+        cpu::axpy(-1.0, &found, &mut difference);
+        cpu::norm(&difference) / cpu::norm(expected).max(1e-30)
+    }
+
+    fn on(gpu: &Arc<Gpu>, values: &[f32]) -> Vector {
+        Vector::new(&Device::Cuda(Arc::clone(gpu)), values.to_vec()).unwrap()
+    }
+
+    fn part(vector: &Vector) -> Part<'_> {
+        match vector.slice() {
+            Slice::Cuda(part) => part,
+            Slice::Host(_) => panic!("a vector on the device"),
+        }
+    }
+
+    #[test]
+    fn sums_and_steps_on_the_device_match_the_cpu() {
+        let Some(gpu) = for_tests() else { return };
+        let step = Sgd {
+            lr: 0.1,
+            momentum: 0.9,
+            weight_decay: 0.01,
+            clip: 2.0,
+        };
+        for len in LENGTHS {
+            let [g, mut b, mut t] = [1, 2, 3].map(|stream| normal(len, stream));
+            let (dg, mut db, mut dt) = (on(&gpu, &g), on(&gpu, &b), on(&gpu, &t));
+            let expected = cpu::dot(&g, &b);
+            let found = update::dot(&dg, &db).unwrap();
+            assert!(
+                (found - expected).abs() < 1e-9 * cpu::norm(&g) * cpu::norm(&b),
+                "{len}"
+            );
+            assert_eq!(found.to_bits(), update::dot(&dg, &db).unwrap().to_bits());
+            for _ in 0..2 {
+                let expected = update::sgd(step, &g, &mut b, &mut t).unwrap();
+                let found = update::sgd(step, &dg, &mut db, &mut dt).unwrap();
+                let (expected, found) = (expected.value().unwrap(), found.value().unwrap());
+                assert!(
+                    (found / expected - 1.0).abs() < 1e-9,
+                    "{found} and {expected}"
+                );
+            }
+            assert!(error(&b, &db).max(error(&t, &dt)) < 1e-6, "sgd of {len}");
+            update::axpy(-0.3, &g, &mut t).unwrap();
+            update::axpy(-0.3, &dg, &mut dt).unwrap();
+            update::divide(&mut t, 3.0).unwrap();
+            update::divide(&mut dt, 3.0).unwrap();
+            assert!(error(&t, &dt) < 1e-6, "axpy of {len}");
+            let (mut moved, mut dmoved) = (vec![0.0; len], on(&gpu, &vec![0.0; len]));
+            let host = [&t, &g, &b].map(|v| Slice::from(v));
+            update::unrolled(step, host[0], host[1], host[2], (&mut moved).into()).unwrap();
+            let device = [&dt, &dg, &db].map(|v| v.slice());
+            let to = dmoved.slice_mut();
+            update::unrolled(step, device[0], device[1], device[2], to).unwrap();
+            assert!(error(&moved, &dmoved) < 1e-6, "unrolled of {len}");
+        }
+    }
+
+    #[test]
+    fn parts_that_begin_anywhere_are_updated_and_nothing_beside_them() {
+        let Some(gpu) = for_tests() else { return };
+        let (x, mut y) = (normal(64, 1), normal(64, 2));
+        let (dx, mut dy) = (on(&gpu, &x), on(&gpu, &y));
+        for (from, to) in [(1, 2), (3, 64), (5, 38)] {
+            cpu::axpy(2.0, &x[from..to], &mut y[from..to]);
+            update::axpy(2.0, dx.part(from..to), dy.part_mut(from..to)).unwrap();
+        }
+        assert!(error(&y, &dy) < 1e-6);
+    }
+
+    #[test]
+    fn adam_on_the_device_matches_the_cpu() {
+        let Some(gpu) = for_tests() else { return };
+        let [g, mut m, mut v, mut t] = [1, 2, 3, 4].map(|stream| normal(300, stream));
+        v.iter_mut().for_each(|v| *v = v.abs());
+        let dg = on(&gpu, &g);
+        let [mut dm, mut dv, mut dt] = [&m, &v, &t].map(|x| on(&gpu, x));
+        for count in 1..4 {
+            let step = Adam {
+                lr: 0.01,
+                beta1: 0.5,
+                beta2: 0.999,
+                epsilon: 1e-8,
+                weight_decay: 1e-3,
+                step: count,
+            };
+            update::adam(step, &g, &mut m, &mut v, &mut t).unwrap();
+            update::adam(step, &dg, &mut dm, &mut dv, &mut dt).unwrap();
+        }
+        for (host, device) in [(&m, &dm), (&v, &dv), (&t, &dt)] {
+            assert!(error(host, device) < 1e-7);
+        }
+    }
+
+    #[test]
+    fn a_series_adds_its_terms_and_drops_the_one_that_grew() {
+        let Some(gpu) = for_tests() else { return };
+        // H·v is replaced by a fixed vector: v_k = v₀ − k·γ·h, which shrinks first and then grows.
+        let (v0, noise) = (normal(4099, 1), normal(4099, 2));
+        let mut h = v0.clone();
+        cpu::axpy(0.01, &noise, &mut h);
+        let gamma = 0.6f32;
+        for (guard, terms) in [(false, 3), (true, 5), (true, 1), (false, 0)] {
+            let (mut v, mut p) = (v0.clone(), v0.clone());
+            let mut norms = vec![cpu::norm(&v)];
+            let mut stopped = 0;
+            for k in 1..=terms {
+                norms.push(cpu::neumann_step(gamma, &h, &mut v, &mut p));
+                if guard && norms[k] > norms[k - 1] {
+                    cpu::axpy(-1.0, &v, &mut p);
+                    stopped = k;
+                    break;
+                }
+            }
+            let (dv, dp, dh) = (on(&gpu, &v0), on(&gpu, &vec![7.0; 4099]), on(&gpu, &h));
+            let room = gpu.buffer(8 * (terms + 2)).unwrap();
+            let results = SeriesResults {
+                norms: room.address(),
+                stopped: room.address() + 8 * (terms as u64 + 1),
+            };
+            let (pv, pp, ph) = (part(&dv), part(&dp), part(&dh));
+            let mut recording = Recording::new("series");
+            recording.steps.push(Step::Launch(results.begin(pv, pp)));
+            for k in 1..=terms {
+                let launch = results.term(k, (gamma, guard), [pv, pp, ph]);
+                recording.steps.push(Step::Launch(launch));
+            }
+            recording.steps.push(Step::Launch(results.end(pv, pp)));
+            gpu.replay(recording).unwrap();
+            let mut found = vec![0.0f64; norms.len()];
+            let mut at = [0u32];
+            gpu.read(results.norms, &mut found).unwrap();
+            gpu.read(results.stopped, &mut at).unwrap();
+            assert_eq!(at[0] as usize, stopped);
+            for (found, expected) in found.iter().zip(&norms) {
+                assert!(
+                    (found / expected - 1.0).abs() < 1e-6,
+                    "{found} and {expected}"
+                );
+            }
+            assert!(error(&p, &dp) < 1e-6);
+        }
+    }
+}

@@ -3,6 +3,8 @@
 
 use super::chain::{Chain, ChainTruth, Term};
 use super::{Passes, compare, run};
+use crate::autograd::executor::parity;
+use crate::ops::cuda::Precision;
 use crate::oracle::draw::uniform;
 use crate::oracle::ops::Pool;
 use proptest::prelude::*;
@@ -19,6 +21,29 @@ fn drawn(name: &str, len: usize) -> Vec<f64> {
 pub fn check(chain: &Chain, salt: u32) -> Result<(), TestCaseError> {
     check_spoiled(chain, salt, |_| ())
         .map_err(|message| TestCaseError::fail(format!("{message}\n{chain:?}")))
+}
+
+/// Every op called `name` of the chain, on a GPU or softcuda, against the same op on the CPU; in
+/// f32 and bf16. Does nothing, and says so, where there is neither.
+pub fn check_kernels(chain: &Chain, salt: u32, name: &str) -> Result<(), TestCaseError> {
+    let Some(gpu) = crate::device::cuda::for_tests() else {
+        return Ok(());
+    };
+    let single = |x: Vec<f64>| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+    let (tape, _) = chain.record();
+    let labels: Vec<u32> = chain.labels().iter().map(|&label| label as u32).collect();
+    let case = parity::Case {
+        tape: &tape,
+        images: &single(chain.images().data),
+        labels: &labels,
+        theta: &single(drawn(&format!("theta {salt}"), tape.theta_len())),
+        direction: &single(drawn(&format!("direction {salt}"), tape.theta_len())),
+    };
+    for precision in [Precision::F32, Precision::Bf16] {
+        let checked = parity::check(&gpu, &case, name, precision);
+        checked.map_err(|e| TestCaseError::fail(format!("{precision:?}: {e}\n{chain:?}")))?;
+    }
+    Ok(())
 }
 
 /// The comparison, after `spoil` had its way with the engine's results.
