@@ -47,16 +47,6 @@ impl Device {
     /// # Errors
     /// Any other word, with the flag and the known values; or a GPU that cannot be had, and why.
     pub fn parse(text: &str) -> anyhow::Result<Device> {
-<<<<<<< HEAD
-        match text {
-            "auto" | "cpu" => Ok(Device::Cpu),
-            _ if cuda_ordinal(text).is_some() => anyhow::bail!(
-                "--device: expected `auto` or `cpu`, found `{text}`; this build does not have CUDA kernels \
-                 for every op yet"
-            ),
-            _ => anyhow::bail!(
-                "--device: expected `auto` or `cpu`, found `{text}`; this build has no other device"
-=======
         match (text, cuda_ordinal(text)) {
             ("cpu", _) => Ok(Device::Cpu),
             ("auto", _) if CUDA_IS_WHOLE => Ok(Device::cuda(0).unwrap_or(Device::Cpu)),
@@ -66,7 +56,6 @@ impl Device {
                 "--device: expected {}, found `{text}`; the CUDA kernels of this build do not cover every \
                  op yet",
                 Self::NAMES
->>>>>>> cuda
             ),
             _ => anyhow::bail!("--device: expected {}, found `{text}`", Self::NAMES),
         }
@@ -75,14 +64,9 @@ impl Device {
     /// GPU number `ordinal`.
     ///
     /// # Errors
-<<<<<<< HEAD
-    /// See [`cuda::Gpu::open`].
-    pub fn cuda(ordinal: usize) -> anyhow::Result<Device> {
-=======
     /// See [`cuda::Gpu::open`]; or no NVRTC.
     pub fn cuda(ordinal: usize) -> anyhow::Result<Device> {
         cuda::nvrtc::nvrtc()?;
->>>>>>> cuda
         Ok(Device::Cuda(cuda::Gpu::open(ordinal)?))
     }
 
@@ -107,8 +91,6 @@ fn cuda_ordinal(text: &str) -> Option<usize> {
     }
     rest.strip_prefix(':')?.parse().ok()
 }
-<<<<<<< HEAD
-=======
 
 #[cfg(test)]
 mod tests {
@@ -139,4 +121,3 @@ mod tests {
         );
     }
 }
->>>>>>> cuda

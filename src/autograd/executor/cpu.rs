@@ -91,13 +91,8 @@ impl Cpu {
         }
     }
 
-<<<<<<< HEAD
-    /// Pass 1.
-    pub fn forward(&mut self, tape: &Tape, mode: Mode, theta: &[f32]) -> Outcome {
-=======
     /// Plans `mode` and places the images in its arena.
     pub(super) fn prepare(&mut self, tape: &Tape, mode: Mode) {
->>>>>>> cuda
         self.plan(tape, mode);
         self.mode = Some(mode);
         let outcome = Mutex::default();
@@ -112,16 +107,6 @@ impl Cpu {
     pub fn forward(&mut self, tape: &Tape, mode: Mode, theta: &[f32]) -> Outcome {
         self.prepare(tape, mode);
         let outcome = Mutex::new(Outcome::default());
-<<<<<<< HEAD
-        {
-            let cx = self.context(tape, theta, &[], View::of(&[]), &outcome);
-            cx.dense(tape.images, Role::Value)
-                .view
-                .write()
-                .copy_from_slice(&self.images);
-        }
-=======
->>>>>>> cuda
         self.run(tape, Pass::Forward, theta, &[], View::of(&[]), &outcome);
         outcome.into_inner().expect("no op panicked")
     }
@@ -161,11 +146,7 @@ impl Cpu {
     }
 
     /// Zeroes the small sums that ops add to in a backward pass.
-<<<<<<< HEAD
-    fn clear(&mut self, tape: &Tape, role: Role, kind: Moments) {
-=======
     pub(super) fn clear(&mut self, tape: &Tape, role: Role, kind: Moments) {
->>>>>>> cuda
         self.written.fill(false);
         for (&offset, &len) in self.op_weight_offsets.iter().zip(&tape.graph.weights) {
             self.op_weights
@@ -228,21 +209,6 @@ impl Cpu {
         for step in 0..count {
             let reversed = matches!(pass, Pass::Backward | Pass::TangentBackward);
             let i = if reversed { count - 1 - step } else { step };
-<<<<<<< HEAD
-            let cx = self.context(tape, theta, direction, gradient, outcome);
-            let op = &tape.ops[i];
-            match pass {
-                Pass::Forward => op.forward(&cx),
-                Pass::Backward => op.backward(&cx),
-                Pass::Tangent => op.tangent(&cx),
-                Pass::TangentBackward => op.tangent_backward(&cx),
-            }
-            if reversed {
-                let writes = &self.writes[usize::from(pass == Pass::TangentBackward)][i];
-                for id in writes {
-                    self.written[id.0] = true;
-                }
-=======
             self.step(tape, (pass, i), theta, direction, gradient, outcome);
         }
     }
@@ -269,7 +235,6 @@ impl Cpu {
             let writes = &self.writes[usize::from(pass == Pass::TangentBackward)][i];
             for id in writes {
                 self.written[id.0] = true;
->>>>>>> cuda
             }
         }
     }

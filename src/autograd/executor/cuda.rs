@@ -2,18 +2,6 @@
 //!
 //! What a recording's launches touch lies at fixed addresses: one arena laid out by the plan of the
 //! mode, the small buffers beside it, and the caller's vectors. A recording is therefore keyed by
-<<<<<<< HEAD
-//! (mode, pass, addresses of the vectors); a search uses about ten. Encoding a pass first shows how much
-//! workspace and how many table bytes it wants, and a second time gives the launches.
-
-use crate::autograd::plan::{Mode, Plan};
-use crate::autograd::tape::Tape;
-use crate::device::Slice;
-use crate::device::cuda::gpu::OutOfMemory;
-use crate::device::cuda::launch::{Recording, Step};
-use crate::device::cuda::{Buffer, Gpu, Program, Staging};
-use crate::device::vector::Part;
-=======
 //! (mode, pass, addresses of the vectors); a search uses about ten. Encoding a mode's passes at no
 //! address shows how much workspace they want; encoding one shows how many bytes its tables take, and
 //! a second time, when all has its place, gives the launches.
@@ -25,16 +13,11 @@ use crate::device::cuda::launch::{Recording, Specialisation, Step};
 use crate::device::cuda::{Buffer, Gpu, Program, Staging};
 use crate::device::vector::Part;
 use crate::device::{CUDA_IS_WHOLE, Slice};
->>>>>>> cuda
 use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers, Wants};
 use crate::ops::perturb::cuda::{Generation, stride};
 use crate::ops::update::cuda::SeriesResults;
 use crate::ops::{Outcome, Pass, Role};
-<<<<<<< HEAD
-use std::collections::HashMap;
-=======
 use std::collections::{BTreeSet, HashMap};
->>>>>>> cuda
 use std::sync::Arc;
 
 use super::{Series, on_gpu};
@@ -44,12 +27,9 @@ const LEDGER: usize = 256;
 /// Programs that are kept; more means that vectors come and go, and all start anew.
 const MOST_PROGRAMS: usize = 64;
 
-<<<<<<< HEAD
-=======
 /// Compute capability from which GPUs have bf16 arithmetic.
 const FIRST_BF16: u32 = 80;
 
->>>>>>> cuda
 /// The vectors that a pass runs on, by address; 0 where it takes none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Vectors {
@@ -94,8 +74,6 @@ struct Bank {
     tickets: Buffer,
 }
 
-<<<<<<< HEAD
-=======
 /// A mode's plan, and what its passes want beside it.
 struct Planned {
     plan: Plan,
@@ -120,7 +98,6 @@ impl Planned {
     }
 }
 
->>>>>>> cuda
 /// A pass encoded without a device; see [`record`].
 pub struct Recorded {
     /// The launches; addresses in it are no memory.
@@ -134,11 +111,7 @@ pub(super) struct Cuda {
     gpu: Arc<Gpu>,
     precision: Precision,
     small: SmallBuffers,
-<<<<<<< HEAD
-    plans: [Option<Plan>; 3],
-=======
     plans: [Option<Planned>; 3],
->>>>>>> cuda
     /// Of one member, and of a population.
     banks: [Option<Bank>; 2],
     staging: Option<Staging>,
@@ -192,8 +165,6 @@ pub fn record(
     Ok(Recorded { recording, wants })
 }
 
-<<<<<<< HEAD
-=======
 /// What is compiled for `tape` in `precision`: every kernel of its passes. While CUDA is not whole, ops
 /// without kernels are left out.
 ///
@@ -223,7 +194,6 @@ pub fn specialisations(
     Ok(found)
 }
 
->>>>>>> cuda
 /// The recording of one pass, and what it wants.
 fn encode(
     tape: &Tape,
@@ -320,19 +290,6 @@ impl Cuda {
         })
     }
 
-<<<<<<< HEAD
-    /// Makes the bank of `members` as large as `mode` needs.
-    fn bank(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
-        let slot = &mut self.plans[mode as usize];
-        let plan = slot.get_or_insert_with(|| Plan::new(tape, mode));
-        let arena_len = plan.workspace;
-        let bank = &mut self.banks[usize::from(members > 1)];
-        if let Some(bank) = bank
-            && bank.members == members
-            && bank.arena_len >= arena_len
-        {
-            return Ok(());
-=======
     /// Plans `mode`, and makes the bank of `members` as large as it needs.
     fn bank(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
         let description = self.gpu.description();
@@ -359,22 +316,11 @@ impl Cuda {
             if (arena_len, wants) == (bank.arena_len, bank.wants) {
                 return Ok(());
             }
->>>>>>> cuda
         }
         // Old programs hold old addresses; the old memory goes first, as both at once would be the peak.
         self.programs.clear();
         self.gpu.wait()?;
         *bank = None;
-<<<<<<< HEAD
-        let arena_bytes = members * arena_len * self.precision.bytes();
-        let gpu = &self.gpu;
-        let arena =
-            gpu.buffer(arena_bytes)
-                .map_err(|error| match error.downcast_ref::<OutOfMemory>() {
-                    Some(memory) => fits(memory, tape.graph.batch, members),
-                    None => error,
-                })?;
-=======
         let gpu = &self.gpu;
         let bytes = members * arena_len * self.precision.bytes();
         let arena = gpu.buffer(bytes).map_err(|error| {
@@ -384,7 +330,6 @@ impl Cuda {
                 None => error,
             }
         })?;
->>>>>>> cuda
         let floats = |len: usize| gpu.buffer(4 * members * len);
         *bank = Some(Bank {
             members,
@@ -394,15 +339,9 @@ impl Cuda {
             weights: floats(4 * self.small.weights_len)?,
             logits: floats(tape.graph.batch * tape.classes)?,
             outcome: gpu.buffer((members + 1) * size_of::<DeviceOutcome>())?,
-<<<<<<< HEAD
-            wants: Wants::default(),
-            workspace: gpu.buffer(0)?,
-            tickets: gpu.buffer(0)?,
-=======
             wants,
             workspace: floats(wants.workspace)?,
             tickets: floats(wants.tickets)?,
->>>>>>> cuda
         });
         if self.labels.is_none() {
             self.labels = Some(gpu.buffer(4 * tape.graph.batch)?);
@@ -448,32 +387,6 @@ impl Cuda {
         (mode, pass, members): (Mode, Pass, usize),
         vectors: Vectors,
         constants: u64,
-<<<<<<< HEAD
-    ) -> anyhow::Result<(Recording, Wants)> {
-        let plan = self.plans[mode as usize].as_ref().expect("planned");
-        let regions = self.regions(tape, members, vectors, constants);
-        let kind = (self.precision, members);
-        encode(tape, (plan, &self.small), pass, regions, kind)
-    }
-
-    /// Grows the workspace and the tickets of a bank; programs with old addresses go.
-    fn grow(&mut self, members: usize, wants: Wants) -> anyhow::Result<()> {
-        let bank = self.banks[usize::from(members > 1)].as_mut();
-        let bank = bank.expect("made by a forward pass");
-        let most = Wants {
-            workspace: bank.wants.workspace.max(wants.workspace),
-            tickets: bank.wants.tickets.max(wants.tickets),
-        };
-        if most == bank.wants {
-            return Ok(());
-        }
-        self.programs.clear();
-        self.gpu.wait()?;
-        bank.workspace = self.gpu.buffer(4 * members * most.workspace)?;
-        bank.tickets = self.gpu.buffer(4 * members * most.tickets)?;
-        bank.wants = most;
-        Ok(())
-=======
     ) -> anyhow::Result<Recording> {
         let plan = self.plan(mode);
         let regions = self.regions(tape, members, vectors, constants);
@@ -485,7 +398,6 @@ impl Cuda {
     fn plan(&self, mode: Mode) -> &Plan {
         let planned = self.plans[mode as usize].as_ref();
         &planned.expect("planned by a forward pass").plan
->>>>>>> cuda
     }
 
     /// Runs a pass over `vectors`, recorded if it has not been.
@@ -503,18 +415,10 @@ impl Cuda {
         };
         if !self.programs.contains_key(&key) {
             let what = (mode, pass, members);
-<<<<<<< HEAD
-            let (first, wants) = self.encode(tape, what, vectors, 0)?;
-            self.grow(members, wants)?;
-            let constants = self.constants(first.constants.len())?;
-            let at = constants.as_ref().map_or(0, Buffer::address);
-            let (recording, _) = self.encode(tape, what, vectors, at)?;
-=======
             let first = self.encode(tape, what, vectors, 0)?;
             let constants = self.constants(first.constants.len())?;
             let at = constants.as_ref().map_or(0, Buffer::address);
             let recording = self.encode(tape, what, vectors, at)?;
->>>>>>> cuda
             self.keep(key, recording, constants)?;
         }
         let program = self.programs.get_mut(&key).expect("kept above");
@@ -542,12 +446,7 @@ impl Cuda {
 
     /// Takes the staged batch into the arena of a bank.
     fn take(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
-<<<<<<< HEAD
-        let plan = self.plans[mode as usize].as_ref().expect("planned");
-        let offset = plan.offsets[tape.images.0][Role::Value as usize];
-=======
         let offset = self.plan(mode).offsets[tape.images.0][Role::Value as usize];
->>>>>>> cuda
         let (_, labels_at) = batch_bytes(tape, self.precision);
         let [height, width] = tape.size(tape.images);
         let images = tape.graph.batch * height * width * 3 * self.precision.bytes();
@@ -713,11 +612,7 @@ impl Cuda {
 
     /// Tangent and tangent_backward over `vectors` as one recording, and memory for its tables.
     fn one_product(
-<<<<<<< HEAD
-        &mut self,
-=======
         &self,
->>>>>>> cuda
         tape: &Tape,
         vectors: Vectors,
     ) -> anyhow::Result<(Recording, Option<Buffer>)> {
@@ -725,14 +620,8 @@ impl Cuda {
         let mut lengths = [0; 2];
         for (pass, length) in passes.into_iter().zip(&mut lengths) {
             let what = (Mode::Products, pass, 1);
-<<<<<<< HEAD
-            let (recording, wants) = self.encode(tape, what, vectors, 0)?;
-            *length = recording.constants.len().next_multiple_of(16);
-            self.grow(1, wants)?;
-=======
             let recording = self.encode(tape, what, vectors, 0)?;
             *length = recording.constants.len().next_multiple_of(16);
->>>>>>> cuda
         }
         let constants = self.constants(lengths.iter().sum())?;
         let at = constants.as_ref().map_or(0, Buffer::address);
@@ -740,11 +629,7 @@ impl Cuda {
         for (i, pass) in passes.into_iter().enumerate() {
             let begin: usize = lengths[..i].iter().sum();
             let what = (Mode::Products, pass, 1);
-<<<<<<< HEAD
-            let (recording, _) = self.encode(tape, what, vectors, at + begin as u64)?;
-=======
             let recording = self.encode(tape, what, vectors, at + begin as u64)?;
->>>>>>> cuda
             both.steps.extend(recording.steps);
             both.constants.resize(begin, 0);
             both.constants.extend(recording.constants);
@@ -787,11 +672,7 @@ impl Cuda {
 }
 
 /// Round to nearest even, as the kernels store.
-<<<<<<< HEAD
-fn bf16(x: f32) -> u16 {
-=======
 pub(super) fn bf16(x: f32) -> u16 {
->>>>>>> cuda
     let bits = x.to_bits();
     if x.is_nan() {
         return (bits >> 16) as u16 | 0x40;
@@ -825,12 +706,9 @@ fn fits(memory: &OutOfMemory, batch: usize, members: usize) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-<<<<<<< HEAD
-=======
     use crate::device::{Device, Vector};
     use crate::ops::perturb::Noise;
     use crate::ops::perturb::cuda::Recombination;
->>>>>>> cuda
 
     #[test]
     fn bf16_rounds_to_nearest_even() {
@@ -859,8 +737,6 @@ mod tests {
             "{text}"
         );
     }
-<<<<<<< HEAD
-=======
 
     /// A network of nothing but α: every pass runs, through plans, staging, graphs and ledger, and all that
     /// depends on the loss is zero.
@@ -948,5 +824,4 @@ mod tests {
         gpu.write(to.address, values).unwrap();
         gpu.wait().unwrap();
     }
->>>>>>> cuda
 }

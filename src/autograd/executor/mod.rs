@@ -5,11 +5,8 @@
 
 mod cpu;
 mod cuda;
-<<<<<<< HEAD
-=======
 #[cfg(test)]
 pub mod parity;
->>>>>>> cuda
 
 use super::plan::Mode;
 use super::tape::Tape;
@@ -23,11 +20,7 @@ use cpu::Cpu;
 use cuda::Cuda;
 use std::collections::VecDeque;
 
-<<<<<<< HEAD
-pub use cuda::{Recorded, record};
-=======
 pub use cuda::{Recorded, record, specialisations};
->>>>>>> cuda
 
 const ONE_DEVICE: &str = "vectors on the executor's device";
 

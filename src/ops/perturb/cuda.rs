@@ -152,8 +152,6 @@ impl<'a> Generation<'a> {
         Ok(choice[0] as usize)
     }
 }
-<<<<<<< HEAD
-=======
 
 #[cfg(test)]
 mod tests {
@@ -254,4 +252,3 @@ mod tests {
         }
     }
 }
->>>>>>> cuda
