@@ -21,7 +21,7 @@
 // Backward: a cell owns the s×s input pixels under it, one for each parity class. A block holds z̄ of a
 // tile (evaluated as it is loaded: `adjoint.cuh`) with the border that the transpose reaches, and CHUNK
 // channels of a. From these two tiles it makes both results: ā, in registers as in forward, and its
-// part of W̄, a 4×4 piece of a tap's matrix in each thread, kept in registers over all tiles of the block.
+// part of W̄, a piece of a tap's matrix in each thread, kept in registers over all tiles of the block.
 // So x, z and the readers' adjoints are read once, and x̄ is written once; no zero that stride puts
 // between pixels is multiplied. W̄ leaves once a block; the last block adds the parts in order.
 //
@@ -33,6 +33,8 @@
 #include "adjoint.cuh"
 
 #define THREADS 256
+// Loads in flight in a thread: more would cost the registers of four blocks a multiprocessor.
+constexpr int LOADS = 1;
 constexpr u32 ceil_div(u32 a, u32 b) { return (a + b - 1) / b; }
 
 constexpr bool SPLIT = KERNEL == 2;
@@ -154,12 +156,15 @@ extern __shared__ float4 memory[];
 // A 1×1 of stride 2 looks at every other pixel: its piece of a is kept without the others.
 constexpr u32 STEP = KERNEL == 1 ? STRIDE : 1, REACH = KERNEL == 1 ? 1 : STRIDE;
 constexpr u32 GROUPS = COLUMNS / 4, LINES = THREADS / GROUPS, PIXELS = ceil_div(CELLS, LINES);
+// Half of a multiprocessor's threads; channels one by one, as of the images, take more registers.
+constexpr u32 RESIDENT_BLOCKS = VECTOR == 1 ? 3 : 4;
 // An odd number of float4, so that neighbouring pixels begin in different banks.
 constexpr u32 A_STRIDE = (CHUNK / 4 | 1) * 4;
 
 // Loads the weights of input channels k … k + CHUNK as [taps, CHUNK, COLUMNS].
 __device__ __forceinline__ void
 load_weights(const Conv& p, const Floats (&weight)[2], u32 k, u32 first, float* to) {
+#pragma unroll LOADS
     for (u32 e = threadIdx.x; e < TAPS * CHUNK * COLUMNS; e += THREADS)
         to[e] = weight_at(p, weight, e / (CHUNK * COLUMNS), k + e / COLUMNS % CHUNK, first + e % COLUMNS);
 }
@@ -176,7 +181,7 @@ statistics(const Conv& p, const Spread<4>& spread, const Lanes<4> (&sums)[2], u3
     else
         write_spread<4>(spread, group, line, LINES, COLUMNS, scratch, own);
     __syncthreads();
-    const u32 channels = (p.cout + 3) & ~3u;
+    const u32 channels = p.cout;
     float* partial = at(p.partials) + (u64)blockIdx.x * ROWS * channels;
     for (u32 e = threadIdx.x; e < ROWS * COLUMNS; e += THREADS) {
         const u32 c = first + e % COLUMNS;
@@ -235,6 +240,7 @@ template <bool DOT> __device__ __forceinline__ void values(const Conv& p) {
     }
     for (u32 k = 0; k < p.cin; k += CHUNK) {
         __syncthreads();
+#pragma unroll LOADS
         for (u32 e = threadIdx.x; e < region * (CHUNK / 4); e += THREADS) {
             const u32 r = e / (CHUNK / 4), lane = e % (CHUNK / 4) * 4;
             Lanes<4> x, x_dot;
@@ -290,12 +296,12 @@ template <bool DOT> __device__ __forceinline__ void values(const Conv& p) {
 }
 
 #if PASS == 0
-extern "C" __global__ void __launch_bounds__(THREADS, 4) conv_forward(const Conv p) {
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT_BLOCKS) conv_forward(const Conv p) {
     BEGIN(p);
     values<false>(p);
 }
 #else
-extern "C" __global__ void __launch_bounds__(THREADS, 4) conv_tangent(const Conv p) {
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT_BLOCKS) conv_tangent(const Conv p) {
     BEGIN(p);
     values<true>(p);
 }
@@ -309,8 +315,10 @@ constexpr u32 Z_STRIDE = (COLUMNS / 4 | 1) * 4, W_STRIDE = CHUNK + 4;
 // How far from its cell an input pixel gathers: input pixel s·m + a lies under tap t of output
 // m + (a + PAD − t)/s.
 constexpr int LOW = STRIDE == 1 ? -PAD : -(PAD / 2), HIGH = STRIDE == 1 ? PAD : (1 + PAD) / 2;
-// Pieces of 4×4 of W̄; where there are fewer than threads, several threads share the cells of one.
-constexpr u32 OUTPUTS = COLUMNS / 4, PIECES = TAPS * GROUPS * OUTPUTS;
+// Pieces of HEIGHT × 4 of W̄; where there are fewer than threads, several threads share the cells of one.
+// tangent_backward needs registers for more else, so its pieces are half as high where that suffices.
+constexpr u32 OUTPUTS = COLUMNS / 4, HEIGHT = PASS == 3 && TAPS * GROUPS * OUTPUTS <= THREADS / 2 ? 2 : 4;
+constexpr u32 BANDS = CHUNK / HEIGHT, PIECES = TAPS * BANDS * OUTPUTS;
 constexpr u32 OWN = ceil_div(PIECES, THREADS), SHARES = PIECES < THREADS ? THREADS / PIECES : 1;
 // Small weights stay in shared memory over all tiles, others come tap by tap.
 constexpr bool RESIDENT = TAPS * CHUNK * COLUMNS <= 4096;
@@ -327,7 +335,7 @@ __host__ __device__ constexpr bool has_taps(u32 parity_class) {
 }
 
 // Half of a multiprocessor's threads where the sums fit 64 registers a thread.
-constexpr u32 RESIDENT_BLOCKS = OWN == 1 ? 4 : 2;
+constexpr u32 RESIDENT_BLOCKS = OWN > 1 ? 2 : VECTOR == 1 || (PASS == 3 && HEIGHT == 4) ? 3 : 4;
 
 // Where things lie in shared memory.
 struct Tiles {
@@ -339,6 +347,7 @@ struct Tiles {
 // whole sectors of W, and 32 banks.
 __device__ __forceinline__ void
 load_matrix(const Conv& p, const Floats (&weight)[2], u32 tap, u32 k, float* to) {
+#pragma unroll LOADS
     for (u32 e = threadIdx.x; e < COLUMNS * CHUNK; e += THREADS) {
         const u32 i = e % 4 + e / (4 * COLUMNS) * 4, o = e / 4 % COLUMNS;
         to[o * W_STRIDE + i] = o < p.channels ? weight_at(p, weight, tap, k + i, p.first + o) : 0.0f;
@@ -370,20 +379,23 @@ __device__ __forceinline__ void load_tile(const Conv& p, const Tiles& t, u32 til
         const u32 image = begin.image + own.image;
         const u32 y = (begin.y + own.y) * STRIDE, x = (begin.x + own.x) * STRIDE;
         const bool inside = own.image < p.tile_images && image < p.images && y < p.height && x < p.width;
-        t.home[e] = inside ? (int)((own.image * zr + own.y - LOW) * zc + own.x - LOW) : -LOW * (int)zc - LOW;
+        t.home[e] = inside ? (int)((own.image * zr + own.y) * zc + own.x) - LOW * (int)zc - LOW : -LOW * (int)zc - LOW;
         // Pixel (0, 0) under the cell; and which of the others are in the image.
         t.pixel[2 * e] = inside ? (int)((image * p.height + y) * p.width + x) : -1;
         t.pixel[2 * e + 1] = (y + 1 < p.height ? 2 : 0) | (x + 1 < p.width ? 1 : 0);
     }
     __syncthreads();
-    for (u32 e = threadIdx.x; e < region * (COLUMNS / WIDE); e += THREADS) {
-        const u32 r = e / (COLUMNS / WIDE), o = e % (COLUMNS / WIDE) * WIDE;
+    // By pairs of channels: with fours, the coefficients would push sums of W̄ out of the registers.
+    constexpr u32 PAIR = WIDE < 2 ? WIDE : 2, PAIRS = COLUMNS / PAIR;
+#pragma unroll LOADS
+    for (u32 e = threadIdx.x; e < region * PAIRS; e += THREADS) {
+        const u32 r = e / PAIRS, o = e % PAIRS * PAIR;
         const int pixel = t.from[r];
-        Lanes<WIDE> bar = splat<WIDE>(0.0f), bar_dot = bar;
+        Lanes<PAIR> bar = splat<PAIR>(0.0f), bar_dot = bar;
         if (pixel >= 0 && o < p.channels)
-            adjoint<DOT, WIDE>(p.adjoint, t.table, p.cout, pixel, p.first + o, bar, bar_dot);
-        store<WIDE>(t.z + r * Z_STRIDE + o, bar);
-        if constexpr (DOT) store<WIDE>(t.z_dot + r * Z_STRIDE + o, bar_dot);
+            adjoint<DOT, PAIR>(p.adjoint, t.table, p.cout, pixel, p.first + o, bar, bar_dot);
+        store<PAIR>(t.z + r * Z_STRIDE + o, bar);
+        if constexpr (DOT) store<PAIR>(t.z_dot + r * Z_STRIDE + o, bar_dot);
     }
 }
 
@@ -398,6 +410,7 @@ __device__ __forceinline__ int pixel_of(const Conv& p, const Tiles& t, u32 e, u3
 // a (and ȧ) of the pixels of a class, [CELLS, CHUNK].
 template <bool DOT>
 __device__ __forceinline__ void load_inputs(const Conv& p, const Tiles& t, u32 k, u32 parity_class) {
+#pragma unroll LOADS
     for (u32 e = threadIdx.x; e < CELLS * GROUPS; e += THREADS) {
         Lanes<4> a, a_dot;
         activated<DOT>(p, pixel_of(p, t, e / GROUPS, parity_class), k + e % GROUPS * 4, a, a_dot);
@@ -460,50 +473,61 @@ __device__ __forceinline__ void input_adjoint(const Conv& p, const Tiles& t, u32
     }
 }
 
-// The thread's pieces of W̄ gain aᵀz̄ over the pixels of a class (W̄˙: ȧᵀz̄ + aᵀz̄˙).
+// sum += aᵀz
+__device__ __forceinline__ void outer(float (&sum)[HEIGHT][4], const Lanes<HEIGHT>& a, const Lanes<4>& z) {
+#pragma unroll
+    for (u32 j = 0; j < HEIGHT; ++j)
+#pragma unroll
+        for (int l = 0; l < 4; ++l) sum[j][l] = fmaf(a[j], z[l], sum[j][l]);
+}
+
+// Which part of W̄ a piece is: tap, first input channel, first output channel.
+struct Piece {
+    u32 tap, i, o;
+    bool exists;
+};
+
+__device__ __forceinline__ Piece own_piece(u32 n) {
+    const u32 piece = SHARES > 1 ? threadIdx.x % PIECES : threadIdx.x + n * THREADS;
+    return {piece / (BANDS * OUTPUTS), piece / OUTPUTS % BANDS * HEIGHT, piece % OUTPUTS * 4, piece < PIECES};
+}
+
+// The thread's pieces of W̄ gain aᵀz̄ over the pixels of a class (W̄˙: aᵀz̄˙ + ȧᵀz̄).
 template <bool DOT>
-__device__ __forceinline__ void
-weight_gradient(const Conv& p, const Tiles& t, u32 parity_class, u32 cells, u32 zc, float (&sum)[OWN][4][4]) {
+__device__ __forceinline__ void weight_gradient(const Conv& p, const Tiles& t, u32 parity_class, u32 cells, u32 zc,
+                                                float (&sum)[OWN][HEIGHT][4]) {
     const u32 share = threadIdx.x / PIECES;
     if (share >= SHARES) return;
 #pragma unroll
     for (u32 n = 0; n < OWN; ++n) {
-        const u32 piece = SHARES > 1 ? threadIdx.x % PIECES : threadIdx.x + n * THREADS;
-        const u32 tap = piece / (GROUPS * OUTPUTS);
-        if (piece >= PIECES || class_of(tap) != parity_class) continue;
-        const u32 o = piece % OUTPUTS * 4, i = piece / OUTPUTS % GROUPS * 4;
+        const Piece own = own_piece(n);
+        if (!own.exists || class_of(own.tap) != parity_class) continue;
         u32 begin, end;
-        fed(p, tap, begin, end);
-        if (o < begin || o >= end) continue;
-        const int offset = (shift(tap_y(tap)) * (int)zc + shift(tap_x(tap))) * (int)Z_STRIDE + (int)o;
-#pragma unroll 2
+        fed(p, own.tap, begin, end);
+        if (own.o < begin || own.o >= end) continue;
+        const int offset =
+            (shift(tap_y(own.tap)) * (int)zc + shift(tap_x(own.tap))) * (int)Z_STRIDE + (int)own.o;
+#pragma unroll 1
         for (u32 e = share; e < cells; e += SHARES) {
             const int at_z = t.home[e] * (int)Z_STRIDE + offset;
-            const Lanes<4> a = load<4>(t.a + e * CHUNK + i), z = load<4>(t.z + at_z);
-            const Lanes<4> z_dot = DOT ? load<4>(t.z_dot + at_z) : z;
-            const Lanes<4> a_dot = DOT ? load<4>(t.a_dot + e * CHUNK + i) : a;
-#pragma unroll
-            for (int j = 0; j < 4; ++j)
-#pragma unroll
-                for (int l = 0; l < 4; ++l)
-                    sum[n][j][l] = DOT ? fmaf(a_dot[j], z[l], fmaf(a[j], z_dot[l], sum[n][j][l]))
-                                       : fmaf(a[j], z[l], sum[n][j][l]);
+            const u32 at_a = e * CHUNK + own.i;
+            outer(sum[n], load<HEIGHT>(t.a + at_a), load<4>((DOT ? t.z_dot : t.z) + at_z));
+            if constexpr (DOT) outer(sum[n], load<HEIGHT>(t.a_dot + at_a), load<4>(t.z + at_z));
         }
     }
 }
 
 // Writes the block's part of W̄, [taps, CHUNK, COLUMNS]; the last block of these input channels adds all.
-__device__ __forceinline__ void finish_gradient(const Conv& p, u32 k, const float (&sum)[OWN][4][4]) {
+__device__ __forceinline__ void finish_gradient(const Conv& p, u32 k, const float (&sum)[OWN][HEIGHT][4]) {
     constexpr u32 LEN = TAPS * CHUNK * COLUMNS;
     float* scratch = reinterpret_cast<float*>(memory);
     float* slice = at(p.partials) + (u64)blockIdx.y * gridDim.x * LEN;
     float* partial = slice + (u64)blockIdx.x * LEN;
 #pragma unroll
     for (u32 n = 0; n < OWN; ++n) {
-        const u32 piece = SHARES > 1 ? threadIdx.x % PIECES : threadIdx.x + n * THREADS;
-        const u32 o = piece % OUTPUTS * 4, i = piece / OUTPUTS % GROUPS * 4, tap = piece / (GROUPS * OUTPUTS);
+        const Piece own = own_piece(n);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
+        for (u32 j = 0; j < HEIGHT; ++j) {
             Lanes<4> row;
 #pragma unroll
             for (int l = 0; l < 4; ++l) row[l] = sum[n][j][l];
@@ -512,13 +536,13 @@ __device__ __forceinline__ void finish_gradient(const Conv& p, u32 k, const floa
                 store<4>(scratch + 4 * threadIdx.x, row);
                 __syncthreads();
                 for (u32 s = 1; s < SHARES; ++s) {
-                    const Lanes<4> other = load<4>(scratch + 4 * (piece + s * PIECES));
+                    const Lanes<4> other = load<4>(scratch + 4 * (threadIdx.x % PIECES + s * PIECES));
 #pragma unroll
                     for (int l = 0; l < 4; ++l) row[l] += other[l];
                 }
             }
-            if (SHARES > 1 ? threadIdx.x < PIECES : piece < PIECES)
-                store<4>(partial + (tap * CHUNK + i + j) * COLUMNS + o, row);
+            if (own.exists && (SHARES == 1 || threadIdx.x < PIECES))
+                store<4>(partial + (own.tap * CHUNK + own.i + j) * COLUMNS + own.o, row);
         }
     }
     if (!last_block(at(p.tickets) + blockIdx.y, gridDim.x)) return;
@@ -536,7 +560,7 @@ __device__ __forceinline__ void finish_gradient(const Conv& p, u32 k, const floa
 }
 
 template <bool DOT> __device__ __forceinline__ void adjoints(const Conv& p) {
-    const u32 zr = p.tile_rows + HIGH - LOW, zc = p.tile_columns + HIGH - LOW;
+    const u32 zr = p.tile_rows + (u32)(HIGH - LOW), zc = p.tile_columns + (u32)(HIGH - LOW);
     const u32 region = p.tile_images * zr * zc, cells = p.tile_images * p.tile_rows * p.tile_columns;
     const u32 k = blockIdx.y * CHUNK;
     Tiles t;
@@ -558,7 +582,7 @@ template <bool DOT> __device__ __forceinline__ void adjoints(const Conv& p) {
             if constexpr (DOT) load_matrix(p, p.weight_tangent, tap, k, t.w_dot + tap * MATRIX);
         }
     }
-    float gradient[OWN][4][4] = {};
+    float gradient[OWN][HEIGHT][4] = {};
     for (u32 tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
         __syncthreads(); // the tile before is done with
         load_tile<DOT>(p, t, tile, zr, zc);

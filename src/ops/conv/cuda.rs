@@ -191,9 +191,11 @@ impl Conv {
             }
         };
         let fills = |s: &Shape| s.tiling.count() * self.cout.div_ceil(columns) >= FILL;
-        let fitting: Vec<Shape> = [4, 2, 1]
-            .map(shape)
-            .into_iter()
+        // Cells a thread; in the tangent pass fewer, for its registers.
+        let pixels = if dot { [2, 1].as_slice() } else { &[4, 2, 1] };
+        let fitting: Vec<Shape> = pixels
+            .iter()
+            .map(|&pixels| shape(pixels))
             .filter(|s| s.shared <= SHARED)
             .collect();
         let chosen = fitting
@@ -209,9 +211,10 @@ impl Conv {
         let (columns, copies) = (columns(self.cout), 1 + usize::from(dot));
         let pieces = |chunk: usize| self.device_taps() * (chunk / 4) * (columns / 4);
         let most = self.cin.next_power_of_two().clamp(4, 64);
-        // One piece of W̄ a thread; where that were too few channels, up to four.
+        // One piece of W̄ a thread, in the tangent pass of half a size; where that were too few channels, more.
+        let few = if dot { THREADS / 2 } else { THREADS };
         let fits = |c: &usize| {
-            *c <= most && (pieces(*c) <= THREADS || (*c <= 16 && pieces(*c) <= 4 * THREADS))
+            *c <= most && (pieces(*c) <= few || (*c <= 16 && pieces(*c) <= 4 * THREADS))
         };
         let Some(chunk) = [64, 32, 16, 8, 4].into_iter().find(fits) else {
             anyhow::bail!(
@@ -248,7 +251,7 @@ impl Conv {
             }
         };
         let lines = THREADS / (chunk / 4);
-        let sizes = [4 * lines, 2 * lines, lines, lines / 2, lines / 4, lines / 8];
+        let sizes = [2 * lines, lines, lines / 2, lines / 4, lines / 8];
         let shapes: Vec<Shape> = sizes
             .into_iter()
             .filter(|&cells| (8..=256).contains(&cells))
@@ -353,7 +356,7 @@ fn values(
         p.statistics = encoder.moments(op.output, Moments::Statistics);
         p.statistics_tangent = encoder.moments(op.output, Moments::StatisticsTangent);
         let rows = if dot { 2 } else { 3 };
-        p.partials = encoder.workspace(grid[0] * rows * op.cout.next_multiple_of(4));
+        p.partials = encoder.workspace(grid[0] * rows * op.cout);
         p.tickets = encoder.tickets(1);
     }
     let kernel = op.kernel(entry, number, &shape, encoder);
