@@ -1,6 +1,6 @@
 # What a newcomer needs: `make test`. Everything is built into target/.
 
-.PHONY: test bench check-probe clean
+.PHONY: test bench check-probe softcuda wheels clean
 
 # Every test; what a test could not find here is listed and counted at the end.
 test:
@@ -28,6 +28,18 @@ target/venv/.done:
 	python3 -m venv target/venv
 	target/venv/bin/pip install --quiet torch numpy safetensors
 	touch $@
+
+# The CUDA driver in software: `LD_LIBRARY_PATH=target/softcuda PROGRAM` runs a CUDA program on the CPU.
+softcuda:
+	cargo build --release -p softcuda
+	mkdir -p target/softcuda
+	cp "$${CARGO_TARGET_DIR:-target}/release/libsoftcuda.so" target/softcuda/.libcuda.so.1
+	mv target/softcuda/.libcuda.so.1 target/softcuda/libcuda.so.1
+	ln -sf libcuda.so.1 target/softcuda/libcuda.so
+
+# NVRTC, the CUDA headers, ptxas and nvdisasm (about 1 GB unpacked), into target/cuda-wheels.
+wheels:
+	@tests/softcuda/tools/wheels.sh
 
 clean:
 	cargo clean
