@@ -1,0 +1,836 @@
+// Separable convolution: relu → depthwise k×k → pointwise, with batch statistics. All four passes.
+//
+//   forward           a = relu(x or x̂),  d = a ⋆ w,  z = d·P
+//   tangent           ḋ = ȧ ⋆ w + a ⋆ ẇ,  ż = ḋ·P + d·Ṗ
+//   backward          d̄ = z̄·Pᵀ,  P̄ = dᵀ·z̄,  w̄_tap = Σ d̄ ∘ a[tap],  x̄ = 1[a > 0] ∘ (d̄ ⋆ᵀ w)
+//   tangent_backward  d̄˙ = z̄˙·Pᵀ + z̄·Ṗᵀ,  P̄˙ = ḋᵀ·z̄ + dᵀ·z̄˙,  w̄˙_tap = Σ d̄˙ ∘ a[tap] + d̄ ∘ ȧ[tap],
+//                     x̄˙ = 1[a > 0] ∘ (d̄˙ ⋆ᵀ w + d̄ ⋆ᵀ ẇ)
+//
+// ROOFLINE. A branch of C → C channels moves 4 B an output element (8 with its adjoint's source) for
+// 2·k² + 2·C FLOP forward and three times that backward: 20 FLOP a byte at k = 5, C = 16, and 45 at
+// C = 64. An H100 balances at 20 in f32, so both ends of the roof are near, and both are minded:
+//
+// - d never leaves the chip, and d̄ neither: it is needed around a tile, and is made again there.
+// - A block owns a tile of one state (all channels, or a chunk where they do not fit) and runs every
+//   branch that reads it: the state is read once for up to 16 branches, and x̄ is summed over them
+//   in registers and written once. What neighbouring tiles read twice at their seams comes from L2.
+// - Sub-tiles of d and z̄ in shared memory feed products of two pixels × four channels a thread (P̄:
+//   four × four), so that an FMA waits for a fifth of a shared load.
+//
+// LAYOUT. A pixel's channels lie together in shared memory, padded to quads; neighbouring threads
+// take neighbouring quads, then neighbouring pixels, so a warp reads 512 successive bytes. Rows of
+// the sub-tiles are one quad longer, so that threads on different pixels meet different banks. The
+// state's tile holds no pixel outside the image: at an 8×8 image and dilated 5×5 windows, a border
+// of zeros would be three quarters of it.
+//
+// REDUCTIONS. Forward, a tile leaves one partial of the statistics, and the last tile of a branch
+// combines them; blocks begin at different branches, so the last tiles are different blocks. Backward,
+// a block sums its tiles into its own slot of the workspace, and `separable_combine` sums the slots,
+// spread over the whole device: at 64 channels they are too many bytes for one last block.
+//
+// Definitions: VECTOR, and THREADS.
+#include "adjoint.cuh"
+
+// One separable convolution of a group.
+struct Branch {
+    Floats depthwise;          // w [k, k, Cin]
+    Floats pointwise;          // P [Cin, Cout]
+    Floats depthwise_tangent;  // ẇ, in the tangent passes
+    Floats pointwise_tangent;  // Ṗ
+    Pixels output;             // z
+    Pixels output_tangent;     // ż
+    Floats statistics;         // of z; null for a raw output
+    Floats statistics_tangent;
+    Adjoint adjoint;           // z̄, in the backward passes
+    u32 kernel, stride, dilation, padding;
+    u32 height, width, channels; // of z
+    u32 ticket;
+    u32 partial; // floats into a slot of the workspace
+    u32 unused[3];
+};
+LAYOUT(Branch, 288);
+
+// The branches that read one state, and how its image is cut.
+struct Group {
+    Input input;        // x
+    Pixels adjoint;     // x̄ or x̄˙; null where nobody asks for it
+    Pixels first_order; // x̄, in tangent_backward of a normalised input
+    u32 channels, height, width, adds;
+    u32 first_branch, branches, first_block, blocks;
+    u32 rows, columns, tiles_y, tiles_x; // a tile's size, and tiles in an image
+    u32 tiles, chunk, border, subtile;   // chunk: channels at a time, whole quads
+    u32 partials, slot, sums;            // floats: the first slot, a slot's, and x̄'s sums in it
+    u32 bar, weights, d, z, table;       // floats into shared memory; the state is at 0
+    u32 region;                          // pixels of d̄ around a tile, at most
+    u32 unused;
+};
+LAYOUT(Group, 200);
+
+struct Separable {
+    Header header;
+    const Group* groups;
+    const Branch* branches;
+    Floats workspace;
+    Tickets tickets;
+    u32 count; // groups
+    u32 batch;
+    u32 unused[2];
+};
+LAYOUT(Separable, 80);
+
+extern __shared__ float4 shared4[];
+
+__device__ __forceinline__ u32 quads_of(u32 channels) {
+    return (channels + 3) >> 2;
+}
+__device__ __forceinline__ Lanes<4> quad(const float* shared) {
+    return load<4>(shared);
+}
+__device__ __forceinline__ void multiply_add(Lanes<4>& sum, const Lanes<4>& x, const Lanes<4>& y) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[i] = fmaf(x[i], y[i], sum[i]);
+}
+__device__ __forceinline__ void multiply_add(Lanes<4>& sum, float x, const Lanes<4>& y) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[i] = fmaf(x, y[i], sum[i]);
+}
+
+// f(i, c + i) for each vector of the quad at c that has channels.
+template <class F> __device__ __forceinline__ void vectors(u32 c, u32 channels, F f) {
+#pragma unroll
+    for (int i = 0; i < 4; i += VECTOR)
+        if (c + i < channels) f(i, c + i);
+}
+template <class T> __device__ __forceinline__ void put(Lanes<4>& to, int i, const T& from) {
+#pragma unroll
+    for (int k = 0; k < VECTOR; ++k) to[i + k] = from[k];
+}
+__device__ __forceinline__ Lanes<VECTOR> part(const Lanes<4>& from, int i) {
+    Lanes<VECTOR> out;
+#pragma unroll
+    for (int k = 0; k < VECTOR; ++k) out[k] = from[i + k];
+    return out;
+}
+__device__ __forceinline__ Lanes<4> load_quad(const storage* pixel, u32 c, u32 channels) {
+    Lanes<4> out = splat<4>(0.0f);
+    vectors(c, channels, [&](int i, u32 at) { put(out, i, load<VECTOR>(pixel + at)); });
+    return out;
+}
+__device__ __forceinline__ void store_quad(storage* pixel, u32 c, u32 channels, const Lanes<4>& x, bool adds) {
+    vectors(c, channels, [&](int i, u32 at) { store_or_add<VECTOR>(pixel + at, part(x, i), adds); });
+}
+
+// A rectangle of pixels of an image.
+struct Rectangle {
+    int top, left;
+    u32 height, width;
+
+    __device__ __forceinline__ u32 pixels() const { return height * width; }
+    // Its pixel at (y, x), or −1 outside.
+    __device__ __forceinline__ int at(int y, int x) const {
+        const u32 dy = (u32)(y - top), dx = (u32)(x - left);
+        return dy < height && dx < width ? (int)(dy * width + dx) : -1;
+    }
+};
+
+__device__ __forceinline__ int floor_half(int x, u32 stride) {
+    return stride == 1 ? x : x >> 1;
+}
+
+// Rows (or columns) `from` … `to` (past the last) clipped to 0 … size.
+__device__ __forceinline__ void clip(int from, int to, u32 size, int& first, u32& count) {
+    first = max(from, 0);
+    count = (u32)max(min(to, (int)size) - first, 0);
+}
+
+// Where a block is: its tile of an image, and the state's pixels that the tile's windows reach.
+struct Tile {
+    u32 image;
+    Rectangle own, reach;
+};
+
+__device__ __forceinline__ Tile tile_of(const Group& g, u32 index) {
+    Tile t;
+    const u32 column = index % g.tiles_x, rest = index / g.tiles_x;
+    const u32 row = rest % g.tiles_y;
+    t.image = rest / g.tiles_y;
+    const int y = (int)(row * g.rows), x = (int)(column * g.columns), border = (int)g.border;
+    clip(y, y + (int)g.rows, g.height, t.own.top, t.own.height);
+    clip(x, x + (int)g.columns, g.width, t.own.left, t.own.width);
+    clip(y - border, y + (int)g.rows + border, g.height, t.reach.top, t.reach.height);
+    clip(x - border, x + (int)g.columns + border, g.width, t.reach.left, t.reach.width);
+    return t;
+}
+
+// The outputs whose windows stand on the tile: those of this tile. Tiles begin at even pixels.
+__device__ __forceinline__ Rectangle outputs_on(const Branch& b, const Tile& t) {
+    Rectangle r;
+    const int s = (int)b.stride;
+    clip((t.own.top + s - 1) / s, ((int)(t.own.top + t.own.height) + s - 1) / s, b.height, r.top, r.height);
+    clip((t.own.left + s - 1) / s, ((int)(t.own.left + t.own.width) + s - 1) / s, b.width, r.left, r.width);
+    return r;
+}
+
+// The outputs whose windows reach into the tile.
+__device__ __forceinline__ Rectangle outputs_around(const Branch& b, const Tile& t) {
+    Rectangle r;
+    const int p = (int)b.padding, s = (int)b.stride;
+    const auto range = [&](int first, u32 count, u32 size, int& from, u32& len) {
+        clip(floor_half(first - p + s - 1, b.stride), floor_half(first + (int)count - 1 + p, b.stride) + 1, size, from, len);
+    };
+    range(t.own.top, t.own.height, b.height, r.top, r.height);
+    range(t.own.left, t.own.width, b.width, r.left, r.width);
+    return r;
+}
+
+__device__ __forceinline__ const Group& group_of(const Separable& p) {
+    u32 i = 0;
+    while (i + 1 < p.count && blockIdx.x >= p.groups[i + 1].first_block) ++i;
+    return p.groups[i];
+}
+
+// Loads channels c0 … of the state around the tile, activated: a, and ȧ if TANGENT.
+template <bool TANGENT>
+__device__ __forceinline__ void
+load_state(const Group& g, const Tile& t, u32 c0, float* a, float* a_dot) {
+    const u32 quads = g.chunk >> 2, items = t.reach.pixels() * quads;
+    for (u32 i = threadIdx.x; i < items; i += THREADS) {
+        const u32 q = i % quads, at_pixel = i / quads;
+        const u32 y = t.reach.top + at_pixel / t.reach.width, x = t.reach.left + at_pixel % t.reach.width;
+        const u32 pixel = (t.image * g.height + y) * g.width + x;
+        Lanes<4> value = splat<4>(0.0f), dot = splat<4>(0.0f);
+        vectors(c0 + 4 * q, g.channels, [&](int k, u32 c) {
+            const Lanes<VECTOR> v = read<VECTOR>(g.input, pixel, c, g.channels);
+            put(value, k, v);
+            if constexpr (TANGENT) put(dot, k, read_tangent<VECTOR>(g.input, v, pixel, c, g.channels));
+        });
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            // In this order a NaN passes.
+            dot[k] = value[k] > 0.0f ? dot[k] : 0.0f;
+            value[k] = value[k] < 0.0f ? 0.0f : value[k];
+        }
+        store<4>(a + 4 * i, value);
+        if constexpr (TANGENT) store<4>(a_dot + 4 * i, dot);
+    }
+}
+
+// Copies channels c0 … of w [k², C] to [k², chunk].
+__device__ __forceinline__ void
+load_depthwise(const float* w, u32 taps, u32 c0, u32 channels, u32 chunk, float* to) {
+    for (u32 i = threadIdx.x; i < taps * chunk; i += THREADS) {
+        const u32 c = c0 + i % chunk;
+        to[i] = c < channels ? w[(i / chunk) * channels + c] : 0.0f;
+    }
+}
+
+// Copies rows c0 … of P [C, Cout] to [chunk, quads(Cout)].
+__device__ __forceinline__ void
+load_pointwise(const float* p, u32 c0, u32 channels, u32 chunk, u32 cout, float* to) {
+    const u32 width = 4 * quads_of(cout);
+    for (u32 i = threadIdx.x; i < chunk * width; i += THREADS) {
+        const u32 c = c0 + i / width, o = i % width;
+        to[i] = c < channels && o < cout ? p[c * cout + o] : 0.0f;
+    }
+}
+
+// The same, transposed to [quads(Cout), chunk].
+__device__ __forceinline__ void
+load_transposed(const float* p, u32 c0, u32 channels, u32 chunk, u32 cout, float* to) {
+    const u32 width = 4 * quads_of(cout);
+    for (u32 i = threadIdx.x; i < chunk * width; i += THREADS) {
+        const u32 c = c0 + i % chunk, o = i / chunk;
+        to[i] = c < channels && o < cout ? p[c * cout + o] : 0.0f;
+    }
+}
+
+// d at two outputs, one quad of channels: Σ a[tap]·w_tap, and ḋ. Outputs of which `live` is false
+// are not computed.
+template <int K, bool TANGENT>
+__device__ __forceinline__ void
+window_sums(const Branch& b, const Rectangle& reach, u32 chunk, const float* a, const float* a_dot, const float* w,
+            const float* w_dot, const int (&y)[2], const int (&x)[2], const bool (&live)[2], Lanes<4> (&d)[2],
+            Lanes<4> (&d_dot)[2]) {
+    const int dilation = (int)b.dilation, stride = (int)b.stride, padding = (int)b.padding;
+#pragma unroll 1
+    for (int ky = 0; ky < K; ++ky) {
+#pragma unroll
+        for (int kx = 0; kx < K; ++kx) {
+            const u32 tap = (u32)(ky * K + kx) * chunk;
+            const Lanes<4> weight = quad(w + tap);
+            Lanes<4> weight_dot;
+            if constexpr (TANGENT) weight_dot = quad(w_dot + tap);
+#pragma unroll
+            for (int n = 0; n < 2; ++n) {
+                const int at = reach.at(y[n] * stride + ky * dilation - padding, x[n] * stride + kx * dilation - padding);
+                if (live[n] && at >= 0) {
+                    const Lanes<4> value = quad(a + (u32)at * chunk);
+                    multiply_add(d[n], value, weight);
+                    if constexpr (TANGENT) {
+                        multiply_add(d_dot[n], quad(a_dot + (u32)at * chunk), weight);
+                        multiply_add(d_dot[n], value, weight_dot);
+                    }
+                }
+            }
+        }
+    }
+}
+
+// d (and ḋ) of the outputs `first` … of `outputs`, as [subtile, chunk + 4]; zero at those that are
+// not in `own`, and behind the last.
+template <int K, bool TANGENT>
+__device__ __forceinline__ void
+depthwise(const Branch& b, const Rectangle& reach, const Rectangle& outputs, const Rectangle& own, u32 first,
+          u32 subtile, u32 chunk, const float* a, const float* a_dot, const float* w, const float* w_dot, float* d,
+          float* d_dot) {
+    const u32 quads = chunk >> 2, rows = THREADS / quads;
+    const u32 q = threadIdx.x % quads, row = threadIdx.x / quads;
+    if (row >= rows) return;
+    for (u32 u = row; u < subtile; u += 2 * rows) {
+        int y[2], x[2];
+        bool live[2];
+        Lanes<4> sum[2], dot[2];
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+            const u32 at = first + u + n * rows;
+            y[n] = outputs.top + (int)(at / outputs.width), x[n] = outputs.left + (int)(at % outputs.width);
+            live[n] = u + n * rows < subtile && at < outputs.pixels() && own.at(y[n], x[n]) >= 0;
+            sum[n] = dot[n] = splat<4>(0.0f);
+        }
+        window_sums<K, TANGENT>(b, reach, chunk, a + 4 * q, a_dot + 4 * q, w + 4 * q, w_dot + 4 * q, y, x, live, sum, dot);
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+            if (u + n * rows < subtile) {
+                store<4>(d + (u + n * rows) * (chunk + 4) + 4 * q, sum[n]);
+                if constexpr (TANGENT) store<4>(d_dot + (u + n * rows) * (chunk + 4) + 4 * q, dot[n]);
+            }
+        }
+    }
+}
+
+#define FOR_KERNEL(b, call)                                                                          \
+    do {                                                                                             \
+        if ((b).kernel == 3) {                                                                       \
+            constexpr int K = 3;                                                                     \
+            call;                                                                                    \
+        } else if ((b).kernel == 5) {                                                                \
+            constexpr int K = 5;                                                                     \
+            call;                                                                                    \
+        } else {                                                                                     \
+            constexpr int K = 7;                                                                     \
+            call;                                                                                    \
+        }                                                                                            \
+    } while (0)
+
+// sum[n] += Σ_k x[rows of n][k]·m[k][four columns], over `depth` k's (whole quads).
+template <int N>
+__device__ __forceinline__ void
+product(Lanes<4> (&sum)[N], const float* const (&x)[N], const float* m, u32 columns, u32 depth) {
+    for (u32 k = 0; k < depth; k += 4) {
+        Lanes<4> value[N];
+#pragma unroll
+        for (int n = 0; n < N; ++n) value[n] = quad(x[n] + k);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const Lanes<4> row = quad(m + (k + i) * columns);
+#pragma unroll
+            for (int n = 0; n < N; ++n) multiply_add(sum[n], value[n][i], row);
+        }
+    }
+}
+
+// z (and ż) of one tile, one branch at a time; the statistics' partials go to the tile's slot.
+template <bool TANGENT> __device__ __forceinline__ void values(const Separable& p) {
+    const Group& g = group_of(p);
+    const u32 tile_index = blockIdx.x - g.first_block;
+    const Tile tile = tile_of(g, tile_index);
+    float* shared = reinterpret_cast<float*>(shared4);
+    const u32 plane = tile.reach.pixels() * g.chunk;
+    float *a = shared, *a_dot = a + plane;
+    float *w = shared + g.weights, *d = shared + g.d, *d_dot = d + g.subtile * (g.chunk + 4);
+    float* slot = at(p.workspace) + g.partials + tile_index * g.slot;
+    u32 resident = ~0u;
+    for (u32 turn = 0; turn < g.branches; ++turn) {
+        const Branch& b = p.branches[g.first_branch + (turn + tile_index) % g.branches];
+        const Rectangle outputs = outputs_on(b, tile);
+        const u32 taps = b.kernel * b.kernel, columns = 4 * quads_of(b.channels);
+        float *w_dot = w + taps * g.chunk;
+        float *pointwise = w + (TANGENT ? 2 : 1) * taps * g.chunk, *pointwise_dot = pointwise + g.chunk * columns;
+        const u32 quads = columns >> 2, rows = THREADS / quads;
+        const u32 q = threadIdx.x % quads, row = threadIdx.x / quads;
+        Spread<4> spread;
+        Lanes<4> sums[2] = {splat<4>(0.0f), splat<4>(0.0f)};
+        for (u32 first = 0; first < outputs.pixels(); first += g.subtile) {
+            Lanes<4> z[2] = {splat<4>(0.0f), splat<4>(0.0f)};
+            for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
+                __syncthreads(); // what is overwritten was read
+                if (resident != c0) load_state<TANGENT>(g, tile, c0, a, a_dot);
+                resident = c0;
+                if (first == 0 || g.chunk < g.channels) {
+                    load_depthwise(at(b.depthwise), taps, c0, g.channels, g.chunk, w);
+                    load_pointwise(at(b.pointwise), c0, g.channels, g.chunk, b.channels, pointwise);
+                    if constexpr (TANGENT) {
+                        load_depthwise(at(b.depthwise_tangent), taps, c0, g.channels, g.chunk, w_dot);
+                        load_pointwise(at(b.pointwise_tangent), c0, g.channels, g.chunk, b.channels, pointwise_dot);
+                    }
+                }
+                __syncthreads();
+                FOR_KERNEL(b, (depthwise<K, TANGENT>(b, tile.reach, outputs, outputs, first, g.subtile, g.chunk, a, a_dot,
+                                                     w, w_dot, d, d_dot)));
+                __syncthreads();
+                if (row < rows) {
+                    const u32 step = g.chunk + 4;
+                    const u32 second = min(row + rows, g.subtile - 1);
+                    const float* const x[2] = {d + row * step, d + second * step};
+                    if (row < g.subtile) {
+                        if constexpr (TANGENT) {
+                            const float* const x_dot[2] = {d_dot + row * step, d_dot + second * step};
+                            product<2>(z, x_dot, pointwise + 4 * q, columns, g.chunk);
+                            product<2>(z, x, pointwise_dot + 4 * q, columns, g.chunk);
+                        } else {
+                            product<2>(z, x, pointwise + 4 * q, columns, g.chunk);
+                        }
+                    }
+                }
+            }
+#pragma unroll
+            for (int n = 0; n < 2; ++n) {
+                const u32 u = row + n * rows, o = first + u;
+                if (row < rows && u < g.subtile && o < outputs.pixels()) {
+                    const u32 y = outputs.top + o / outputs.width, x = outputs.left + o % outputs.width;
+                    const u32 pixel = (tile.image * b.height + y) * b.width + x;
+                    const Pixels& to = TANGENT ? b.output_tangent : b.output;
+                    store_quad(at(to, pixel), 4 * q, b.channels, z[n], false);
+                    if (b.statistics.data) {
+                        const Lanes<4> stored = as_stored(z[n]);
+                        if constexpr (TANGENT) {
+                            const float* m = at(b.statistics);
+                            const Lanes<4> value = load_quad(at(b.output, pixel), 4 * q, b.channels);
+#pragma unroll
+                            for (int i = 0; i < 4; ++i) {
+                                const u32 c = 4 * q + i; // the moments are padded to sixteen
+                                sums[0][i] += stored[i];
+                                sums[1][i] = fmaf((value[i] - m[c]) * m[padded(b.channels) + c], stored[i], sums[1][i]);
+                            }
+                        } else {
+                            spread.add(stored);
+                        }
+                    }
+                }
+            }
+        }
+        if (!b.statistics.data) continue;
+        // The sub-tiles' room is free; the block's partial [rows, columns] is gathered there.
+        const u32 kept = TANGENT ? 2 : 3;
+        float* gathered = d;
+        float* scratch = d + 3 * columns;
+        if constexpr (TANGENT) {
+            write_sums<4, 2>(sums, q, row, rows, columns, scratch, gathered);
+        } else {
+            write_spread<4>(spread, q, row, rows, columns, scratch, gathered);
+        }
+        __syncthreads();
+        for (u32 i = threadIdx.x; i < kept * b.channels; i += THREADS)
+            slot[b.partial + i] = gathered[(i / b.channels) * columns + i % b.channels];
+        if (last_block(at(p.tickets) + b.ticket, g.tiles)) {
+            const float* partials = at(p.workspace) + g.partials + b.partial;
+            double* wide = reinterpret_cast<double*>(d);
+            if constexpr (TANGENT) {
+                const u32 count = p.batch * b.height * b.width;
+                finish_tangent(partials, g.tiles, g.slot, b.channels, count, wide, at(b.statistics_tangent));
+            } else {
+                finish_spread(partials, g.tiles, g.slot, b.channels, wide, at(b.statistics));
+            }
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) separable_forward(const __grid_constant__ Separable p) {
+    BEGIN(p);
+    values<false>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) separable_tangent(const __grid_constant__ Separable p) {
+    BEGIN(p);
+    values<true>(p);
+}
+
+// z̄ (and z̄˙) of outputs `first` … around the tile, as [subtile, quads(Cout) + 4]; zeros behind.
+template <bool TANGENT>
+__device__ __forceinline__ void
+load_adjoint(const Branch& b, u32 image, const Rectangle& around, u32 first, u32 subtile, const float* table, float* z,
+             float* z_dot) {
+    const u32 quads = quads_of(b.channels), step = 4 * quads + 4;
+    for (u32 i = threadIdx.x; i < subtile * quads; i += THREADS) {
+        const u32 q = i % quads, u = i / quads, o = first + u;
+        Lanes<4> bar = splat<4>(0.0f), bar_dot = splat<4>(0.0f);
+        if (o < around.pixels()) {
+            const u32 y = around.top + o / around.width, x = around.left + o % around.width;
+            const u32 pixel = (image * b.height + y) * b.width + x;
+            vectors(4 * q, b.channels, [&](int k, u32 c) {
+                Lanes<VECTOR> one, dot;
+                adjoint<TANGENT, VECTOR>(b.adjoint, table, b.channels, pixel, c, one, dot);
+                put(bar, k, one);
+                if constexpr (TANGENT) put(bar_dot, k, dot);
+            });
+        }
+        store<4>(z + u * step + 4 * q, bar);
+        if constexpr (TANGENT) store<4>(z_dot + u * step + 4 * q, bar_dot);
+    }
+}
+
+// d̄ (and d̄˙) of outputs `first` … from z̄·Pᵀ, into the tile's d̄.
+template <bool TANGENT>
+__device__ __forceinline__ void
+pointwise_transposed(const Group& g, u32 cout, u32 first, u32 pixels, const float* z, const float* z_dot,
+                     const float* transposed, const float* transposed_dot, float* bar, float* bar_dot) {
+    const u32 quads = g.chunk >> 2, rows = THREADS / quads, depth = 4 * quads_of(cout), step = depth + 4;
+    const u32 q = threadIdx.x % quads, row = threadIdx.x / quads;
+    if (row >= rows) return;
+    for (u32 u = row; u < g.subtile; u += 2 * rows) {
+        const u32 second = min(u + rows, g.subtile - 1);
+        const float* const x[2] = {z + u * step, z + second * step};
+        Lanes<4> sum[2] = {splat<4>(0.0f), splat<4>(0.0f)};
+        product<2>(sum, x, transposed + 4 * q, g.chunk, depth);
+        Lanes<4> dot[2] = {splat<4>(0.0f), splat<4>(0.0f)};
+        if constexpr (TANGENT) {
+            const float* const x_dot[2] = {z_dot + u * step, z_dot + second * step};
+            product<2>(dot, x_dot, transposed + 4 * q, g.chunk, depth);
+            product<2>(dot, x, transposed_dot + 4 * q, g.chunk, depth);
+        }
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+            const u32 v = u + n * rows;
+            if (v < g.subtile && first + v < pixels) {
+                store<4>(bar + (first + v) * g.chunk + 4 * q, sum[n]);
+                if constexpr (TANGENT) store<4>(bar_dot + (first + v) * g.chunk + 4 * q, dot[n]);
+            }
+        }
+    }
+}
+
+// A thread's share of P̄: four channels in × four out, over every so-manieth pixel of a sub-tile.
+// `splits` threads of a warp share an element; they are neighbours, on neighbouring pixels.
+struct Outer {
+    u32 splits, split, c, o;
+    bool live;
+
+    __device__ __forceinline__ Outer(u32 chunk, u32 cout) {
+        const u32 across = quads_of(cout), elements = (chunk >> 2) * across;
+        splits = 1;
+        while (splits < 32 && 2 * splits * elements <= THREADS) splits <<= 1;
+        split = threadIdx.x % splits;
+        const u32 element = threadIdx.x / splits;
+        live = element < elements;
+        c = 4 * (element / across), o = 4 * (element % across);
+    }
+
+    // sum += Σ_u xᵤ[c …]·yᵤ[o …]
+    __device__ __forceinline__ void
+    add(Lanes<4> (&sum)[4], u32 subtile, const float* x, u32 x_step, const float* y, u32 y_step) const {
+        if (!live) return;
+        for (u32 u = split; u < subtile; u += splits) {
+            const Lanes<4> left = quad(x + u * x_step + c), right = quad(y + u * y_step + o);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) multiply_add(sum[i], left[i], right);
+        }
+    }
+
+    // The sums over the splits, to [chunk, width].
+    __device__ __forceinline__ void finish(Lanes<4> (&sum)[4], u32 width, float* to) const {
+        for (u32 d = splits >> 1; d > 0; d >>= 1) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+#pragma unroll
+                for (int k = 0; k < 4; ++k) sum[i][k] += __shfl_xor_sync(0xffffffffu, sum[i][k], d);
+            }
+        }
+        if (!live || split != 0) return;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) store<4>(to + (c + i) * width + o, sum[i]);
+    }
+};
+
+// How w̄ is shared out: a warp takes one row of taps and up to 32 quads; its threads that are left
+// over, and the warps that are, take further pixels. `parts` of them must be added in the end.
+struct TapRows {
+    u32 wide, slices, parts;
+
+    __device__ __forceinline__ TapRows(u32 kernel, u32 chunk) {
+        wide = 1;
+        while (wide < 32 && wide < (chunk >> 2)) wide <<= 1;
+        slices = ((chunk >> 2) + 31) / 32;
+        parts = max(THREADS / 32 / (kernel * slices), 1u);
+    }
+};
+
+// w̄ over this tile's own outputs, to `to` [parts, k², chunk]:
+// Σ ḡ[o]·a[o + tap], and in tangent_backward Σ d̄˙·a + d̄·ȧ.
+template <int K, bool TANGENT>
+__device__ __forceinline__ void
+tap_sums(const Branch& b, const Group& g, const Rectangle& reach, const Rectangle& own, const Rectangle& around,
+         const float* a, const float* a_dot, const float* bar, const float* bar_dot, float* to) {
+    const TapRows share(K, g.chunk);
+    const u32 lane = threadIdx.x & 31, in_warp = 32 / share.wide;
+    const int dilation = (int)b.dilation, stride = (int)b.stride, padding = (int)b.padding;
+    for (u32 job = threadIdx.x >> 5; job < K * share.slices * share.parts; job += THREADS / 32) {
+        const u32 part = job % share.parts, slice = job / share.parts % share.slices;
+        const int ky = (int)(job / share.parts / share.slices);
+        const u32 q = 32 * slice + lane % share.wide;
+        Lanes<4> sum[K];
+#pragma unroll
+        for (int kx = 0; kx < K; ++kx) sum[kx] = splat<4>(0.0f);
+        if (4 * q < g.chunk) {
+            for (u32 o = part * in_warp + lane / share.wide; o < own.pixels(); o += share.parts * in_warp) {
+                const int y = own.top + (int)(o / own.width), x = own.left + (int)(o % own.width);
+                const u32 from = (u32)around.at(y, x) * g.chunk + 4 * q;
+                const Lanes<4> adjoint = quad(bar + from);
+                Lanes<4> adjoint_dot;
+                if constexpr (TANGENT) adjoint_dot = quad(bar_dot + from);
+#pragma unroll
+                for (int kx = 0; kx < K; ++kx) {
+                    const int at = reach.at(y * stride + ky * dilation - padding, x * stride + kx * dilation - padding);
+                    if (at >= 0) {
+                        const u32 state = (u32)at * g.chunk + 4 * q;
+                        if constexpr (TANGENT) {
+                            multiply_add(sum[kx], adjoint_dot, quad(a + state));
+                            multiply_add(sum[kx], adjoint, quad(a_dot + state));
+                        } else {
+                            multiply_add(sum[kx], adjoint, quad(a + state));
+                        }
+                    }
+                }
+            }
+        }
+        for (u32 d = 16; d >= share.wide; d >>= 1) {
+#pragma unroll
+            for (int kx = 0; kx < K; ++kx) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) sum[kx][i] += __shfl_xor_sync(0xffffffffu, sum[kx][i], d);
+            }
+        }
+        if (lane < share.wide && 4 * q < g.chunk) {
+#pragma unroll
+            for (int kx = 0; kx < K; ++kx)
+                store<4>(to + ((part * K + ky) * K + kx) * g.chunk + 4 * q, sum[kx]);
+        }
+    }
+}
+
+// ā[n] += d̄ ⋆ᵀ w at two pixels of the tile: the outputs o with s·o + tap there.
+template <int K>
+__device__ __forceinline__ void
+transpose(const Branch& b, const Rectangle& around, u32 chunk, const float* bar, const float* w, const int (&y)[2],
+          const int (&x)[2], Lanes<4> (&sum)[2]) {
+    const int dilation = (int)b.dilation, padding = (int)b.padding, odd = (int)b.stride - 1;
+#pragma unroll 1
+    for (int ky = 0; ky < K; ++ky) {
+#pragma unroll
+        for (int kx = 0; kx < K; ++kx) {
+            const Lanes<4> weight = quad(w + (u32)(ky * K + kx) * chunk);
+#pragma unroll
+            for (int n = 0; n < 2; ++n) {
+                const int ty = y[n] + padding - ky * dilation, tx = x[n] + padding - kx * dilation;
+                const int at = around.at(floor_half(ty, b.stride), floor_half(tx, b.stride));
+                if (((ty | tx) & odd) == 0 && at >= 0) multiply_add(sum[n], quad(bar + (u32)at * chunk), weight);
+            }
+        }
+    }
+}
+
+// Adds `len` floats, [rows, width] in shared memory of which `columns` count, to a slot's part whose
+// rows are `stride` apart; or writes them, for a block's first tile.
+__device__ __forceinline__ void
+flush(const float* from, u32 rows, u32 width, u32 columns, u32 parts, float* slot, u32 stride, bool adds) {
+    for (u32 i = threadIdx.x; i < rows * columns; i += THREADS) {
+        const u32 r = i / columns, c = i % columns;
+        float sum = 0.0f;
+        for (u32 part = 0; part < parts; ++part) sum += from[(part * rows + r) * width + c];
+        float* to = slot + r * stride + c;
+        *to = adds ? *to + sum : sum;
+    }
+}
+
+// Everything of one branch on one tile and chunk: its weights' gradients, and its share of ā.
+template <bool TANGENT>
+__device__ __forceinline__ void
+branch_adjoint(const Group& g, const Branch& b, const Tile& tile, u32 c0, float* shared, float* slot, bool adds,
+               const int (&y)[2], const int (&x)[2], Lanes<4> (&a_bar)[2]) {
+    const Rectangle own = outputs_on(b, tile), around = outputs_around(b, tile);
+    const u32 taps = b.kernel * b.kernel, depth = 4 * quads_of(b.channels);
+    const float *a = shared, *a_dot = a + tile.reach.pixels() * g.chunk;
+    float *bar = shared + g.bar, *bar_dot = bar + g.region * g.chunk;
+    float *w = shared + g.weights, *w_dot = w + taps * g.chunk;
+    float *transposed = w + (TANGENT ? 2 : 1) * taps * g.chunk, *transposed_dot = transposed + g.chunk * depth;
+    float *d = shared + g.d, *d_dot = d + g.subtile * (g.chunk + 4);
+    float *z = shared + g.z, *z_dot = z + g.subtile * (depth + 4);
+    float* table = shared + g.table;
+    __syncthreads(); // the branch before has read what is overwritten
+    load_depthwise(at(b.depthwise), taps, c0, g.channels, g.chunk, w);
+    load_transposed(at(b.pointwise), c0, g.channels, g.chunk, b.channels, transposed);
+    if constexpr (TANGENT) {
+        load_depthwise(at(b.depthwise_tangent), taps, c0, g.channels, g.chunk, w_dot);
+        load_transposed(at(b.pointwise_tangent), c0, g.channels, g.chunk, b.channels, transposed_dot);
+    }
+    prepare<TANGENT>(b.adjoint, b.channels, table);
+    const Outer outer(g.chunk, b.channels);
+    Lanes<4> pointwise[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pointwise[i] = splat<4>(0.0f);
+    for (u32 first = 0; first < around.pixels(); first += g.subtile) {
+        FOR_KERNEL(b, (depthwise<K, TANGENT>(b, tile.reach, around, own, first, g.subtile, g.chunk, a, a_dot, w, w_dot,
+                                             d, d_dot)));
+        load_adjoint<TANGENT>(b, tile.image, around, first, g.subtile, table, z, z_dot);
+        __syncthreads();
+        pointwise_transposed<TANGENT>(g, b.channels, first, around.pixels(), z, z_dot, transposed, transposed_dot, bar,
+                                      bar_dot);
+        if constexpr (TANGENT) {
+            outer.add(pointwise, g.subtile, d_dot, g.chunk + 4, z, depth + 4);
+            outer.add(pointwise, g.subtile, d, g.chunk + 4, z_dot, depth + 4);
+        } else {
+            outer.add(pointwise, g.subtile, d, g.chunk + 4, z, depth + 4);
+        }
+        __syncthreads();
+    }
+    // The sub-tiles' room is free: the gradients are gathered there.
+    const u32 here = min(g.chunk, g.channels - c0);
+    outer.finish(pointwise, depth, d);
+    __syncthreads();
+    flush(d, here, depth, b.channels, 1, slot + b.partial + taps * g.channels + c0 * b.channels, b.channels, adds);
+    __syncthreads();
+    FOR_KERNEL(b, (tap_sums<K, TANGENT>(b, g, tile.reach, own, around, a, a_dot, bar, bar_dot, d)));
+    const u32 q4 = 4 * (threadIdx.x % (g.chunk >> 2));
+    if constexpr (TANGENT) {
+        FOR_KERNEL(b, (transpose<K>(b, around, g.chunk, bar_dot + q4, w + q4, y, x, a_bar)));
+        FOR_KERNEL(b, (transpose<K>(b, around, g.chunk, bar + q4, w_dot + q4, y, x, a_bar)));
+    } else {
+        FOR_KERNEL(b, (transpose<K>(b, around, g.chunk, bar + q4, w + q4, y, x, a_bar)));
+    }
+    __syncthreads();
+    const TapRows share(b.kernel, g.chunk);
+    flush(d, taps, g.chunk, here, share.parts, slot + b.partial + c0, g.channels, adds);
+}
+
+// Hands ā on: x̄ = 1[a > 0] ∘ ā to memory, and to the slot Σ x̄ and Σ x̄·a (in tangent_backward
+// Σ x̄˙ and Σ x̄˙·a + x̄·ȧ), which are sums over x̂, because where the mask is open a = x̂.
+template <bool TANGENT>
+__device__ __forceinline__ void
+input_adjoint(const Group& g, const Tile& tile, u32 c0, float* shared, float* slot, bool adds, const int (&y)[2],
+              const int (&x)[2], const Lanes<4> (&a_bar)[2]) {
+    const u32 quads = g.chunk >> 2, rows = THREADS / quads;
+    const u32 q = threadIdx.x % quads, row = threadIdx.x / quads, c = c0 + 4 * q;
+    const float *a = shared, *a_dot = a + tile.reach.pixels() * g.chunk;
+    Lanes<4> sums[2] = {splat<4>(0.0f), splat<4>(0.0f)};
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+        if (row >= rows || tile.own.at(y[n], x[n]) < 0) continue;
+        const u32 from = (u32)tile.reach.at(y[n], x[n]) * g.chunk + 4 * q;
+        const u32 pixel = (tile.image * g.height + (u32)y[n]) * g.width + (u32)x[n];
+        const Lanes<4> state = quad(a + from);
+        Lanes<4> bar = a_bar[n];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) bar[i] = state[i] > 0.0f ? bar[i] : 0.0f;
+        bar = as_stored(bar);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[0][i] += bar[i];
+        multiply_add(sums[1], bar, state);
+        if constexpr (TANGENT) {
+            if (g.first_order.data)
+                multiply_add(sums[1], load_quad(at(g.first_order, pixel), c, g.channels), quad(a_dot + from));
+        }
+        store_quad(at(g.adjoint, pixel), c, g.channels, bar, g.adds);
+    }
+    if (!g.input.statistics.data) return;
+    float* gathered = shared + g.d;
+    write_sums<4, 2>(sums, q, row, rows, g.chunk, gathered + 2 * g.chunk, gathered);
+    __syncthreads();
+    flush(gathered, 2, g.chunk, min(g.chunk, g.channels - c0), 1, slot + g.sums + c0, g.channels, adds);
+}
+
+// All branches of a group over the block's tiles: every `blocks`th.
+template <bool TANGENT> __device__ __forceinline__ void adjoints(const Separable& p) {
+    const Group& g = group_of(p);
+    const u32 block = blockIdx.x - g.first_block;
+    float* shared = reinterpret_cast<float*>(shared4);
+    float* slot = at(p.workspace) + g.partials + block * g.slot;
+    const u32 quads = g.chunk >> 2, rows = THREADS / quads, row = threadIdx.x / quads;
+    for (u32 index = block; index < g.tiles; index += g.blocks) {
+        const Tile tile = tile_of(g, index);
+        int y[2], x[2]; // this thread's pixels; outside the image where it has none
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+            const u32 at = row + n * rows;
+            const bool live = row < rows && at < tile.own.pixels();
+            y[n] = live ? tile.own.top + (int)(at / tile.own.width) : -1000;
+            x[n] = live ? tile.own.left + (int)(at % tile.own.width) : -1000;
+        }
+        for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
+            float* a = shared;
+            __syncthreads(); // the tile before was read
+            load_state<TANGENT>(g, tile, c0, a, a + tile.reach.pixels() * g.chunk);
+            Lanes<4> a_bar[2] = {splat<4>(0.0f), splat<4>(0.0f)};
+            for (u32 i = 0; i < g.branches; ++i)
+                branch_adjoint<TANGENT>(g, p.branches[g.first_branch + i], tile, c0, shared, slot, index != block, y, x,
+                                        a_bar);
+            __syncthreads();
+            if (g.adjoint.data) input_adjoint<TANGENT>(g, tile, c0, shared, slot, index != block, y, x, a_bar);
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2) separable_backward(const __grid_constant__ Separable p) {
+    BEGIN(p);
+    adjoints<false>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+separable_tangent_backward(const __grid_constant__ Separable p) {
+    BEGIN(p);
+    adjoints<true>(p);
+}
+
+// Slots of one tensor, and where their sum goes.
+struct Tensor {
+    float* to;
+    u32 channels; // of batch norm's sums, which are added as [2, padded(C)]; 0 for a gradient
+    u32 first_block;
+    u32 partials, slot, slots, len;
+};
+LAYOUT(Tensor, 32);
+
+struct Combine {
+    Header header;
+    const Tensor* tensors;
+    u32 count, unused;
+    Floats workspace;
+};
+LAYOUT(Combine, 48);
+
+// Sums slots in double: 32 elements a block, so that whole sectors are read and the device is full;
+// the block's rows take every so-manieth slot, and a tree ends it.
+extern "C" __global__ void __launch_bounds__(256) separable_combine(const __grid_constant__ Combine p) {
+    BEGIN(p);
+    __shared__ double sums[8][33];
+    u32 i = 0;
+    while (i + 1 < p.count && blockIdx.x >= p.tensors[i + 1].first_block) ++i;
+    const Tensor& t = p.tensors[i];
+    const u32 column = threadIdx.x & 31, row = threadIdx.x >> 5;
+    const u32 e = 32 * (blockIdx.x - t.first_block) + column;
+    double sum = 0.0;
+    if (e < t.len) {
+        const float* from = at(p.workspace) + t.partials + e;
+#pragma unroll 4
+        for (u32 s = row; s < t.slots; s += 8) sum += __ldcg(from + (u64)s * t.slot);
+    }
+    sums[row][column] = sum;
+    for (u32 half = 4; half > 0; half >>= 1) {
+        __syncthreads();
+        if (row < half) sums[row][column] += sums[row + half][column];
+    }
+    if (row != 0 || e >= t.len) return;
+    if (t.channels == 0) {
+        t.to[e] = (float)sums[0][column];
+    } else {
+        t.to[e < t.channels ? e : padded(t.channels) + e - t.channels] += (float)sums[0][column];
+    }
+}
