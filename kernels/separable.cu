@@ -120,6 +120,9 @@ __device__ __forceinline__ void store_quad(storage* pixel, u32 c, u32 channels, 
     vectors(c, channels, [&](int i, u32 at) { store_or_add<VECTOR>(pixel + at, part(x, i), adds); });
 }
 
+// A coordinate that lies outside every image, with every tap of a window there.
+#define OUTSIDE (-1000)
+
 // A rectangle of pixels of an image.
 struct Rectangle {
     int top, left;
@@ -183,10 +186,37 @@ __device__ __forceinline__ Rectangle outputs_around(const Branch& b, const Tile&
     return r;
 }
 
-__device__ __forceinline__ const Group& group_of(const Separable& p) {
+// What all threads of a block have in common. It is kept in shared memory, because in registers it
+// would be kept by each of them.
+struct Stage {
+    Group group;
+    Branch branch;
+    Tile tile;
+    Rectangle own;    // outputs of the tile
+    Rectangle around; // outputs whose windows reach into it
+};
+
+template <class T> __device__ __forceinline__ void copy_words(const T& from, T& to) {
+    const u32* words = reinterpret_cast<const u32*>(&from);
+    u32* out = reinterpret_cast<u32*>(&to);
+    for (u32 i = threadIdx.x; i < sizeof(T) / 4; i += THREADS) out[i] = words[i];
+}
+
+// Finds the block's group. Ends with a barrier.
+__device__ __forceinline__ void set_group(const Separable& p, Stage& stage) {
     u32 i = 0;
     while (i + 1 < p.count && blockIdx.x >= p.groups[i + 1].first_block) ++i;
-    return p.groups[i];
+    copy_words(p.groups[i], stage.group);
+    __syncthreads();
+}
+
+// Sets the branch; a barrier must follow. The tile is set.
+__device__ __forceinline__ void set_branch(const Branch& b, Stage& stage) {
+    copy_words(b, stage.branch);
+    if (threadIdx.x == THREADS - 1) {
+        stage.own = outputs_on(b, stage.tile);
+        stage.around = outputs_around(b, stage.tile);
+    }
 }
 
 // Loads channels c0 … of the state around the tile, activated: a, and ȧ if TANGENT.
@@ -194,6 +224,7 @@ template <bool TANGENT>
 __device__ __forceinline__ void
 load_state(const Group& g, const Tile& t, u32 c0, float* a, float* a_dot) {
     const u32 quads = g.chunk >> 2, items = t.reach.pixels() * quads;
+#pragma unroll 1
     for (u32 i = threadIdx.x; i < items; i += THREADS) {
         const u32 q = i % quads, at_pixel = i / quads;
         const u32 y = t.reach.top + at_pixel / t.reach.width, x = t.reach.left + at_pixel % t.reach.width;
@@ -244,62 +275,56 @@ load_transposed(const float* p, u32 c0, u32 channels, u32 chunk, u32 cout, float
     }
 }
 
-// d at two outputs, one quad of channels: Σ a[tap]·w_tap, and ḋ. Outputs of which `live` is false
-// are not computed.
-template <int K, bool TANGENT>
-__device__ __forceinline__ void
-window_sums(const Branch& b, const Rectangle& reach, u32 chunk, const float* a, const float* a_dot, const float* w,
-            const float* w_dot, const int (&y)[2], const int (&x)[2], const bool (&live)[2], Lanes<4> (&d)[2],
-            Lanes<4> (&d_dot)[2]) {
-    const int dilation = (int)b.dilation, stride = (int)b.stride, padding = (int)b.padding;
-#pragma unroll 1
-    for (int ky = 0; ky < K; ++ky) {
-#pragma unroll
-        for (int kx = 0; kx < K; ++kx) {
-            const u32 tap = (u32)(ky * K + kx) * chunk;
-            const Lanes<4> weight = quad(w + tap);
-            Lanes<4> weight_dot;
-            if constexpr (TANGENT) weight_dot = quad(w_dot + tap);
-#pragma unroll
-            for (int n = 0; n < 2; ++n) {
-                const int at = reach.at(y[n] * stride + ky * dilation - padding, x[n] * stride + kx * dilation - padding);
-                if (live[n] && at >= 0) {
-                    const Lanes<4> value = quad(a + (u32)at * chunk);
-                    multiply_add(d[n], value, weight);
-                    if constexpr (TANGENT) {
-                        multiply_add(d_dot[n], quad(a_dot + (u32)at * chunk), weight);
-                        multiply_add(d_dot[n], value, weight_dot);
-                    }
-                }
-            }
-        }
-    }
-}
-
-// d (and ḋ) of the outputs `first` … of `outputs`, as [subtile, chunk + 4]; zero at those that are
-// not in `own`, and behind the last.
-template <int K, bool TANGENT>
+// d (and ḋ) of the outputs `first` … of `outputs`, Σ a[tap]·w_tap, as [subtile, chunk + 4]; zero at
+// those that are not in `own`, and behind the last. A thread takes one quad of channels at two
+// outputs, which share the loads of weights, or with the tangent at one.
+template <bool TANGENT>
 __device__ __forceinline__ void
 depthwise(const Branch& b, const Rectangle& reach, const Rectangle& outputs, const Rectangle& own, u32 first,
           u32 subtile, u32 chunk, const float* a, const float* a_dot, const float* w, const float* w_dot, float* d,
           float* d_dot) {
+    constexpr int N = TANGENT ? 1 : 2;
     const u32 quads = chunk >> 2, rows = THREADS / quads;
     const u32 q = threadIdx.x % quads, row = threadIdx.x / quads;
     if (row >= rows) return;
-    for (u32 u = row; u < subtile; u += 2 * rows) {
-        int y[2], x[2];
-        bool live[2];
-        Lanes<4> sum[2], dot[2];
+    a += 4 * q, a_dot += 4 * q, w += 4 * q, w_dot += 4 * q;
+    const int dilation = (int)b.dilation, kernel = (int)b.kernel;
+#pragma unroll 1
+    for (u32 u = row; u < subtile; u += N * rows) {
+        int top[N], left[N];
+        Lanes<4> sum[N], dot[N];
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
+        for (int n = 0; n < N; ++n) {
             const u32 at = first + u + n * rows;
-            y[n] = outputs.top + (int)(at / outputs.width), x[n] = outputs.left + (int)(at % outputs.width);
-            live[n] = u + n * rows < subtile && at < outputs.pixels() && own.at(y[n], x[n]) >= 0;
+            const int y = outputs.top + (int)(at / outputs.width), x = outputs.left + (int)(at % outputs.width);
+            const bool live = u + n * rows < subtile && at < outputs.pixels() && own.at(y, x) >= 0;
+            top[n] = live ? y * (int)b.stride - (int)b.padding - reach.top : OUTSIDE;
+            left[n] = x * (int)b.stride - (int)b.padding - reach.left;
             sum[n] = dot[n] = splat<4>(0.0f);
         }
-        window_sums<K, TANGENT>(b, reach, chunk, a + 4 * q, a_dot + 4 * q, w + 4 * q, w_dot + 4 * q, y, x, live, sum, dot);
+#pragma unroll 1
+        for (int ky = 0; ky < kernel; ++ky) {
+#pragma unroll 1
+            for (int kx = 0; kx < kernel; ++kx) {
+                const u32 tap = (u32)(ky * kernel + kx) * chunk;
+                const Lanes<4> weight = quad(w + tap);
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
+                for (int n = 0; n < N; ++n) {
+                    const u32 line = (u32)(top[n] + ky * dilation), column = (u32)(left[n] + kx * dilation);
+                    if (line < reach.height && column < reach.width) {
+                        const u32 from = (line * reach.width + column) * chunk;
+                        const Lanes<4> value = quad(a + from);
+                        multiply_add(sum[n], value, weight);
+                        if constexpr (TANGENT) {
+                            multiply_add(dot[n], quad(a_dot + from), weight);
+                            multiply_add(dot[n], value, quad(w_dot + tap));
+                        }
+                    }
+                }
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
             if (u + n * rows < subtile) {
                 store<4>(d + (u + n * rows) * (chunk + 4) + 4 * q, sum[n]);
                 if constexpr (TANGENT) store<4>(d_dot + (u + n * rows) * (chunk + 4) + 4 * q, dot[n]);
@@ -326,6 +351,7 @@ depthwise(const Branch& b, const Rectangle& reach, const Rectangle& outputs, con
 template <int N>
 __device__ __forceinline__ void
 product(Lanes<4> (&sum)[N], const float* const (&x)[N], const float* m, u32 columns, u32 depth) {
+#pragma unroll 1
     for (u32 k = 0; k < depth; k += 4) {
         Lanes<4> value[N];
 #pragma unroll
@@ -341,18 +367,25 @@ product(Lanes<4> (&sum)[N], const float* const (&x)[N], const float* m, u32 colu
 
 // z (and ż) of one tile, one branch at a time; the statistics' partials go to the tile's slot.
 template <bool TANGENT> __device__ __forceinline__ void values(const Separable& p) {
-    const Group& g = group_of(p);
+    __shared__ Stage stage;
+    set_group(p, stage);
+    const Group& g = stage.group;
+    const Tile& tile = stage.tile;
     const u32 tile_index = blockIdx.x - g.first_block;
-    const Tile tile = tile_of(g, tile_index);
+    if (threadIdx.x == 0) stage.tile = tile_of(g, tile_index);
     float* shared = reinterpret_cast<float*>(shared4);
-    const u32 plane = tile.reach.pixels() * g.chunk;
-    float *a = shared, *a_dot = a + plane;
+    __syncthreads();
+    float *a = shared, *a_dot = a + tile.reach.pixels() * g.chunk;
     float *w = shared + g.weights, *d = shared + g.d, *d_dot = d + g.subtile * (g.chunk + 4);
     float* slot = at(p.workspace) + g.partials + tile_index * g.slot;
     u32 resident = ~0u;
+#pragma unroll 1
     for (u32 turn = 0; turn < g.branches; ++turn) {
-        const Branch& b = p.branches[g.first_branch + (turn + tile_index) % g.branches];
-        const Rectangle outputs = outputs_on(b, tile);
+        const Branch& b = stage.branch;
+        const Rectangle& outputs = stage.own;
+        __syncthreads(); // the branch before is done
+        set_branch(p.branches[g.first_branch + (turn + tile_index) % g.branches], stage);
+        __syncthreads();
         const u32 taps = b.kernel * b.kernel, columns = 4 * quads_of(b.channels);
         float *w_dot = w + taps * g.chunk;
         float *pointwise = w + (TANGENT ? 2 : 1) * taps * g.chunk, *pointwise_dot = pointwise + g.chunk * columns;
@@ -360,8 +393,10 @@ template <bool TANGENT> __device__ __forceinline__ void values(const Separable& 
         const u32 q = threadIdx.x % quads, row = threadIdx.x / quads;
         Spread<4> spread;
         Lanes<4> sums[2] = {splat<4>(0.0f), splat<4>(0.0f)};
+#pragma unroll 1
         for (u32 first = 0; first < outputs.pixels(); first += g.subtile) {
             Lanes<4> z[2] = {splat<4>(0.0f), splat<4>(0.0f)};
+#pragma unroll 1
             for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
                 __syncthreads(); // what is overwritten was read
                 if (resident != c0) load_state<TANGENT>(g, tile, c0, a, a_dot);
@@ -375,8 +410,8 @@ template <bool TANGENT> __device__ __forceinline__ void values(const Separable& 
                     }
                 }
                 __syncthreads();
-                FOR_KERNEL(b, (depthwise<K, TANGENT>(b, tile.reach, outputs, outputs, first, g.subtile, g.chunk, a, a_dot,
-                                                     w, w_dot, d, d_dot)));
+                depthwise<TANGENT>(b, tile.reach, outputs, outputs, first, g.subtile, g.chunk, a, a_dot, w, w_dot, d,
+                                   d_dot);
                 __syncthreads();
                 if (row < rows) {
                     const u32 step = g.chunk + 4;
@@ -461,6 +496,7 @@ __device__ __forceinline__ void
 load_adjoint(const Branch& b, u32 image, const Rectangle& around, u32 first, u32 subtile, const float* table, float* z,
              float* z_dot) {
     const u32 quads = quads_of(b.channels), step = 4 * quads + 4;
+#pragma unroll 1
     for (u32 i = threadIdx.x; i < subtile * quads; i += THREADS) {
         const u32 q = i % quads, u = i / quads, o = first + u;
         Lanes<4> bar = splat<4>(0.0f), bar_dot = splat<4>(0.0f);
@@ -487,24 +523,26 @@ pointwise_transposed(const Group& g, u32 cout, u32 first, u32 pixels, const floa
     const u32 quads = g.chunk >> 2, rows = THREADS / quads, depth = 4 * quads_of(cout), step = depth + 4;
     const u32 q = threadIdx.x % quads, row = threadIdx.x / quads;
     if (row >= rows) return;
+#pragma unroll 1
     for (u32 u = row; u < g.subtile; u += 2 * rows) {
         const u32 second = min(u + rows, g.subtile - 1);
         const float* const x[2] = {z + u * step, z + second * step};
+        const auto write = [&](float* to, const Lanes<4>(&sum)[2]) {
+#pragma unroll
+            for (int n = 0; n < 2; ++n) {
+                const u32 v = u + n * rows;
+                if (v < g.subtile && first + v < pixels) store<4>(to + (first + v) * g.chunk + 4 * q, sum[n]);
+            }
+        };
         Lanes<4> sum[2] = {splat<4>(0.0f), splat<4>(0.0f)};
         product<2>(sum, x, transposed + 4 * q, g.chunk, depth);
-        Lanes<4> dot[2] = {splat<4>(0.0f), splat<4>(0.0f)};
+        write(bar, sum);
         if constexpr (TANGENT) {
             const float* const x_dot[2] = {z_dot + u * step, z_dot + second * step};
+            Lanes<4> dot[2] = {splat<4>(0.0f), splat<4>(0.0f)};
             product<2>(dot, x_dot, transposed + 4 * q, g.chunk, depth);
             product<2>(dot, x, transposed_dot + 4 * q, g.chunk, depth);
-        }
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-            const u32 v = u + n * rows;
-            if (v < g.subtile && first + v < pixels) {
-                store<4>(bar + (first + v) * g.chunk + 4 * q, sum[n]);
-                if constexpr (TANGENT) store<4>(bar_dot + (first + v) * g.chunk + 4 * q, dot[n]);
-            }
+            write(bar_dot, dot);
         }
     }
 }
@@ -529,6 +567,7 @@ struct Outer {
     __device__ __forceinline__ void
     add(Lanes<4> (&sum)[4], u32 subtile, const float* x, u32 x_step, const float* y, u32 y_step) const {
         if (!live) return;
+#pragma unroll 1
         for (u32 u = split; u < subtile; u += splits) {
             const Lanes<4> left = quad(x + u * x_step + c), right = quad(y + u * y_step + o);
 #pragma unroll
@@ -551,16 +590,19 @@ struct Outer {
     }
 };
 
-// How w̄ is shared out: a warp takes one row of taps and up to 32 quads; its threads that are left
-// over, and the warps that are, take further pixels. `parts` of them must be added in the end.
+// How w̄ is shared out: a warp takes one row of taps (half of one at 7×7, for want of registers) and
+// up to 32 quads; its threads that are left over, and the warps that are, take further pixels.
+// `parts` of them must be added in the end.
 struct TapRows {
-    u32 wide, slices, parts;
+    u32 wide, slices, jobs, parts;
 
     __device__ __forceinline__ TapRows(u32 kernel, u32 chunk) {
         wide = 1;
         while (wide < 32 && wide < (chunk >> 2)) wide <<= 1;
         slices = ((chunk >> 2) + 31) / 32;
-        parts = max(THREADS / 32 / (kernel * slices), 1u);
+        const u32 segments = kernel == 7 ? 14 : kernel;
+        parts = max(THREADS / 32 / (segments * slices), 1u);
+        jobs = segments * slices * parts;
     }
 };
 
@@ -570,33 +612,39 @@ template <int K, bool TANGENT>
 __device__ __forceinline__ void
 tap_sums(const Branch& b, const Group& g, const Rectangle& reach, const Rectangle& own, const Rectangle& around,
          const float* a, const float* a_dot, const float* bar, const float* bar_dot, float* to) {
+    constexpr int W = K == 7 ? 4 : K, SEGMENTS = (K + W - 1) / W;
     const TapRows share(K, g.chunk);
     const u32 lane = threadIdx.x & 31, in_warp = 32 / share.wide;
-    const int dilation = (int)b.dilation, stride = (int)b.stride, padding = (int)b.padding;
-    for (u32 job = threadIdx.x >> 5; job < K * share.slices * share.parts; job += THREADS / 32) {
+    const int dilation = (int)b.dilation, stride = (int)b.stride;
+#pragma unroll 1
+    for (u32 job = threadIdx.x >> 5; job < share.jobs; job += THREADS / 32) {
         const u32 part = job % share.parts, slice = job / share.parts % share.slices;
-        const int ky = (int)(job / share.parts / share.slices);
+        const int segment = (int)(job / share.parts / share.slices), ky = segment / SEGMENTS, begin = segment % SEGMENTS * W;
         const u32 q = 32 * slice + lane % share.wide;
-        Lanes<4> sum[K];
+        const int down = ky * dilation - (int)b.padding - reach.top;
+        const int right = begin * dilation - (int)b.padding - reach.left;
+        Lanes<4> sum[W];
 #pragma unroll
-        for (int kx = 0; kx < K; ++kx) sum[kx] = splat<4>(0.0f);
+        for (int i = 0; i < W; ++i) sum[i] = splat<4>(0.0f);
         if (4 * q < g.chunk) {
+#pragma unroll 1
             for (u32 o = part * in_warp + lane / share.wide; o < own.pixels(); o += share.parts * in_warp) {
                 const int y = own.top + (int)(o / own.width), x = own.left + (int)(o % own.width);
+                const u32 line = (u32)(y * stride + down);
+                if (line >= reach.height) continue;
                 const u32 from = (u32)around.at(y, x) * g.chunk + 4 * q;
                 const Lanes<4> adjoint = quad(bar + from);
                 Lanes<4> adjoint_dot;
                 if constexpr (TANGENT) adjoint_dot = quad(bar_dot + from);
+                u32 column = (u32)(x * stride + right), state = (line * reach.width + column) * g.chunk + 4 * q;
 #pragma unroll
-                for (int kx = 0; kx < K; ++kx) {
-                    const int at = reach.at(y * stride + ky * dilation - padding, x * stride + kx * dilation - padding);
-                    if (at >= 0) {
-                        const u32 state = (u32)at * g.chunk + 4 * q;
+                for (int i = 0; i < W; ++i, column += (u32)dilation, state += (u32)dilation * g.chunk) {
+                    if (column < reach.width) {
                         if constexpr (TANGENT) {
-                            multiply_add(sum[kx], adjoint_dot, quad(a + state));
-                            multiply_add(sum[kx], adjoint, quad(a_dot + state));
+                            multiply_add(sum[i], adjoint_dot, quad(a + state));
+                            multiply_add(sum[i], adjoint, quad(a_dot + state));
                         } else {
-                            multiply_add(sum[kx], adjoint, quad(a + state));
+                            multiply_add(sum[i], adjoint, quad(a + state));
                         }
                     }
                 }
@@ -604,35 +652,67 @@ tap_sums(const Branch& b, const Group& g, const Rectangle& reach, const Rectangl
         }
         for (u32 d = 16; d >= share.wide; d >>= 1) {
 #pragma unroll
-            for (int kx = 0; kx < K; ++kx) {
+            for (int i = 0; i < W; ++i) {
 #pragma unroll
-                for (int i = 0; i < 4; ++i) sum[kx][i] += __shfl_xor_sync(0xffffffffu, sum[kx][i], d);
+                for (int k = 0; k < 4; ++k) sum[i][k] += __shfl_xor_sync(0xffffffffu, sum[i][k], d);
             }
         }
         if (lane < share.wide && 4 * q < g.chunk) {
 #pragma unroll
-            for (int kx = 0; kx < K; ++kx)
-                store<4>(to + ((part * K + ky) * K + kx) * g.chunk + 4 * q, sum[kx]);
+            for (int i = 0; i < W; ++i)
+                if (begin + i < K) store<4>(to + ((part * K + ky) * K + begin + i) * g.chunk + 4 * q, sum[i]);
         }
     }
 }
 
-// ā[n] += d̄ ⋆ᵀ w at two pixels of the tile: the outputs o with s·o + tap there.
-template <int K>
+// A thread's n-th pixel of the tile where `rows` threads stand on each quad; OUTSIDE if it has none.
+__device__ __forceinline__ void own_pixel(const Rectangle& own, u32 quads, int n, int& y, int& x) {
+    const u32 rows = THREADS / quads, row = threadIdx.x / quads, at = row + n * rows;
+    const bool live = row < rows && at < own.pixels();
+    y = live ? own.top + (int)(at / own.width) : OUTSIDE;
+    x = live ? own.left + (int)(at % own.width) : OUTSIDE;
+}
+
+// ā[n] += d̄ ⋆ᵀ w at two pixels of the tile, the outputs o with s·o + tap there; in tangent_backward
+// ā˙[n] += d̄˙ ⋆ᵀ w + d̄ ⋆ᵀ ẇ.
+template <bool TANGENT>
 __device__ __forceinline__ void
-transpose(const Branch& b, const Rectangle& around, u32 chunk, const float* bar, const float* w, const int (&y)[2],
-          const int (&x)[2], Lanes<4> (&sum)[2]) {
-    const int dilation = (int)b.dilation, padding = (int)b.padding, odd = (int)b.stride - 1;
+transpose(const Branch& b, const Rectangle& tile, const Rectangle& around, u32 chunk, const float* bar,
+          const float* bar_dot, const float* w, const float* w_dot, Lanes<4> (&sum)[2]) {
+    int y[2], x[2];
+    own_pixel(tile, chunk >> 2, 0, y[0], x[0]);
+    own_pixel(tile, chunk >> 2, 1, y[1], x[1]);
+    const int dilation = (int)b.dilation, kernel = (int)b.kernel, odd = (int)b.stride - 1, padding = (int)b.padding;
 #pragma unroll 1
-    for (int ky = 0; ky < K; ++ky) {
+    for (int ky = 0; ky < kernel; ++ky) {
+        u32 row[2];
+        bool in[2];
 #pragma unroll
-        for (int kx = 0; kx < K; ++kx) {
-            const Lanes<4> weight = quad(w + (u32)(ky * K + kx) * chunk);
+        for (int n = 0; n < 2; ++n) {
+            const int at = y[n] + padding - ky * dilation;
+            row[n] = (u32)(floor_half(at, b.stride) - around.top);
+            in[n] = (at & odd) == 0 && row[n] < around.height;
+        }
+#pragma unroll 1
+        for (int kx = 0; kx < kernel; ++kx) {
+            const u32 tap = (u32)(ky * kernel + kx) * chunk;
+            const Lanes<4> weight = quad(w + tap);
+            Lanes<4> weight_dot;
+            if constexpr (TANGENT) weight_dot = quad(w_dot + tap);
 #pragma unroll
             for (int n = 0; n < 2; ++n) {
-                const int ty = y[n] + padding - ky * dilation, tx = x[n] + padding - kx * dilation;
-                const int at = around.at(floor_half(ty, b.stride), floor_half(tx, b.stride));
-                if (((ty | tx) & odd) == 0 && at >= 0) multiply_add(sum[n], quad(bar + (u32)at * chunk), weight);
+                const int at = x[n] + padding - kx * dilation;
+                const u32 column = (u32)(floor_half(at, b.stride) - around.left);
+                if (in[n] && (at & odd) == 0 && column < around.width) {
+                    const u32 from = (row[n] * around.width + column) * chunk;
+                    const Lanes<4> adjoint = quad(bar + from);
+                    if constexpr (TANGENT) {
+                        multiply_add(sum[n], quad(bar_dot + from), weight);
+                        multiply_add(sum[n], adjoint, weight_dot);
+                    } else {
+                        multiply_add(sum[n], adjoint, weight);
+                    }
+                }
             }
         }
     }
@@ -642,6 +722,7 @@ transpose(const Branch& b, const Rectangle& around, u32 chunk, const float* bar,
 // rows are `stride` apart; or writes them, for a block's first tile.
 __device__ __forceinline__ void
 flush(const float* from, u32 rows, u32 width, u32 columns, u32 parts, float* slot, u32 stride, bool adds) {
+#pragma unroll 1
     for (u32 i = threadIdx.x; i < rows * columns; i += THREADS) {
         const u32 r = i / columns, c = i % columns;
         float sum = 0.0f;
@@ -654,9 +735,11 @@ flush(const float* from, u32 rows, u32 width, u32 columns, u32 parts, float* slo
 // Everything of one branch on one tile and chunk: its weights' gradients, and its share of ā.
 template <bool TANGENT>
 __device__ __forceinline__ void
-branch_adjoint(const Group& g, const Branch& b, const Tile& tile, u32 c0, float* shared, float* slot, bool adds,
-               const int (&y)[2], const int (&x)[2], Lanes<4> (&a_bar)[2]) {
-    const Rectangle own = outputs_on(b, tile), around = outputs_around(b, tile);
+branch_adjoint(const Stage& stage, u32 c0, float* shared, float* slot, bool adds, Lanes<4> (&a_bar)[2]) {
+    const Group& g = stage.group;
+    const Branch& b = stage.branch;
+    const Tile& tile = stage.tile;
+    const Rectangle &own = stage.own, &around = stage.around;
     const u32 taps = b.kernel * b.kernel, depth = 4 * quads_of(b.channels);
     const float *a = shared, *a_dot = a + tile.reach.pixels() * g.chunk;
     float *bar = shared + g.bar, *bar_dot = bar + g.region * g.chunk;
@@ -665,7 +748,6 @@ branch_adjoint(const Group& g, const Branch& b, const Tile& tile, u32 c0, float*
     float *d = shared + g.d, *d_dot = d + g.subtile * (g.chunk + 4);
     float *z = shared + g.z, *z_dot = z + g.subtile * (depth + 4);
     float* table = shared + g.table;
-    __syncthreads(); // the branch before has read what is overwritten
     load_depthwise(at(b.depthwise), taps, c0, g.channels, g.chunk, w);
     load_transposed(at(b.pointwise), c0, g.channels, g.chunk, b.channels, transposed);
     if constexpr (TANGENT) {
@@ -677,9 +759,9 @@ branch_adjoint(const Group& g, const Branch& b, const Tile& tile, u32 c0, float*
     Lanes<4> pointwise[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) pointwise[i] = splat<4>(0.0f);
+#pragma unroll 1
     for (u32 first = 0; first < around.pixels(); first += g.subtile) {
-        FOR_KERNEL(b, (depthwise<K, TANGENT>(b, tile.reach, around, own, first, g.subtile, g.chunk, a, a_dot, w, w_dot,
-                                             d, d_dot)));
+        depthwise<TANGENT>(b, tile.reach, around, own, first, g.subtile, g.chunk, a, a_dot, w, w_dot, d, d_dot);
         load_adjoint<TANGENT>(b, tile.image, around, first, g.subtile, table, z, z_dot);
         __syncthreads();
         pointwise_transposed<TANGENT>(g, b.channels, first, around.pixels(), z, z_dot, transposed, transposed_dot, bar,
@@ -700,12 +782,7 @@ branch_adjoint(const Group& g, const Branch& b, const Tile& tile, u32 c0, float*
     __syncthreads();
     FOR_KERNEL(b, (tap_sums<K, TANGENT>(b, g, tile.reach, own, around, a, a_dot, bar, bar_dot, d)));
     const u32 q4 = 4 * (threadIdx.x % (g.chunk >> 2));
-    if constexpr (TANGENT) {
-        FOR_KERNEL(b, (transpose<K>(b, around, g.chunk, bar_dot + q4, w + q4, y, x, a_bar)));
-        FOR_KERNEL(b, (transpose<K>(b, around, g.chunk, bar + q4, w_dot + q4, y, x, a_bar)));
-    } else {
-        FOR_KERNEL(b, (transpose<K>(b, around, g.chunk, bar + q4, w + q4, y, x, a_bar)));
-    }
+    transpose<TANGENT>(b, tile.own, around, g.chunk, bar + q4, bar_dot + q4, w + q4, w_dot + q4, a_bar);
     __syncthreads();
     const TapRows share(b.kernel, g.chunk);
     flush(d, taps, g.chunk, here, share.parts, slot + b.partial + c0, g.channels, adds);
@@ -715,17 +792,19 @@ branch_adjoint(const Group& g, const Branch& b, const Tile& tile, u32 c0, float*
 // Σ x̄˙ and Σ x̄˙·a + x̄·ȧ), which are sums over x̂, because where the mask is open a = x̂.
 template <bool TANGENT>
 __device__ __forceinline__ void
-input_adjoint(const Group& g, const Tile& tile, u32 c0, float* shared, float* slot, bool adds, const int (&y)[2],
-              const int (&x)[2], const Lanes<4> (&a_bar)[2]) {
+input_adjoint(const Group& g, const Tile& tile, u32 c0, float* shared, float* slot, bool adds,
+              const Lanes<4> (&a_bar)[2]) {
     const u32 quads = g.chunk >> 2, rows = THREADS / quads;
     const u32 q = threadIdx.x % quads, row = threadIdx.x / quads, c = c0 + 4 * q;
     const float *a = shared, *a_dot = a + tile.reach.pixels() * g.chunk;
     Lanes<4> sums[2] = {splat<4>(0.0f), splat<4>(0.0f)};
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
-        if (row >= rows || tile.own.at(y[n], x[n]) < 0) continue;
-        const u32 from = (u32)tile.reach.at(y[n], x[n]) * g.chunk + 4 * q;
-        const u32 pixel = (tile.image * g.height + (u32)y[n]) * g.width + (u32)x[n];
+        int y, x;
+        own_pixel(tile.own, quads, n, y, x);
+        if (y < 0) continue;
+        const u32 from = (u32)tile.reach.at(y, x) * g.chunk + 4 * q;
+        const u32 pixel = (tile.image * g.height + (u32)y) * g.width + (u32)x;
         const Lanes<4> state = quad(a + from);
         Lanes<4> bar = a_bar[n];
 #pragma unroll
@@ -749,32 +828,28 @@ input_adjoint(const Group& g, const Tile& tile, u32 c0, float* shared, float* sl
 
 // All branches of a group over the block's tiles: every `blocks`th.
 template <bool TANGENT> __device__ __forceinline__ void adjoints(const Separable& p) {
-    const Group& g = group_of(p);
+    __shared__ Stage stage;
+    set_group(p, stage);
+    const Group& g = stage.group;
     const u32 block = blockIdx.x - g.first_block;
     float* shared = reinterpret_cast<float*>(shared4);
     float* slot = at(p.workspace) + g.partials + block * g.slot;
-    const u32 quads = g.chunk >> 2, rows = THREADS / quads, row = threadIdx.x / quads;
     for (u32 index = block; index < g.tiles; index += g.blocks) {
-        const Tile tile = tile_of(g, index);
-        int y[2], x[2]; // this thread's pixels; outside the image where it has none
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-            const u32 at = row + n * rows;
-            const bool live = row < rows && at < tile.own.pixels();
-            y[n] = live ? tile.own.top + (int)(at / tile.own.width) : -1000;
-            x[n] = live ? tile.own.left + (int)(at % tile.own.width) : -1000;
-        }
+        if (threadIdx.x == 0) stage.tile = tile_of(g, index);
         for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
-            float* a = shared;
-            __syncthreads(); // the tile before was read
-            load_state<TANGENT>(g, tile, c0, a, a + tile.reach.pixels() * g.chunk);
+            __syncthreads(); // the tile is set, and the one before was read
+            load_state<TANGENT>(g, stage.tile, c0, shared, shared + stage.tile.reach.pixels() * g.chunk);
             Lanes<4> a_bar[2] = {splat<4>(0.0f), splat<4>(0.0f)};
-            for (u32 i = 0; i < g.branches; ++i)
-                branch_adjoint<TANGENT>(g, p.branches[g.first_branch + i], tile, c0, shared, slot, index != block, y, x,
-                                        a_bar);
-            __syncthreads();
-            if (g.adjoint.data) input_adjoint<TANGENT>(g, tile, c0, shared, slot, index != block, y, x, a_bar);
+#pragma unroll 1
+            for (u32 i = 0; i < g.branches; ++i) {
+                set_branch(p.branches[g.first_branch + i], stage);
+                __syncthreads();
+                branch_adjoint<TANGENT>(stage, c0, shared, slot, index != block, a_bar);
+                __syncthreads();
+            }
+            if (g.adjoint.data) input_adjoint<TANGENT>(g, stage.tile, c0, shared, slot, index != block, a_bar);
         }
+        __syncthreads();
     }
 }
 

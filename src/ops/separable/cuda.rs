@@ -9,7 +9,6 @@
 
 use super::{PlannedBranch, PlannedGroup, Separable};
 use crate::device::cuda::launch::Kernel;
-use crate::device::simd::padded;
 use crate::layout_test;
 use crate::ops::cuda::{Adjoint, Encoder, Floats, Header, Input, Pixels, Tickets, narrow};
 use crate::ops::{Moments, Pass, Role};
@@ -67,7 +66,6 @@ struct GroupRow {
     partials: u32,
     slot: u32,
     sums: u32,
-    state: u32,
     bar: u32,
     weights: u32,
     d: u32,
@@ -126,8 +124,8 @@ layout_test!(
 /// Threads a block: two blocks of up to 64 registers a thread are half of an H100's multiprocessor.
 const THREADS: usize = 512;
 /// f32 of shared memory a block may use: 64 KiB, what every supported GPU has for a block, and three
-/// times in a multiprocessor of an H100.
-const SHARED: usize = 16 << 10;
+/// times in a multiprocessor of an H100; less what the kernels declare themselves (`Stage`).
+const SHARED: usize = (16 << 10) - 256;
 /// Blocks of a backward launch, about: two on each of an H100's 132 multiprocessors.
 const BACKWARD_BLOCKS: usize = 264;
 /// Threads of `separable_combine`'s blocks, and elements that a block sums.
@@ -274,7 +272,8 @@ fn region(branch: &PlannedBranch, side: [usize; 2]) -> usize {
 
 /// `TapRows::parts` of `separable.cu`.
 fn tap_parts(kernel: usize, chunk: usize) -> usize {
-    (THREADS / 32 / (kernel * (chunk / 4).div_ceil(32))).max(1)
+    let segments = if kernel == 7 { 14 } else { kernel };
+    (THREADS / 32 / (segments * (chunk / 4).div_ceil(32))).max(1)
 }
 
 /// Tables and sizes of one pass.
@@ -377,7 +376,7 @@ impl Tables {
                 "separable: {} channels do not fit {} KiB of shared memory a block; use fewer \
                  channels, or --device cpu",
                 group.channels,
-                4 * SHARED >> 10
+                SHARED.div_ceil(256)
             );
         };
         self.shared = self.shared.max(cut.shared);
