@@ -122,6 +122,8 @@ __device__ __forceinline__ void store_quad(storage* pixel, u32 c, u32 channels, 
 
 // A coordinate that lies outside every image, with every tap of a window there.
 #define OUTSIDE (-1000)
+// Sources of an adjoint, at most: MAX_SOURCES of `ops`.
+#define MOST_SOURCES 16
 
 // A rectangle of pixels of an image.
 struct Rectangle {
@@ -146,7 +148,8 @@ __device__ __forceinline__ void clip(int from, int to, u32 size, int& first, u32
     count = (u32)max(min(to, (int)size) - first, 0);
 }
 
-// Where a block is: its tile of an image, and the state's pixels that the tile's windows reach.
+// Where a block is: its tile of an image, and the state's pixels that the tile's windows reach: rows
+// inside the image, columns also outside it (they hold zeros), so that no tap asks for its column.
 struct Tile {
     u32 image;
     Rectangle own, reach;
@@ -161,7 +164,7 @@ __device__ __forceinline__ Tile tile_of(const Group& g, u32 index) {
     clip(y, y + (int)g.rows, g.height, t.own.top, t.own.height);
     clip(x, x + (int)g.columns, g.width, t.own.left, t.own.width);
     clip(y - border, y + (int)g.rows + border, g.height, t.reach.top, t.reach.height);
-    clip(x - border, x + (int)g.columns + border, g.width, t.reach.left, t.reach.width);
+    t.reach.left = t.own.left - border, t.reach.width = t.own.width + 2 * g.border;
     return t;
 }
 
@@ -174,15 +177,14 @@ __device__ __forceinline__ Rectangle outputs_on(const Branch& b, const Tile& t) 
     return r;
 }
 
-// The outputs whose windows reach into the tile.
+// The outputs whose windows reach into the tile; columns again also outside the image.
 __device__ __forceinline__ Rectangle outputs_around(const Branch& b, const Tile& t) {
     Rectangle r;
     const int p = (int)b.padding, s = (int)b.stride;
-    const auto range = [&](int first, u32 count, u32 size, int& from, u32& len) {
-        clip(floor_half(first - p + s - 1, b.stride), floor_half(first + (int)count - 1 + p, b.stride) + 1, size, from, len);
-    };
-    range(t.own.top, t.own.height, b.height, r.top, r.height);
-    range(t.own.left, t.own.width, b.width, r.left, r.width);
+    const auto first = [&](int from) { return floor_half(from - p + s - 1, b.stride); };
+    const auto end = [&](int from, u32 count) { return floor_half(from + (int)count - 1 + p, b.stride) + 1; };
+    clip(first(t.own.top), end(t.own.top, t.own.height), b.height, r.top, r.height);
+    r.left = first(t.own.left), r.width = (u32)(end(t.own.left, t.own.width) - r.left);
     return r;
 }
 
@@ -194,6 +196,10 @@ struct Stage {
     Tile tile;
     Rectangle own;    // outputs of the tile
     Rectangle around; // outputs whose windows reach into it
+    Source sources[MOST_SOURCES];
+    u32 taps, depth; // k², and the output's channels in whole quads
+    // Floats into shared memory, beside the group's.
+    u32 state_dot, bar_dot, w_dot, pointwise, pointwise_dot, d_dot, z_dot;
 };
 
 template <class T> __device__ __forceinline__ void copy_words(const T& from, T& to) {
@@ -210,27 +216,55 @@ __device__ __forceinline__ void set_group(const Separable& p, Stage& stage) {
     __syncthreads();
 }
 
-// Sets the branch; a barrier must follow. The tile is set.
+// Sets the branch, with its adjoint's sources in the backward passes; a barrier must follow. The tile
+// is set.
+template <bool TANGENT, bool BACKWARD>
 __device__ __forceinline__ void set_branch(const Branch& b, Stage& stage) {
+    const Group& g = stage.group;
     copy_words(b, stage.branch);
+    if constexpr (BACKWARD) {
+        const u32* words = reinterpret_cast<const u32*>(b.adjoint.sources);
+        u32* out = reinterpret_cast<u32*>(stage.sources);
+        for (u32 i = threadIdx.x; i < b.adjoint.count * (sizeof(Source) / 4); i += THREADS) out[i] = words[i];
+        __syncthreads();
+        if (threadIdx.x == 0) stage.branch.adjoint.sources = stage.sources;
+    }
     if (threadIdx.x == THREADS - 1) {
         stage.own = outputs_on(b, stage.tile);
         stage.around = outputs_around(b, stage.tile);
+        stage.taps = b.kernel * b.kernel;
+        stage.depth = 4 * quads_of(b.channels);
+        stage.state_dot = stage.tile.reach.pixels() * g.chunk;
+        stage.bar_dot = g.bar + g.region * g.chunk;
+        stage.w_dot = g.weights + stage.taps * g.chunk;
+        stage.pointwise = g.weights + (TANGENT ? 2 : 1) * stage.taps * g.chunk;
+        stage.pointwise_dot = stage.pointwise + g.chunk * stage.depth;
+        stage.d_dot = g.d + g.subtile * (g.chunk + 4);
+        stage.z_dot = g.z + g.subtile * (stage.depth + 4);
     }
+}
+
+// Floats of shared memory from `offset` on.
+__device__ __forceinline__ float* room(u32 offset) {
+    return reinterpret_cast<float*>(shared4) + offset;
 }
 
 // Loads channels c0 … of the state around the tile, activated: a, and ȧ if TANGENT.
 template <bool TANGENT>
 __device__ __forceinline__ void
-load_state(const Group& g, const Tile& t, u32 c0, float* a, float* a_dot) {
+load_state(const Stage& stage, u32 c0) {
+    const Group& g = stage.group;
+    const Tile& t = stage.tile;
     const u32 quads = g.chunk >> 2, items = t.reach.pixels() * quads;
+    float *a = room(0), *a_dot = room(items * 4);
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < items; i += THREADS) {
         const u32 q = i % quads, at_pixel = i / quads;
-        const u32 y = t.reach.top + at_pixel / t.reach.width, x = t.reach.left + at_pixel % t.reach.width;
+        const u32 y = (u32)t.reach.top + at_pixel / t.reach.width;
+        const u32 x = (u32)t.reach.left + at_pixel % t.reach.width;
         const u32 pixel = (t.image * g.height + y) * g.width + x;
         Lanes<4> value = splat<4>(0.0f), dot = splat<4>(0.0f);
-        vectors(c0 + 4 * q, g.channels, [&](int k, u32 c) {
+        if (x < g.width) vectors(c0 + 4 * q, g.channels, [&](int k, u32 c) {
             const Lanes<VECTOR> v = read<VECTOR>(g.input, pixel, c, g.channels);
             put(value, k, v);
             if constexpr (TANGENT) put(dot, k, read_tangent<VECTOR>(g.input, v, pixel, c, g.channels));
@@ -276,58 +310,61 @@ load_transposed(const float* p, u32 c0, u32 channels, u32 chunk, u32 cout, float
 }
 
 // d (and ḋ) of the outputs `first` … of `outputs`, Σ a[tap]·w_tap, as [subtile, chunk + 4]; zero at
-// those that are not in `own`, and behind the last. A thread takes one quad of channels at two
+// those that are not the tile's own, and behind the last. A thread takes one quad of channels at two
 // outputs, which share the loads of weights, or with the tangent at one.
 template <bool TANGENT>
-__device__ __forceinline__ void
-depthwise(const Branch& b, const Rectangle& reach, const Rectangle& outputs, const Rectangle& own, u32 first,
-          u32 subtile, u32 chunk, const float* a, const float* a_dot, const float* w, const float* w_dot, float* d,
-          float* d_dot) {
+__device__ __forceinline__ void depthwise(const Stage& s, const Rectangle& outputs, u32 first) {
     constexpr int N = TANGENT ? 1 : 2;
-    const u32 quads = chunk >> 2, rows = THREADS / quads;
+    const u32 chunk = s.group.chunk, quads = chunk >> 2, rows = THREADS / quads;
     const u32 q = threadIdx.x % quads, row = threadIdx.x / quads;
     if (row >= rows) return;
-    a += 4 * q, a_dot += 4 * q, w += 4 * q, w_dot += 4 * q;
-    const int dilation = (int)b.dilation, kernel = (int)b.kernel;
+    const Rectangle& reach = s.tile.reach;
+    const u32 step = s.branch.dilation * chunk, line_step = s.branch.dilation * reach.width * chunk - s.branch.kernel * step;
 #pragma unroll 1
-    for (u32 u = row; u < subtile; u += N * rows) {
-        int top[N], left[N];
+    for (u32 u = row; u < s.group.subtile; u += N * rows) {
+        int line[N];
+        const float* a[N];
         Lanes<4> sum[N], dot[N];
 #pragma unroll
         for (int n = 0; n < N; ++n) {
             const u32 at = first + u + n * rows;
             const int y = outputs.top + (int)(at / outputs.width), x = outputs.left + (int)(at % outputs.width);
-            const bool live = u + n * rows < subtile && at < outputs.pixels() && own.at(y, x) >= 0;
-            top[n] = live ? y * (int)b.stride - (int)b.padding - reach.top : OUTSIDE;
-            left[n] = x * (int)b.stride - (int)b.padding - reach.left;
+            const bool live = u + n * rows < s.group.subtile && at < outputs.pixels() && s.own.at(y, x) >= 0;
+            const int padding = (int)s.branch.padding, stride = (int)s.branch.stride;
+            line[n] = live ? y * stride - padding - reach.top : OUTSIDE;
+            a[n] = room(0) + ((line[n] * (int)reach.width + x * stride - padding - reach.left) * (int)chunk + (int)(4 * q));
             sum[n] = dot[n] = splat<4>(0.0f);
         }
+        const float* w = room(s.group.weights + 4 * q);
+        const float* end = room(s.w_dot);
 #pragma unroll 1
-        for (int ky = 0; ky < kernel; ++ky) {
+        while (w < end) {
 #pragma unroll 1
-            for (int kx = 0; kx < kernel; ++kx) {
-                const u32 tap = (u32)(ky * kernel + kx) * chunk;
-                const Lanes<4> weight = quad(w + tap);
+            for (u32 kx = 0; kx < s.branch.kernel; ++kx) {
+                const Lanes<4> weight = quad(w);
 #pragma unroll
                 for (int n = 0; n < N; ++n) {
-                    const u32 line = (u32)(top[n] + ky * dilation), column = (u32)(left[n] + kx * dilation);
-                    if (line < reach.height && column < reach.width) {
-                        const u32 from = (line * reach.width + column) * chunk;
-                        const Lanes<4> value = quad(a + from);
+                    if ((u32)line[n] < reach.height) {
+                        const Lanes<4> value = quad(a[n]);
                         multiply_add(sum[n], value, weight);
                         if constexpr (TANGENT) {
-                            multiply_add(dot[n], quad(a_dot + from), weight);
-                            multiply_add(dot[n], value, quad(w_dot + tap));
+                            multiply_add(dot[n], quad(a[n] + s.state_dot), weight);
+                            multiply_add(dot[n], value, quad(w + (s.w_dot - s.group.weights)));
                         }
                     }
+                    a[n] += step;
                 }
+                w += chunk;
             }
+#pragma unroll
+            for (int n = 0; n < N; ++n) line[n] += (int)s.branch.dilation, a[n] += line_step;
         }
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-            if (u + n * rows < subtile) {
-                store<4>(d + (u + n * rows) * (chunk + 4) + 4 * q, sum[n]);
-                if constexpr (TANGENT) store<4>(d_dot + (u + n * rows) * (chunk + 4) + 4 * q, dot[n]);
+            if (u + n * rows < s.group.subtile) {
+                const u32 to = (u + n * rows) * (chunk + 4) + 4 * q;
+                store<4>(room(s.group.d + to), sum[n]);
+                if constexpr (TANGENT) store<4>(room(s.d_dot + to), dot[n]);
             }
         }
     }
@@ -365,118 +402,145 @@ product(Lanes<4> (&sum)[N], const float* const (&x)[N], const float* m, u32 colu
     }
 }
 
-// z (and ż) of one tile, one branch at a time; the statistics' partials go to the tile's slot.
-template <bool TANGENT> __device__ __forceinline__ void values(const Separable& p) {
-    __shared__ Stage stage;
-    set_group(p, stage);
-    const Group& g = stage.group;
-    const Tile& tile = stage.tile;
-    const u32 tile_index = blockIdx.x - g.first_block;
-    if (threadIdx.x == 0) stage.tile = tile_of(g, tile_index);
-    float* shared = reinterpret_cast<float*>(shared4);
+// A thread's quad of output channels, and its row of the pixels that stand on each quad.
+struct Place {
+    u32 q, row, rows;
+
+    __device__ __forceinline__ explicit Place(u32 channels) {
+        const u32 quads = channels >> 2;
+        q = threadIdx.x % quads, row = threadIdx.x / quads, rows = THREADS / quads;
+    }
+};
+
+// z (or ż) at a thread's two pixels of a sub-tile: d·P, or ḋ·P + d·Ṗ.
+template <bool TANGENT> __device__ __forceinline__ void pointwise(const Stage& s, Lanes<4> (&z)[2]) {
+    const Place at(s.depth);
+    if (at.row >= at.rows || at.row >= s.group.subtile) return;
+    const u32 step = s.group.chunk + 4, second = min(at.row + at.rows, s.group.subtile - 1);
+    const float* const x[2] = {room(s.group.d + at.row * step), room(s.group.d + second * step)};
+    if constexpr (TANGENT) {
+        const float* const x_dot[2] = {room(s.d_dot + at.row * step), room(s.d_dot + second * step)};
+        product<2>(z, x_dot, room(s.pointwise + 4 * at.q), s.depth, s.group.chunk);
+        product<2>(z, x, room(s.pointwise_dot + 4 * at.q), s.depth, s.group.chunk);
+    } else {
+        product<2>(z, x, room(s.pointwise + 4 * at.q), s.depth, s.group.chunk);
+    }
+}
+
+// The weights of channels c0 …, as a pass that computes outputs reads them.
+template <bool TANGENT> __device__ __forceinline__ void load_weights(const Stage& s, u32 c0) {
+    const Branch& b = s.branch;
+    const Group& g = s.group;
+    load_depthwise(at(b.depthwise), s.taps, c0, g.channels, g.chunk, room(g.weights));
+    load_pointwise(at(b.pointwise), c0, g.channels, g.chunk, b.channels, room(s.pointwise));
+    if constexpr (TANGENT) {
+        load_depthwise(at(b.depthwise_tangent), s.taps, c0, g.channels, g.chunk, room(s.w_dot));
+        load_pointwise(at(b.pointwise_tangent), c0, g.channels, g.chunk, b.channels, room(s.pointwise_dot));
+    }
+}
+
+// What a thread gathers for the statistics of its quad of channels.
+template <bool TANGENT> struct Gathered;
+template <> struct Gathered<false> {
+    Spread<4> spread;
+
+    __device__ __forceinline__ void add(const Branch&, u32, u32, const Lanes<4>& z) { spread.add(z); }
+    __device__ __forceinline__ void write(const Place& at, u32 columns, float* scratch, float* to) const {
+        write_spread<4>(spread, at.q, at.row, at.rows, columns, scratch, to);
+    }
+};
+template <> struct Gathered<true> {
+    Lanes<4> sums[2]; // Σ ż, Σ x̂·ż
+
+    __device__ __forceinline__ Gathered() { sums[0] = sums[1] = splat<4>(0.0f); }
+    __device__ __forceinline__ void add(const Branch& b, u32 pixel, u32 c, const Lanes<4>& dot) {
+        const float* m = at(b.statistics) + c; // padded to sixteen
+        const Lanes<4> value = load_quad(at(b.output, pixel), c, b.channels);
+        const Lanes<4> mean = load<4>(m), r = load<4>(m + padded(b.channels));
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            sums[0][i] += dot[i];
+            sums[1][i] = fmaf((value[i] - mean[i]) * r[i], dot[i], sums[1][i]);
+        }
+    }
+    __device__ __forceinline__ void write(const Place& at, u32 columns, float* scratch, float* to) const {
+        write_sums<4, 2>(sums, at.q, at.row, at.rows, columns, scratch, to);
+    }
+};
+
+// Writes a sub-tile's outputs `first` …, and gathers what was stored.
+template <bool TANGENT>
+__device__ __forceinline__ void
+write_outputs(const Stage& s, u32 first, const Lanes<4> (&z)[2], Gathered<TANGENT>& gathered) {
+    const Branch& b = s.branch;
+    const Place at_(s.depth);
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+        const u32 u = at_.row + n * at_.rows, o = first + u;
+        if (at_.row < at_.rows && u < s.group.subtile && o < s.own.pixels()) {
+            const u32 y = s.own.top + o / s.own.width, x = s.own.left + o % s.own.width;
+            const u32 pixel = (s.tile.image * b.height + y) * b.width + x;
+            store_quad(at(TANGENT ? b.output_tangent : b.output, pixel), 4 * at_.q, b.channels, z[n], false);
+            if (b.statistics.data) gathered.add(b, pixel, 4 * at_.q, as_stored(z[n]));
+        }
+    }
+}
+
+// The tile's partial of the statistics to its slot; the last tile of the branch combines them.
+template <bool TANGENT>
+__device__ __forceinline__ void
+write_statistics(const Separable& p, const Stage& s, const Gathered<TANGENT>& gathered) {
+    const Branch& b = s.branch;
+    const Group& g = s.group;
+    // The sub-tiles' room is free.
+    float *rows = room(g.d), *scratch = rows + 3 * s.depth;
+    gathered.write(Place(s.depth), s.depth, scratch, rows);
     __syncthreads();
-    float *a = shared, *a_dot = a + tile.reach.pixels() * g.chunk;
-    float *w = shared + g.weights, *d = shared + g.d, *d_dot = d + g.subtile * (g.chunk + 4);
-    float* slot = at(p.workspace) + g.partials + tile_index * g.slot;
+    float* partials = at(p.workspace) + g.partials + b.partial;
+    float* slot = partials + (blockIdx.x - g.first_block) * g.slot;
+    for (u32 i = threadIdx.x; i < (TANGENT ? 2 : 3) * b.channels; i += THREADS)
+        slot[i] = rows[(i / b.channels) * s.depth + i % b.channels];
+    if (!last_block(at(p.tickets) + b.ticket, g.tiles)) return;
+    double* wide = reinterpret_cast<double*>(rows);
+    if constexpr (TANGENT) {
+        const u32 count = p.batch * b.height * b.width;
+        finish_tangent(partials, g.tiles, g.slot, b.channels, count, wide, at(b.statistics_tangent));
+    } else {
+        finish_spread(partials, g.tiles, g.slot, b.channels, wide, at(b.statistics));
+    }
+}
+
+// z (or ż) of one tile, one branch at a time.
+template <bool TANGENT> __device__ __forceinline__ void values(const Separable& p) {
+    __shared__ Stage s;
+    set_group(p, s);
+    const Group& g = s.group;
+    const u32 index = blockIdx.x - g.first_block;
+    if (threadIdx.x == 0) s.tile = tile_of(g, index);
     u32 resident = ~0u;
 #pragma unroll 1
     for (u32 turn = 0; turn < g.branches; ++turn) {
-        const Branch& b = stage.branch;
-        const Rectangle& outputs = stage.own;
-        __syncthreads(); // the branch before is done
-        set_branch(p.branches[g.first_branch + (turn + tile_index) % g.branches], stage);
+        __syncthreads(); // the tile is set, and the branch before is done
+        set_branch<TANGENT, false>(p.branches[g.first_branch + (turn + index) % g.branches], s);
         __syncthreads();
-        const u32 taps = b.kernel * b.kernel, columns = 4 * quads_of(b.channels);
-        float *w_dot = w + taps * g.chunk;
-        float *pointwise = w + (TANGENT ? 2 : 1) * taps * g.chunk, *pointwise_dot = pointwise + g.chunk * columns;
-        const u32 quads = columns >> 2, rows = THREADS / quads;
-        const u32 q = threadIdx.x % quads, row = threadIdx.x / quads;
-        Spread<4> spread;
-        Lanes<4> sums[2] = {splat<4>(0.0f), splat<4>(0.0f)};
+        Gathered<TANGENT> gathered;
 #pragma unroll 1
-        for (u32 first = 0; first < outputs.pixels(); first += g.subtile) {
+        for (u32 first = 0; first < s.own.pixels(); first += g.subtile) {
             Lanes<4> z[2] = {splat<4>(0.0f), splat<4>(0.0f)};
 #pragma unroll 1
             for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
-                __syncthreads(); // what is overwritten was read
-                if (resident != c0) load_state<TANGENT>(g, tile, c0, a, a_dot);
+                if (resident != c0) load_state<TANGENT>(s, c0);
                 resident = c0;
-                if (first == 0 || g.chunk < g.channels) {
-                    load_depthwise(at(b.depthwise), taps, c0, g.channels, g.chunk, w);
-                    load_pointwise(at(b.pointwise), c0, g.channels, g.chunk, b.channels, pointwise);
-                    if constexpr (TANGENT) {
-                        load_depthwise(at(b.depthwise_tangent), taps, c0, g.channels, g.chunk, w_dot);
-                        load_pointwise(at(b.pointwise_tangent), c0, g.channels, g.chunk, b.channels, pointwise_dot);
-                    }
-                }
+                if (first == 0 || g.chunk < g.channels) load_weights<TANGENT>(s, c0);
                 __syncthreads();
-                depthwise<TANGENT>(b, tile.reach, outputs, outputs, first, g.subtile, g.chunk, a, a_dot, w, w_dot, d,
-                                   d_dot);
+                depthwise<TANGENT>(s, s.own, first);
                 __syncthreads();
-                if (row < rows) {
-                    const u32 step = g.chunk + 4;
-                    const u32 second = min(row + rows, g.subtile - 1);
-                    const float* const x[2] = {d + row * step, d + second * step};
-                    if (row < g.subtile) {
-                        if constexpr (TANGENT) {
-                            const float* const x_dot[2] = {d_dot + row * step, d_dot + second * step};
-                            product<2>(z, x_dot, pointwise + 4 * q, columns, g.chunk);
-                            product<2>(z, x, pointwise_dot + 4 * q, columns, g.chunk);
-                        } else {
-                            product<2>(z, x, pointwise + 4 * q, columns, g.chunk);
-                        }
-                    }
-                }
+                pointwise<TANGENT>(s, z);
+                __syncthreads(); // what is overwritten next was read
             }
-#pragma unroll
-            for (int n = 0; n < 2; ++n) {
-                const u32 u = row + n * rows, o = first + u;
-                if (row < rows && u < g.subtile && o < outputs.pixels()) {
-                    const u32 y = outputs.top + o / outputs.width, x = outputs.left + o % outputs.width;
-                    const u32 pixel = (tile.image * b.height + y) * b.width + x;
-                    const Pixels& to = TANGENT ? b.output_tangent : b.output;
-                    store_quad(at(to, pixel), 4 * q, b.channels, z[n], false);
-                    if (b.statistics.data) {
-                        const Lanes<4> stored = as_stored(z[n]);
-                        if constexpr (TANGENT) {
-                            const float* m = at(b.statistics);
-                            const Lanes<4> value = load_quad(at(b.output, pixel), 4 * q, b.channels);
-#pragma unroll
-                            for (int i = 0; i < 4; ++i) {
-                                const u32 c = 4 * q + i; // the moments are padded to sixteen
-                                sums[0][i] += stored[i];
-                                sums[1][i] = fmaf((value[i] - m[c]) * m[padded(b.channels) + c], stored[i], sums[1][i]);
-                            }
-                        } else {
-                            spread.add(stored);
-                        }
-                    }
-                }
-            }
+            write_outputs<TANGENT>(s, first, z, gathered);
         }
-        if (!b.statistics.data) continue;
-        // The sub-tiles' room is free; the block's partial [rows, columns] is gathered there.
-        const u32 kept = TANGENT ? 2 : 3;
-        float* gathered = d;
-        float* scratch = d + 3 * columns;
-        if constexpr (TANGENT) {
-            write_sums<4, 2>(sums, q, row, rows, columns, scratch, gathered);
-        } else {
-            write_spread<4>(spread, q, row, rows, columns, scratch, gathered);
-        }
-        __syncthreads();
-        for (u32 i = threadIdx.x; i < kept * b.channels; i += THREADS)
-            slot[b.partial + i] = gathered[(i / b.channels) * columns + i % b.channels];
-        if (last_block(at(p.tickets) + b.ticket, g.tiles)) {
-            const float* partials = at(p.workspace) + g.partials + b.partial;
-            double* wide = reinterpret_cast<double*>(d);
-            if constexpr (TANGENT) {
-                const u32 count = p.batch * b.height * b.width;
-                finish_tangent(partials, g.tiles, g.slot, b.channels, count, wide, at(b.statistics_tangent));
-            } else {
-                finish_spread(partials, g.tiles, g.slot, b.channels, wide, at(b.statistics));
-            }
-        }
+        if (s.branch.statistics.data) write_statistics<TANGENT>(p, s, gathered);
     }
 }
 
@@ -490,59 +554,59 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) separable_tangent(const
     values<true>(p);
 }
 
-// z̄ (and z̄˙) of outputs `first` … around the tile, as [subtile, quads(Cout) + 4]; zeros behind.
-template <bool TANGENT>
-__device__ __forceinline__ void
-load_adjoint(const Branch& b, u32 image, const Rectangle& around, u32 first, u32 subtile, const float* table, float* z,
-             float* z_dot) {
-    const u32 quads = quads_of(b.channels), step = 4 * quads + 4;
+// z̄ (and z̄˙) of outputs `first` … around the tile, as [subtile, depth + 4]; zeros outside the image
+// and behind the last.
+template <bool TANGENT> __device__ __forceinline__ void load_adjoint(const Stage& s, u32 first) {
+    const Branch& b = s.branch;
+    const Rectangle& around = s.around;
+    const u32 quads = s.depth >> 2;
 #pragma unroll 1
-    for (u32 i = threadIdx.x; i < subtile * quads; i += THREADS) {
+    for (u32 i = threadIdx.x; i < s.group.subtile * quads; i += THREADS) {
         const u32 q = i % quads, u = i / quads, o = first + u;
+        const u32 y = around.top + o / around.width, x = around.left + o % around.width;
         Lanes<4> bar = splat<4>(0.0f), bar_dot = splat<4>(0.0f);
-        if (o < around.pixels()) {
-            const u32 y = around.top + o / around.width, x = around.left + o % around.width;
-            const u32 pixel = (image * b.height + y) * b.width + x;
+        if (o < around.pixels() && x < b.width) {
+            const u32 pixel = (s.tile.image * b.height + y) * b.width + x;
             vectors(4 * q, b.channels, [&](int k, u32 c) {
                 Lanes<VECTOR> one, dot;
-                adjoint<TANGENT, VECTOR>(b.adjoint, table, b.channels, pixel, c, one, dot);
+                adjoint<TANGENT, VECTOR>(b.adjoint, room(s.group.table), b.channels, pixel, c, one, dot);
                 put(bar, k, one);
                 if constexpr (TANGENT) put(bar_dot, k, dot);
             });
         }
-        store<4>(z + u * step + 4 * q, bar);
-        if constexpr (TANGENT) store<4>(z_dot + u * step + 4 * q, bar_dot);
+        const u32 to = u * (s.depth + 4) + 4 * q;
+        store<4>(room(s.group.z + to), bar);
+        if constexpr (TANGENT) store<4>(room(s.z_dot + to), bar_dot);
     }
 }
 
 // d̄ (and d̄˙) of outputs `first` … from z̄·Pᵀ, into the tile's d̄.
-template <bool TANGENT>
-__device__ __forceinline__ void
-pointwise_transposed(const Group& g, u32 cout, u32 first, u32 pixels, const float* z, const float* z_dot,
-                     const float* transposed, const float* transposed_dot, float* bar, float* bar_dot) {
-    const u32 quads = g.chunk >> 2, rows = THREADS / quads, depth = 4 * quads_of(cout), step = depth + 4;
-    const u32 q = threadIdx.x % quads, row = threadIdx.x / quads;
-    if (row >= rows) return;
+template <bool TANGENT> __device__ __forceinline__ void pointwise_transposed(const Stage& s, u32 first) {
+    const Group& g = s.group;
+    const Place at(g.chunk);
+    if (at.row >= at.rows) return;
+    const u32 step = s.depth + 4;
 #pragma unroll 1
-    for (u32 u = row; u < g.subtile; u += 2 * rows) {
-        const u32 second = min(u + rows, g.subtile - 1);
-        const float* const x[2] = {z + u * step, z + second * step};
-        const auto write = [&](float* to, const Lanes<4>(&sum)[2]) {
+    for (u32 u = at.row; u < g.subtile; u += 2 * at.rows) {
+        const u32 second = min(u + at.rows, g.subtile - 1);
+        const auto write = [&](u32 to, const Lanes<4>(&sum)[2]) {
 #pragma unroll
             for (int n = 0; n < 2; ++n) {
-                const u32 v = u + n * rows;
-                if (v < g.subtile && first + v < pixels) store<4>(to + (first + v) * g.chunk + 4 * q, sum[n]);
+                const u32 v = u + n * at.rows;
+                if (v < g.subtile && first + v < s.around.pixels())
+                    store<4>(room(to + (first + v) * g.chunk + 4 * at.q), sum[n]);
             }
         };
+        const float* const x[2] = {room(g.z + u * step), room(g.z + second * step)};
         Lanes<4> sum[2] = {splat<4>(0.0f), splat<4>(0.0f)};
-        product<2>(sum, x, transposed + 4 * q, g.chunk, depth);
-        write(bar, sum);
+        product<2>(sum, x, room(s.pointwise + 4 * at.q), g.chunk, s.depth);
+        write(g.bar, sum);
         if constexpr (TANGENT) {
-            const float* const x_dot[2] = {z_dot + u * step, z_dot + second * step};
+            const float* const x_dot[2] = {room(s.z_dot + u * step), room(s.z_dot + second * step)};
             Lanes<4> dot[2] = {splat<4>(0.0f), splat<4>(0.0f)};
-            product<2>(dot, x_dot, transposed + 4 * q, g.chunk, depth);
-            product<2>(dot, x, transposed_dot + 4 * q, g.chunk, depth);
-            write(bar_dot, dot);
+            product<2>(dot, x_dot, room(s.pointwise + 4 * at.q), g.chunk, s.depth);
+            product<2>(dot, x, room(s.pointwise_dot + 4 * at.q), g.chunk, s.depth);
+            write(s.bar_dot, dot);
         }
     }
 }
@@ -608,45 +672,45 @@ struct TapRows {
 
 // w̄ over this tile's own outputs, to `to` [parts, k², chunk]:
 // Σ ḡ[o]·a[o + tap], and in tangent_backward Σ d̄˙·a + d̄·ȧ.
-template <int K, bool TANGENT>
-__device__ __forceinline__ void
-tap_sums(const Branch& b, const Group& g, const Rectangle& reach, const Rectangle& own, const Rectangle& around,
-         const float* a, const float* a_dot, const float* bar, const float* bar_dot, float* to) {
+template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const Stage& s, float* to) {
     constexpr int W = K == 7 ? 4 : K, SEGMENTS = (K + W - 1) / W;
-    const TapRows share(K, g.chunk);
+    const u32 chunk = s.group.chunk;
+    const TapRows share(K, chunk);
     const u32 lane = threadIdx.x & 31, in_warp = 32 / share.wide;
-    const int dilation = (int)b.dilation, stride = (int)b.stride;
+    const Rectangle &own = s.own, &around = s.around, &reach = s.tile.reach;
 #pragma unroll 1
     for (u32 job = threadIdx.x >> 5; job < share.jobs; job += THREADS / 32) {
         const u32 part = job % share.parts, slice = job / share.parts % share.slices;
         const int segment = (int)(job / share.parts / share.slices), ky = segment / SEGMENTS, begin = segment % SEGMENTS * W;
         const u32 q = 32 * slice + lane % share.wide;
-        const int down = ky * dilation - (int)b.padding - reach.top;
-        const int right = begin * dilation - (int)b.padding - reach.left;
         Lanes<4> sum[W];
 #pragma unroll
         for (int i = 0; i < W; ++i) sum[i] = splat<4>(0.0f);
-        if (4 * q < g.chunk) {
+        if (4 * q < chunk) {
+            const int dilation = (int)s.branch.dilation, stride = (int)s.branch.stride, padding = (int)s.branch.padding;
 #pragma unroll 1
             for (u32 o = part * in_warp + lane / share.wide; o < own.pixels(); o += share.parts * in_warp) {
                 const int y = own.top + (int)(o / own.width), x = own.left + (int)(o % own.width);
-                const u32 line = (u32)(y * stride + down);
+                const u32 line = (u32)(y * stride + ky * dilation - padding - reach.top);
                 if (line >= reach.height) continue;
-                const u32 from = (u32)around.at(y, x) * g.chunk + 4 * q;
-                const Lanes<4> adjoint = quad(bar + from);
-                Lanes<4> adjoint_dot;
-                if constexpr (TANGENT) adjoint_dot = quad(bar_dot + from);
-                u32 column = (u32)(x * stride + right), state = (line * reach.width + column) * g.chunk + 4 * q;
+                const u32 from = (u32)around.at(y, x) * chunk + 4 * q;
+                const Lanes<4> adjoint = quad(room(s.group.bar + from));
+                const u32 column = (u32)(x * stride + begin * dilation - padding - reach.left);
+                const float* a = room((line * reach.width + column) * chunk + 4 * q);
+                const u32 step = (u32)dilation * chunk;
+                if constexpr (TANGENT) {
+                    const Lanes<4> adjoint_dot = quad(room(s.bar_dot + from));
 #pragma unroll
-                for (int i = 0; i < W; ++i, column += (u32)dilation, state += (u32)dilation * g.chunk) {
-                    if (column < reach.width) {
-                        if constexpr (TANGENT) {
-                            multiply_add(sum[i], adjoint_dot, quad(a + state));
-                            multiply_add(sum[i], adjoint, quad(a_dot + state));
-                        } else {
-                            multiply_add(sum[i], adjoint, quad(a + state));
+                    for (int i = 0; i < W; ++i) {
+                        if (begin + i < K) {
+                            multiply_add(sum[i], adjoint_dot, quad(a + i * step));
+                            multiply_add(sum[i], adjoint, quad(a + i * step + s.state_dot));
                         }
                     }
+                } else {
+#pragma unroll
+                    for (int i = 0; i < W; ++i)
+                        if (begin + i < K) multiply_add(sum[i], adjoint, quad(a + i * step));
                 }
             }
         }
@@ -657,10 +721,10 @@ tap_sums(const Branch& b, const Group& g, const Rectangle& reach, const Rectangl
                 for (int k = 0; k < 4; ++k) sum[i][k] += __shfl_xor_sync(0xffffffffu, sum[i][k], d);
             }
         }
-        if (lane < share.wide && 4 * q < g.chunk) {
+        if (lane < share.wide && 4 * q < chunk) {
 #pragma unroll
             for (int i = 0; i < W; ++i)
-                if (begin + i < K) store<4>(to + ((part * K + ky) * K + begin + i) * g.chunk + 4 * q, sum[i]);
+                if (begin + i < K) store<4>(to + ((part * K + ky) * K + begin + i) * chunk + 4 * q, sum[i]);
         }
     }
 }
@@ -675,46 +739,44 @@ __device__ __forceinline__ void own_pixel(const Rectangle& own, u32 quads, int n
 
 // ā[n] += d̄ ⋆ᵀ w at two pixels of the tile, the outputs o with s·o + tap there; in tangent_backward
 // ā˙[n] += d̄˙ ⋆ᵀ w + d̄ ⋆ᵀ ẇ.
-template <bool TANGENT>
-__device__ __forceinline__ void
-transpose(const Branch& b, const Rectangle& tile, const Rectangle& around, u32 chunk, const float* bar,
-          const float* bar_dot, const float* w, const float* w_dot, Lanes<4> (&sum)[2]) {
+template <bool TANGENT> __device__ __forceinline__ void transpose(const Stage& s, Lanes<4> (&sum)[2]) {
+    const u32 chunk = s.group.chunk, q4 = 4 * (threadIdx.x % (chunk >> 2));
+    const int odd = (int)s.branch.stride - 1;
+    const Rectangle& around = s.around;
+    const float *w = room(s.group.weights + q4), *end = room(s.w_dot);
+    // Rows and columns of what the first tap reads, times the stride.
     int y[2], x[2];
-    own_pixel(tile, chunk >> 2, 0, y[0], x[0]);
-    own_pixel(tile, chunk >> 2, 1, y[1], x[1]);
-    const int dilation = (int)b.dilation, kernel = (int)b.kernel, odd = (int)b.stride - 1, padding = (int)b.padding;
-#pragma unroll 1
-    for (int ky = 0; ky < kernel; ++ky) {
-        u32 row[2];
-        bool in[2];
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
-            const int at = y[n] + padding - ky * dilation;
-            row[n] = (u32)(floor_half(at, b.stride) - around.top);
-            in[n] = (at & odd) == 0 && row[n] < around.height;
-        }
+    for (int n = 0; n < 2; ++n) {
+        own_pixel(s.tile.own, chunk >> 2, n, y[n], x[n]);
+        y[n] += (int)s.branch.padding, x[n] += (int)s.branch.padding;
+    }
 #pragma unroll 1
-        for (int kx = 0; kx < kernel; ++kx) {
-            const u32 tap = (u32)(ky * kernel + kx) * chunk;
-            const Lanes<4> weight = quad(w + tap);
-            Lanes<4> weight_dot;
-            if constexpr (TANGENT) weight_dot = quad(w_dot + tap);
+    while (w < end) {
+#pragma unroll 1
+        for (u32 kx = 0; kx < s.branch.kernel; ++kx) {
+            const Lanes<4> weight = quad(w);
 #pragma unroll
             for (int n = 0; n < 2; ++n) {
-                const int at = x[n] + padding - kx * dilation;
-                const u32 column = (u32)(floor_half(at, b.stride) - around.left);
-                if (in[n] && (at & odd) == 0 && column < around.width) {
-                    const u32 from = (row[n] * around.width + column) * chunk;
-                    const Lanes<4> adjoint = quad(bar + from);
+                const u32 line = (u32)(floor_half(y[n], s.branch.stride) - around.top);
+                if (line < around.height && ((y[n] | x[n]) & odd) == 0) {
+                    const u32 column = (u32)(floor_half(x[n], s.branch.stride) - around.left);
+                    const float* bar = room(s.group.bar + (line * around.width + column) * chunk + q4);
+                    const Lanes<4> adjoint = quad(bar);
                     if constexpr (TANGENT) {
-                        multiply_add(sum[n], quad(bar_dot + from), weight);
-                        multiply_add(sum[n], adjoint, weight_dot);
+                        multiply_add(sum[n], quad(bar + (s.bar_dot - s.group.bar)), weight);
+                        multiply_add(sum[n], adjoint, quad(w + (s.w_dot - s.group.weights)));
                     } else {
                         multiply_add(sum[n], adjoint, weight);
                     }
                 }
+                x[n] -= (int)s.branch.dilation;
             }
+            w += chunk;
         }
+#pragma unroll
+        for (int n = 0; n < 2; ++n)
+            y[n] -= (int)s.branch.dilation, x[n] += (int)(s.branch.kernel * s.branch.dilation);
     }
 }
 
@@ -735,73 +797,65 @@ flush(const float* from, u32 rows, u32 width, u32 columns, u32 parts, float* slo
 // Everything of one branch on one tile and chunk: its weights' gradients, and its share of ā.
 template <bool TANGENT>
 __device__ __forceinline__ void
-branch_adjoint(const Stage& stage, u32 c0, float* shared, float* slot, bool adds, Lanes<4> (&a_bar)[2]) {
-    const Group& g = stage.group;
-    const Branch& b = stage.branch;
-    const Tile& tile = stage.tile;
-    const Rectangle &own = stage.own, &around = stage.around;
-    const u32 taps = b.kernel * b.kernel, depth = 4 * quads_of(b.channels);
-    const float *a = shared, *a_dot = a + tile.reach.pixels() * g.chunk;
-    float *bar = shared + g.bar, *bar_dot = bar + g.region * g.chunk;
-    float *w = shared + g.weights, *w_dot = w + taps * g.chunk;
-    float *transposed = w + (TANGENT ? 2 : 1) * taps * g.chunk, *transposed_dot = transposed + g.chunk * depth;
-    float *d = shared + g.d, *d_dot = d + g.subtile * (g.chunk + 4);
-    float *z = shared + g.z, *z_dot = z + g.subtile * (depth + 4);
-    float* table = shared + g.table;
-    load_depthwise(at(b.depthwise), taps, c0, g.channels, g.chunk, w);
-    load_transposed(at(b.pointwise), c0, g.channels, g.chunk, b.channels, transposed);
+branch_adjoint(const Stage& s, u32 c0, float* slot, bool adds, Lanes<4> (&a_bar)[2]) {
+    const Group& g = s.group;
+    const Branch& b = s.branch;
+    load_depthwise(at(b.depthwise), s.taps, c0, g.channels, g.chunk, room(g.weights));
+    load_transposed(at(b.pointwise), c0, g.channels, g.chunk, b.channels, room(s.pointwise));
     if constexpr (TANGENT) {
-        load_depthwise(at(b.depthwise_tangent), taps, c0, g.channels, g.chunk, w_dot);
-        load_transposed(at(b.pointwise_tangent), c0, g.channels, g.chunk, b.channels, transposed_dot);
+        load_depthwise(at(b.depthwise_tangent), s.taps, c0, g.channels, g.chunk, room(s.w_dot));
+        load_transposed(at(b.pointwise_tangent), c0, g.channels, g.chunk, b.channels, room(s.pointwise_dot));
     }
-    prepare<TANGENT>(b.adjoint, b.channels, table);
-    const Outer outer(g.chunk, b.channels);
-    Lanes<4> pointwise[4];
+    prepare<TANGENT>(b.adjoint, b.channels, room(g.table));
+    {
+        Lanes<4> sum[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) pointwise[i] = splat<4>(0.0f);
+        for (int i = 0; i < 4; ++i) sum[i] = splat<4>(0.0f);
 #pragma unroll 1
-    for (u32 first = 0; first < around.pixels(); first += g.subtile) {
-        depthwise<TANGENT>(b, tile.reach, around, own, first, g.subtile, g.chunk, a, a_dot, w, w_dot, d, d_dot);
-        load_adjoint<TANGENT>(b, tile.image, around, first, g.subtile, table, z, z_dot);
-        __syncthreads();
-        pointwise_transposed<TANGENT>(g, b.channels, first, around.pixels(), z, z_dot, transposed, transposed_dot, bar,
-                                      bar_dot);
-        if constexpr (TANGENT) {
-            outer.add(pointwise, g.subtile, d_dot, g.chunk + 4, z, depth + 4);
-            outer.add(pointwise, g.subtile, d, g.chunk + 4, z_dot, depth + 4);
-        } else {
-            outer.add(pointwise, g.subtile, d, g.chunk + 4, z, depth + 4);
+        for (u32 first = 0; first < s.around.pixels(); first += g.subtile) {
+            depthwise<TANGENT>(s, s.around, first);
+            load_adjoint<TANGENT>(s, first);
+            __syncthreads();
+            pointwise_transposed<TANGENT>(s, first);
+            const Outer outer(g.chunk, b.channels);
+            if constexpr (TANGENT) {
+                outer.add(sum, g.subtile, room(s.d_dot), g.chunk + 4, room(g.z), s.depth + 4);
+                outer.add(sum, g.subtile, room(g.d), g.chunk + 4, room(s.z_dot), s.depth + 4);
+            } else {
+                outer.add(sum, g.subtile, room(g.d), g.chunk + 4, room(g.z), s.depth + 4);
+            }
+            __syncthreads();
         }
-        __syncthreads();
+        // The sub-tiles' room is free: the gradients are gathered there.
+        Outer(g.chunk, b.channels).finish(sum, s.depth, room(g.d));
     }
-    // The sub-tiles' room is free: the gradients are gathered there.
     const u32 here = min(g.chunk, g.channels - c0);
-    outer.finish(pointwise, depth, d);
     __syncthreads();
-    flush(d, here, depth, b.channels, 1, slot + b.partial + taps * g.channels + c0 * b.channels, b.channels, adds);
+    flush(room(g.d), here, s.depth, b.channels, 1, slot + b.partial + s.taps * g.channels + c0 * b.channels, b.channels,
+          adds);
     __syncthreads();
-    FOR_KERNEL(b, (tap_sums<K, TANGENT>(b, g, tile.reach, own, around, a, a_dot, bar, bar_dot, d)));
-    const u32 q4 = 4 * (threadIdx.x % (g.chunk >> 2));
-    transpose<TANGENT>(b, tile.own, around, g.chunk, bar + q4, bar_dot + q4, w + q4, w_dot + q4, a_bar);
+    FOR_KERNEL(b, (tap_sums<K, TANGENT>(s, room(g.d))));
+    transpose<TANGENT>(s, a_bar);
     __syncthreads();
     const TapRows share(b.kernel, g.chunk);
-    flush(d, taps, g.chunk, here, share.parts, slot + b.partial + c0, g.channels, adds);
+    flush(room(g.d), s.taps, g.chunk, here, share.parts, slot + b.partial + c0, g.channels, adds);
 }
 
 // Hands ā on: x̄ = 1[a > 0] ∘ ā to memory, and to the slot Σ x̄ and Σ x̄·a (in tangent_backward
 // Σ x̄˙ and Σ x̄˙·a + x̄·ȧ), which are sums over x̂, because where the mask is open a = x̂.
 template <bool TANGENT>
 __device__ __forceinline__ void
-input_adjoint(const Group& g, const Tile& tile, u32 c0, float* shared, float* slot, bool adds,
-              const Lanes<4> (&a_bar)[2]) {
-    const u32 quads = g.chunk >> 2, rows = THREADS / quads;
-    const u32 q = threadIdx.x % quads, row = threadIdx.x / quads, c = c0 + 4 * q;
-    const float *a = shared, *a_dot = a + tile.reach.pixels() * g.chunk;
+input_adjoint(const Stage& s, u32 c0, float* slot, bool adds, const Lanes<4> (&a_bar)[2]) {
+    const Group& g = s.group;
+    const Tile& tile = s.tile;
+    const Place place(g.chunk);
+    const u32 q = place.q, c = c0 + 4 * q;
+    const float *a = room(0), *a_dot = room(tile.reach.pixels() * g.chunk);
     Lanes<4> sums[2] = {splat<4>(0.0f), splat<4>(0.0f)};
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
         int y, x;
-        own_pixel(tile.own, quads, n, y, x);
+        own_pixel(tile.own, g.chunk >> 2, n, y, x);
         if (y < 0) continue;
         const u32 from = (u32)tile.reach.at(y, x) * g.chunk + 4 * q;
         const u32 pixel = (tile.image * g.height + (u32)y) * g.width + (u32)x;
@@ -820,8 +874,8 @@ input_adjoint(const Group& g, const Tile& tile, u32 c0, float* shared, float* sl
         store_quad(at(g.adjoint, pixel), c, g.channels, bar, g.adds);
     }
     if (!g.input.statistics.data) return;
-    float* gathered = shared + g.d;
-    write_sums<4, 2>(sums, q, row, rows, g.chunk, gathered + 2 * g.chunk, gathered);
+    float* gathered = room(g.d);
+    write_sums<4, 2>(sums, q, place.row, place.rows, g.chunk, gathered + 2 * g.chunk, gathered);
     __syncthreads();
     flush(gathered, 2, g.chunk, min(g.chunk, g.channels - c0), 1, slot + g.sums + c0, g.channels, adds);
 }
@@ -832,22 +886,21 @@ template <bool TANGENT> __device__ __forceinline__ void adjoints(const Separable
     set_group(p, stage);
     const Group& g = stage.group;
     const u32 block = blockIdx.x - g.first_block;
-    float* shared = reinterpret_cast<float*>(shared4);
     float* slot = at(p.workspace) + g.partials + block * g.slot;
     for (u32 index = block; index < g.tiles; index += g.blocks) {
         if (threadIdx.x == 0) stage.tile = tile_of(g, index);
         for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
             __syncthreads(); // the tile is set, and the one before was read
-            load_state<TANGENT>(g, stage.tile, c0, shared, shared + stage.tile.reach.pixels() * g.chunk);
+            load_state<TANGENT>(stage, c0);
             Lanes<4> a_bar[2] = {splat<4>(0.0f), splat<4>(0.0f)};
 #pragma unroll 1
             for (u32 i = 0; i < g.branches; ++i) {
-                set_branch(p.branches[g.first_branch + i], stage);
+                set_branch<TANGENT, true>(p.branches[g.first_branch + i], stage);
                 __syncthreads();
-                branch_adjoint<TANGENT>(stage, c0, shared, slot, index != block, a_bar);
+                branch_adjoint<TANGENT>(stage, c0, slot, index != block, a_bar);
                 __syncthreads();
             }
-            if (g.adjoint.data) input_adjoint<TANGENT>(g, stage.tile, c0, shared, slot, index != block, a_bar);
+            if (g.adjoint.data) input_adjoint<TANGENT>(stage, c0, slot, index != block, a_bar);
         }
         __syncthreads();
     }

@@ -125,7 +125,7 @@ layout_test!(
 const THREADS: usize = 512;
 /// f32 of shared memory a block may use: 64 KiB, what every supported GPU has for a block, and three
 /// times in a multiprocessor of an H100; less what the kernels declare themselves (`Stage`).
-const SHARED: usize = (16 << 10) - 256;
+const SHARED: usize = (16 << 10) - 512;
 /// Blocks of a backward launch, about: two on each of an H100's 132 multiprocessors.
 const BACKWARD_BLOCKS: usize = 264;
 /// Threads of `separable_combine`'s blocks, and elements that a block sums.
@@ -206,9 +206,8 @@ impl Cut {
         let taps = most(&|b| b.taps.len())?;
         let side = [rows.min(group.size[0]), columns.min(group.size[1])];
         let own = side[0] * side[1];
-        let reach: usize = (0..2)
-            .map(|i| (side[i] + 2 * group.border).min(group.size[i]))
-            .product();
+        let height = (side[0] + 2 * group.border).min(group.size[0]);
+        let reach = height * (side[1] + 2 * group.border);
         let threads_out = THREADS.checked_div(out / 4).filter(|&t| t > 0)?;
         let threads_in = THREADS.checked_div(chunk / 4).filter(|&t| t > 0)?;
         let passes = group.channels.div_ceil(chunk) as f32;
@@ -265,9 +264,8 @@ impl Cut {
 /// Outputs whose windows reach into a tile, at most.
 fn region(branch: &PlannedBranch, side: [usize; 2]) -> usize {
     let (window, output) = (&branch.window, branch.window.output());
-    (0..2)
-        .map(|i| ((side[i] - 1 + 2 * window.padding()) / window.stride + 1).min(output[i]))
-        .product()
+    let most = |i: usize| (side[i] - 1 + 2 * window.padding()) / window.stride + 1;
+    most(0).min(output[0]) * most(1)
 }
 
 /// `TapRows::parts` of `separable.cu`.
