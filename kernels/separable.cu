@@ -62,7 +62,7 @@ struct Group {
     u32 partials, slot, sums;            // floats: the first slot, a slot's, and x̄'s sums in it
     u32 bar, weights, d, z, table;       // floats into shared memory; the state is at 0
     u32 region;                          // pixels of d̄ around a tile, at most
-    u32 unused;
+    u32 sum;                             // where ā is summed, [tile, chunk]
 };
 LAYOUT(Group, 200);
 
@@ -198,6 +198,7 @@ struct Stage {
     Rectangle around; // outputs whose windows reach into it
     Source sources[MOST_SOURCES];
     u32 taps, depth; // k², and the output's channels in whole quads
+    u32 d_columns;   // channels in a row of d: all of them, or in the backward passes a chunk
     // Floats into shared memory, beside the group's.
     u32 state_dot, bar_dot, w_dot, pointwise, pointwise_dot, d_dot, z_dot;
 };
@@ -239,7 +240,8 @@ __device__ __forceinline__ void set_branch(const Branch& b, Stage& stage) {
         stage.w_dot = g.weights + stage.taps * g.chunk;
         stage.pointwise = g.weights + (TANGENT ? 2 : 1) * stage.taps * g.chunk;
         stage.pointwise_dot = stage.pointwise + g.chunk * stage.depth;
-        stage.d_dot = g.d + g.subtile * (g.chunk + 4);
+        stage.d_columns = BACKWARD ? g.chunk : 4 * quads_of(g.channels);
+        stage.d_dot = g.d + g.subtile * (stage.d_columns + 4);
         stage.z_dot = g.z + g.subtile * (stage.depth + 4);
     }
 }
@@ -248,6 +250,16 @@ __device__ __forceinline__ void set_branch(const Branch& b, Stage& stage) {
 __device__ __forceinline__ float* room(u32 offset) {
     return reinterpret_cast<float*>(shared4) + offset;
 }
+
+// A thread's quad of channels, and its row among the pixels that stand on each quad.
+struct Place {
+    u32 q, row, rows;
+
+    __device__ __forceinline__ explicit Place(u32 channels) {
+        const u32 quads = channels >> 2;
+        q = threadIdx.x % quads, row = threadIdx.x / quads, rows = THREADS / quads;
+    }
+};
 
 // Loads channels c0 … of the state around the tile, activated: a, and ȧ if TANGENT.
 template <bool TANGENT>
@@ -309,15 +321,15 @@ load_transposed(const float* p, u32 c0, u32 channels, u32 chunk, u32 cout, float
     }
 }
 
-// d (and ḋ) of the outputs `first` … of `outputs`, Σ a[tap]·w_tap, as [subtile, chunk + 4]; zero at
-// those that are not the tile's own, and behind the last. A thread takes one quad of channels at two
-// outputs, which share the loads of weights, or with the tangent at one.
-template <bool TANGENT>
-__device__ __forceinline__ void depthwise(const Stage& s, const Rectangle& outputs, u32 first) {
-    constexpr int N = TANGENT ? 1 : 2;
+// d (and ḋ) of the outputs `first` … of `outputs`, Σ a[tap]·w_tap, as [subtile, d_columns + 4] from
+// column c0 on; zero at those that are not the tile's own, and behind the last. A thread takes one quad of channels at N
+// outputs, which share the loads of weights.
+template <bool TANGENT, int N>
+__device__ __forceinline__ void
+depthwise(const Stage& s, const Rectangle& outputs, u32 first, u32 c0) {
     const u32 chunk = s.group.chunk, quads = chunk >> 2, rows = THREADS / quads;
     const u32 q = threadIdx.x % quads, row = threadIdx.x / quads;
-    if (row >= rows) return;
+    if (row >= rows || c0 + 4 * q >= s.d_columns) return;
     const Rectangle& reach = s.tile.reach;
     const u32 step = s.branch.dilation * chunk, line_step = s.branch.dilation * reach.width * chunk - s.branch.kernel * step;
 #pragma unroll 1
@@ -362,7 +374,7 @@ __device__ __forceinline__ void depthwise(const Stage& s, const Rectangle& outpu
 #pragma unroll
         for (int n = 0; n < N; ++n) {
             if (u + n * rows < s.group.subtile) {
-                const u32 to = (u + n * rows) * (chunk + 4) + 4 * q;
+                const u32 to = (u + n * rows) * (s.d_columns + 4) + c0 + 4 * q;
                 store<4>(room(s.group.d + to), sum[n]);
                 if constexpr (TANGENT) store<4>(room(s.d_dot + to), dot[n]);
             }
@@ -402,40 +414,57 @@ product(Lanes<4> (&sum)[N], const float* const (&x)[N], const float* m, u32 colu
     }
 }
 
-// A thread's quad of output channels, and its row of the pixels that stand on each quad.
-struct Place {
-    u32 q, row, rows;
-
-    __device__ __forceinline__ explicit Place(u32 channels) {
-        const u32 quads = channels >> 2;
-        q = threadIdx.x % quads, row = threadIdx.x / quads, rows = THREADS / quads;
-    }
-};
-
-// z (or ż) at a thread's two pixels of a sub-tile: d·P, or ḋ·P + d·Ṗ.
-template <bool TANGENT> __device__ __forceinline__ void pointwise(const Stage& s, Lanes<4> (&z)[2]) {
+// z (or ż) at a thread's two pixels of a sub-tile: d·P, or ḋ·P + d·Ṗ, over channels c0 ….
+template <bool TANGENT> __device__ __forceinline__ void pointwise(const Stage& s, u32 c0, Lanes<4> (&z)[2]) {
     const Place at(s.depth);
     if (at.row >= at.rows || at.row >= s.group.subtile) return;
-    const u32 step = s.group.chunk + 4, second = min(at.row + at.rows, s.group.subtile - 1);
-    const float* const x[2] = {room(s.group.d + at.row * step), room(s.group.d + second * step)};
+    const u32 step = s.d_columns + 4, second = min(at.row + at.rows, s.group.subtile - 1);
+    const u32 from[2] = {at.row * step + c0, second * step + c0};
+    const float* const x[2] = {room(s.group.d + from[0]), room(s.group.d + from[1])};
+    const u32 depth = min(s.group.chunk, s.d_columns - c0);
     if constexpr (TANGENT) {
-        const float* const x_dot[2] = {room(s.d_dot + at.row * step), room(s.d_dot + second * step)};
-        product<2>(z, x_dot, room(s.pointwise + 4 * at.q), s.depth, s.group.chunk);
-        product<2>(z, x, room(s.pointwise_dot + 4 * at.q), s.depth, s.group.chunk);
+        const float* const x_dot[2] = {room(s.d_dot + from[0]), room(s.d_dot + from[1])};
+        product<2>(z, x_dot, room(s.pointwise + 4 * at.q), s.depth, depth);
+        product<2>(z, x, room(s.pointwise_dot + 4 * at.q), s.depth, depth);
     } else {
-        product<2>(z, x, room(s.pointwise + 4 * at.q), s.depth, s.group.chunk);
+        product<2>(z, x, room(s.pointwise + 4 * at.q), s.depth, depth);
     }
 }
 
-// The weights of channels c0 …, as a pass that computes outputs reads them.
-template <bool TANGENT> __device__ __forceinline__ void load_weights(const Stage& s, u32 c0) {
-    const Branch& b = s.branch;
+// d (and ḋ) of a sub-tile in all channels.
+template <bool TANGENT>
+__device__ __forceinline__ void subtile_depthwise(const Stage& s, u32 first, u32& resident) {
     const Group& g = s.group;
-    load_depthwise(at(b.depthwise), s.taps, c0, g.channels, g.chunk, room(g.weights));
-    load_pointwise(at(b.pointwise), c0, g.channels, g.chunk, b.channels, room(s.pointwise));
-    if constexpr (TANGENT) {
-        load_depthwise(at(b.depthwise_tangent), s.taps, c0, g.channels, g.chunk, room(s.w_dot));
-        load_pointwise(at(b.pointwise_tangent), c0, g.channels, g.chunk, b.channels, room(s.pointwise_dot));
+    const Branch& b = s.branch;
+#pragma unroll 1
+    for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
+        if (resident != c0) load_state<TANGENT>(s, c0);
+        resident = c0;
+        if (first == 0 || g.chunk < g.channels) {
+            load_depthwise(at(b.depthwise), s.taps, c0, g.channels, g.chunk, room(g.weights));
+            if constexpr (TANGENT) load_depthwise(at(b.depthwise_tangent), s.taps, c0, g.channels, g.chunk, room(s.w_dot));
+        }
+        __syncthreads();
+        depthwise<TANGENT, TANGENT ? 1 : 2>(s, s.own, first, c0);
+        __syncthreads();
+    }
+}
+
+// z (or ż) of a sub-tile.
+template <bool TANGENT>
+__device__ __forceinline__ void subtile_pointwise(const Stage& s, u32 first, Lanes<4> (&z)[2]) {
+    const Group& g = s.group;
+    const Branch& b = s.branch;
+#pragma unroll 1
+    for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
+        if (first == 0 || g.chunk < g.channels) {
+            load_pointwise(at(b.pointwise), c0, g.channels, g.chunk, b.channels, room(s.pointwise));
+            if constexpr (TANGENT)
+                load_pointwise(at(b.pointwise_tangent), c0, g.channels, g.chunk, b.channels, room(s.pointwise_dot));
+            __syncthreads();
+        }
+        pointwise<TANGENT>(s, c0, z);
+        __syncthreads(); // what is overwritten next was read
     }
 }
 
@@ -526,18 +555,9 @@ template <bool TANGENT> __device__ __forceinline__ void values(const Separable& 
         Gathered<TANGENT> gathered;
 #pragma unroll 1
         for (u32 first = 0; first < s.own.pixels(); first += g.subtile) {
+            subtile_depthwise<TANGENT>(s, first, resident);
             Lanes<4> z[2] = {splat<4>(0.0f), splat<4>(0.0f)};
-#pragma unroll 1
-            for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
-                if (resident != c0) load_state<TANGENT>(s, c0);
-                resident = c0;
-                if (first == 0 || g.chunk < g.channels) load_weights<TANGENT>(s, c0);
-                __syncthreads();
-                depthwise<TANGENT>(s, s.own, first);
-                __syncthreads();
-                pointwise<TANGENT>(s, z);
-                __syncthreads(); // what is overwritten next was read
-            }
+            subtile_pointwise<TANGENT>(s, first, z);
             write_outputs<TANGENT>(s, first, z, gathered);
         }
         if (s.branch.statistics.data) write_statistics<TANGENT>(p, s, gathered);
@@ -739,11 +759,12 @@ __device__ __forceinline__ void own_pixel(const Rectangle& own, u32 quads, int n
 
 // ā[n] += d̄ ⋆ᵀ w at two pixels of the tile, the outputs o with s·o + tap there; in tangent_backward
 // ā˙[n] += d̄˙ ⋆ᵀ w + d̄ ⋆ᵀ ẇ.
-template <bool TANGENT> __device__ __forceinline__ void transpose(const Stage& s, Lanes<4> (&sum)[2]) {
+template <bool TANGENT> __device__ __forceinline__ void transpose(const Stage& s) {
     const u32 chunk = s.group.chunk, q4 = 4 * (threadIdx.x % (chunk >> 2));
     const int odd = (int)s.branch.stride - 1;
     const Rectangle& around = s.around;
     const float *w = room(s.group.weights + q4), *end = room(s.w_dot);
+    Lanes<4> sum[2] = {splat<4>(0.0f), splat<4>(0.0f)};
     // Rows and columns of what the first tap reads, times the stride.
     int y[2], x[2];
 #pragma unroll
@@ -778,6 +799,13 @@ template <bool TANGENT> __device__ __forceinline__ void transpose(const Stage& s
         for (int n = 0; n < 2; ++n)
             y[n] -= (int)s.branch.dilation, x[n] += (int)(s.branch.kernel * s.branch.dilation);
     }
+    const Place at(chunk);
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+        const u32 pixel = at.row + n * at.rows;
+        if (at.row < at.rows && pixel < s.tile.own.pixels())
+            store_or_add<4>(room(s.group.sum + pixel * chunk + q4), sum[n], true);
+    }
 }
 
 // Adds `len` floats, [rows, width] in shared memory of which `columns` count, to a slot's part whose
@@ -797,7 +825,7 @@ flush(const float* from, u32 rows, u32 width, u32 columns, u32 parts, float* slo
 // Everything of one branch on one tile and chunk: its weights' gradients, and its share of ā.
 template <bool TANGENT>
 __device__ __forceinline__ void
-branch_adjoint(const Stage& s, u32 c0, float* slot, bool adds, Lanes<4> (&a_bar)[2]) {
+branch_adjoint(const Stage& s, u32 c0, float* slot, bool adds) {
     const Group& g = s.group;
     const Branch& b = s.branch;
     load_depthwise(at(b.depthwise), s.taps, c0, g.channels, g.chunk, room(g.weights));
@@ -813,7 +841,7 @@ branch_adjoint(const Stage& s, u32 c0, float* slot, bool adds, Lanes<4> (&a_bar)
         for (int i = 0; i < 4; ++i) sum[i] = splat<4>(0.0f);
 #pragma unroll 1
         for (u32 first = 0; first < s.around.pixels(); first += g.subtile) {
-            depthwise<TANGENT>(s, s.around, first);
+            depthwise<TANGENT, 1>(s, s.around, first, 0);
             load_adjoint<TANGENT>(s, first);
             __syncthreads();
             pointwise_transposed<TANGENT>(s, first);
@@ -835,7 +863,7 @@ branch_adjoint(const Stage& s, u32 c0, float* slot, bool adds, Lanes<4> (&a_bar)
           adds);
     __syncthreads();
     FOR_KERNEL(b, (tap_sums<K, TANGENT>(s, room(g.d))));
-    transpose<TANGENT>(s, a_bar);
+    transpose<TANGENT>(s);
     __syncthreads();
     const TapRows share(b.kernel, g.chunk);
     flush(room(g.d), s.taps, g.chunk, here, share.parts, slot + b.partial + c0, g.channels, adds);
@@ -845,7 +873,7 @@ branch_adjoint(const Stage& s, u32 c0, float* slot, bool adds, Lanes<4> (&a_bar)
 // Σ x̄˙ and Σ x̄˙·a + x̄·ȧ), which are sums over x̂, because where the mask is open a = x̂.
 template <bool TANGENT>
 __device__ __forceinline__ void
-input_adjoint(const Stage& s, u32 c0, float* slot, bool adds, const Lanes<4> (&a_bar)[2]) {
+input_adjoint(const Stage& s, u32 c0, float* slot, bool adds) {
     const Group& g = s.group;
     const Tile& tile = s.tile;
     const Place place(g.chunk);
@@ -860,7 +888,7 @@ input_adjoint(const Stage& s, u32 c0, float* slot, bool adds, const Lanes<4> (&a
         const u32 from = (u32)tile.reach.at(y, x) * g.chunk + 4 * q;
         const u32 pixel = (tile.image * g.height + (u32)y) * g.width + (u32)x;
         const Lanes<4> state = quad(a + from);
-        Lanes<4> bar = a_bar[n];
+        Lanes<4> bar = quad(room(g.sum + (place.row + n * place.rows) * g.chunk + 4 * q));
 #pragma unroll
         for (int i = 0; i < 4; ++i) bar[i] = state[i] > 0.0f ? bar[i] : 0.0f;
         bar = as_stored(bar);
@@ -892,15 +920,15 @@ template <bool TANGENT> __device__ __forceinline__ void adjoints(const Separable
         for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
             __syncthreads(); // the tile is set, and the one before was read
             load_state<TANGENT>(stage, c0);
-            Lanes<4> a_bar[2] = {splat<4>(0.0f), splat<4>(0.0f)};
+            for (u32 i = threadIdx.x; i < stage.tile.own.pixels() * g.chunk; i += THREADS) *room(g.sum + i) = 0.0f;
 #pragma unroll 1
             for (u32 i = 0; i < g.branches; ++i) {
                 set_branch<TANGENT, true>(p.branches[g.first_branch + i], stage);
                 __syncthreads();
-                branch_adjoint<TANGENT>(stage, c0, slot, index != block, a_bar);
+                branch_adjoint<TANGENT>(stage, c0, slot, index != block);
                 __syncthreads();
             }
-            if (g.adjoint.data) input_adjoint<TANGENT>(stage, c0, slot, index != block, a_bar);
+            if (g.adjoint.data) input_adjoint<TANGENT>(stage, c0, slot, index != block);
         }
         __syncthreads();
     }

@@ -72,7 +72,7 @@ struct GroupRow {
     z: u32,
     table: u32,
     region: u32,
-    unused: u32,
+    sum: u32,
 }
 
 /// `Separable` of `separable.cu`.
@@ -160,6 +160,7 @@ struct Cut {
     d: usize,
     z: usize,
     table: usize,
+    sum: usize,
     shared: usize,
     /// Reads an input pixel, about; what is minimised.
     cost: f32,
@@ -233,7 +234,8 @@ impl Cut {
                 .max(4 * THREADS + 2 * chunk);
             cut.z = cut.d + copies * subtile * (chunk + 4);
             cut.table = (cut.z + copies * subtile * (out + 4)).max(cut.d + gathered);
-            cut.shared = cut.table + (COEFFICIENTS + 2 * sources) * out;
+            cut.sum = cut.table + (COEFFICIENTS + 2 * sources) * out;
+            cut.shared = cut.sum + own * chunk;
             let branches = group.branches.iter();
             let adjoints: f32 = branches.map(|b| 2.0 * ratio(region(b, side))).sum();
             cut.cost = ratio(reach) + passes * adjoints;
@@ -247,7 +249,8 @@ impl Cut {
             cut.d = cut.weights + copies * (taps + out) * chunk;
             // What `statistics.cuh` asks for, of one pass or the other.
             let scratch = if is_tangent(pass) { 4 } else { 9 } * THREADS + 3 * out;
-            cut.shared = cut.d + (copies * subtile * (chunk + 4)).max(scratch);
+            let whole = quads(group.channels);
+            cut.shared = cut.d + (copies * subtile * (whole + 4)).max(scratch);
             let loads = if passes > 1.0 {
                 passes * (group.branches.len() * own.div_ceil(subtile)) as f32
             } else {
@@ -467,7 +470,7 @@ fn group_row(group: &PlannedGroup, cut: Cut, pass: Pass, encoder: &Encoder) -> G
     [row.rows, row.columns] = [cut.rows, cut.columns].map(narrow);
     [row.chunk, row.subtile, row.region] = [cut.chunk, cut.subtile, cut.region].map(narrow);
     [row.bar, row.weights, row.d] = [cut.bar, cut.weights, cut.d].map(narrow);
-    [row.z, row.table] = [cut.z, cut.table].map(narrow);
+    [row.z, row.table, row.sum] = [cut.z, cut.table, cut.sum].map(narrow);
     if is_backward(pass) && activation.differentiable {
         let tangent = pass == Pass::TangentBackward;
         let role = if tangent {
