@@ -631,46 +631,47 @@ template <bool TANGENT> __device__ __forceinline__ void pointwise_transposed(con
     }
 }
 
-// A thread's share of P̄: four channels in × four out, over every so-manieth pixel of a sub-tile.
+// A thread's share of P̄: R channels in × four out, over every so-manieth pixel of a sub-tile.
 // `splits` threads of a warp share an element; they are neighbours, on neighbouring pixels.
-struct Outer {
+template <int R> struct Outer {
     u32 splits, split, c, o;
     bool live;
 
     __device__ __forceinline__ Outer(u32 chunk, u32 cout) {
-        const u32 across = quads_of(cout), elements = (chunk >> 2) * across;
+        const u32 across = quads_of(cout), elements = (chunk / R) * across;
         splits = 1;
         while (splits < 32 && 2 * splits * elements <= THREADS) splits <<= 1;
         split = threadIdx.x % splits;
         const u32 element = threadIdx.x / splits;
         live = element < elements;
-        c = 4 * (element / across), o = 4 * (element % across);
+        c = R * (element / across), o = 4 * (element % across);
     }
 
     // sum += Σ_u xᵤ[c …]·yᵤ[o …]
     __device__ __forceinline__ void
-    add(Lanes<4> (&sum)[4], u32 subtile, const float* x, u32 x_step, const float* y, u32 y_step) const {
+    add(Lanes<4> (&sum)[R], u32 subtile, const float* x, u32 x_step, const float* y, u32 y_step) const {
         if (!live) return;
 #pragma unroll 1
         for (u32 u = split; u < subtile; u += splits) {
-            const Lanes<4> left = quad(x + u * x_step + c), right = quad(y + u * y_step + o);
+            const Lanes<R> left = load<R>(x + u * x_step + c);
+            const Lanes<4> right = quad(y + u * y_step + o);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) multiply_add(sum[i], left[i], right);
+            for (int i = 0; i < R; ++i) multiply_add(sum[i], left[i], right);
         }
     }
 
     // The sums over the splits, to [chunk, width].
-    __device__ __forceinline__ void finish(Lanes<4> (&sum)[4], u32 width, float* to) const {
+    __device__ __forceinline__ void finish(Lanes<4> (&sum)[R], u32 width, float* to) const {
         for (u32 d = splits >> 1; d > 0; d >>= 1) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
+            for (int i = 0; i < R; ++i) {
 #pragma unroll
                 for (int k = 0; k < 4; ++k) sum[i][k] += __shfl_xor_sync(0xffffffffu, sum[i][k], d);
             }
         }
         if (!live || split != 0) return;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) store<4>(to + (c + i) * width + o, sum[i]);
+        for (int i = 0; i < R; ++i) store<4>(to + (c + i) * width + o, sum[i]);
     }
 };
 
@@ -836,16 +837,17 @@ branch_adjoint(const Stage& s, u32 c0, float* slot, bool adds) {
     }
     prepare<TANGENT>(b.adjoint, b.channels, room(g.table));
     {
-        Lanes<4> sum[4];
+        constexpr int R = TANGENT ? 2 : 4; // as many as registers are left for
+        Lanes<4> sum[R];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) sum[i] = splat<4>(0.0f);
+        for (int i = 0; i < R; ++i) sum[i] = splat<4>(0.0f);
 #pragma unroll 1
         for (u32 first = 0; first < s.around.pixels(); first += g.subtile) {
             depthwise<TANGENT, 1>(s, s.around, first, 0);
             load_adjoint<TANGENT>(s, first);
             __syncthreads();
             pointwise_transposed<TANGENT>(s, first);
-            const Outer outer(g.chunk, b.channels);
+            const Outer<R> outer(g.chunk, b.channels);
             if constexpr (TANGENT) {
                 outer.add(sum, g.subtile, room(s.d_dot), g.chunk + 4, room(g.z), s.depth + 4);
                 outer.add(sum, g.subtile, room(g.d), g.chunk + 4, room(s.z_dot), s.depth + 4);
@@ -855,7 +857,7 @@ branch_adjoint(const Stage& s, u32 c0, float* slot, bool adds) {
             __syncthreads();
         }
         // The sub-tiles' room is free: the gradients are gathered there.
-        Outer(g.chunk, b.channels).finish(sum, s.depth, room(g.d));
+        Outer<R>(g.chunk, b.channels).finish(sum, s.depth, room(g.d));
     }
     const u32 here = min(g.chunk, g.channels - c0);
     __syncthreads();

@@ -222,7 +222,8 @@ impl Cut {
         };
         cut.bar = copies * reach * chunk;
         if is_backward(pass) {
-            if own > 2 * threads_in || chunk * out > 16 * THREADS {
+            // `Outer` of the kernels: sixteen elements of P̄ a thread, or eight with tangents.
+            if own > 2 * threads_in || chunk * out > 16 / copies * THREADS {
                 return None;
             }
             cut.region = most(&|b| region(b, side))?;
