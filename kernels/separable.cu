@@ -675,63 +675,69 @@ template <int R> struct Outer {
     }
 };
 
-// How w̄ is shared out: a warp takes one row of taps (half of one at 7×7, for want of registers) and
-// up to 32 quads; its threads that are left over, and the warps that are, take further pixels.
+// How w̄ is shared out: a warp takes up to five taps of a row (four with tangents: there are no registers
+// for more) and up to 32 quads; its threads that are left over, and the warps that are, take further pixels.
 // `parts` of them must be added in the end.
 struct TapRows {
     u32 wide, slices, jobs, parts;
 
-    __device__ __forceinline__ TapRows(u32 kernel, u32 chunk) {
+    __device__ __forceinline__ TapRows(u32 kernel, u32 most, u32 chunk) {
         wide = 1;
         while (wide < 32 && wide < (chunk >> 2)) wide <<= 1;
         slices = ((chunk >> 2) + 31) / 32;
-        const u32 segments = kernel == 7 ? 14 : kernel;
+        const u32 segments = kernel > most ? 2 * kernel : kernel;
         parts = max(THREADS / 32 / (segments * slices), 1u);
         jobs = segments * slices * parts;
     }
 };
 
-// w̄ over this tile's own outputs, to `to` [parts, k², chunk]:
+__host__ __device__ constexpr int most_taps(bool tangent) {
+    return tangent ? 4 : 5;
+}
+
+// w̄ over this tile's own outputs, to the sub-tiles' room as [parts, k², chunk]:
 // Σ ḡ[o]·a[o + tap], and in tangent_backward Σ d̄˙·a + d̄·ȧ.
-template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const Stage& s, float* to) {
-    constexpr int W = K == 7 ? 4 : K, SEGMENTS = (K + W - 1) / W;
+template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const Stage& s) {
+    constexpr int W = K > most_taps(TANGENT) ? (K + 1) / 2 : K, SEGMENTS = (K + W - 1) / W;
     const u32 chunk = s.group.chunk;
-    const TapRows share(K, chunk);
+    const TapRows share(K, most_taps(TANGENT), chunk);
     const u32 lane = threadIdx.x & 31, in_warp = 32 / share.wide;
     const Rectangle &own = s.own, &around = s.around, &reach = s.tile.reach;
 #pragma unroll 1
     for (u32 job = threadIdx.x >> 5; job < share.jobs; job += THREADS / 32) {
         const u32 part = job % share.parts, slice = job / share.parts % share.slices;
         const int segment = (int)(job / share.parts / share.slices), ky = segment / SEGMENTS, begin = segment % SEGMENTS * W;
-        const u32 q = 32 * slice + lane % share.wide;
+        const u32 q4 = 4 * (32 * slice + lane % share.wide);
+        const u32 target = s.group.d + ((part * K + ky) * K + begin) * chunk + q4;
         Lanes<4> sum[W];
 #pragma unroll
         for (int i = 0; i < W; ++i) sum[i] = splat<4>(0.0f);
-        if (4 * q < chunk) {
+        if (q4 < chunk) {
             const int dilation = (int)s.branch.dilation, stride = (int)s.branch.stride, padding = (int)s.branch.padding;
+            const u32 bar = s.group.bar + (u32)around.at(own.top, own.left) * chunk + q4;
+            const int top = own.top * stride + ky * dilation - padding - reach.top;
+            const int left = own.left * stride + begin * dilation - padding - reach.left;
 #pragma unroll 1
             for (u32 o = part * in_warp + lane / share.wide; o < own.pixels(); o += share.parts * in_warp) {
-                const int y = own.top + (int)(o / own.width), x = own.left + (int)(o % own.width);
-                const u32 line = (u32)(y * stride + ky * dilation - padding - reach.top);
+                const u32 y = o / own.width, x = o % own.width;
+                const u32 line = y * (u32)stride + (u32)top;
                 if (line >= reach.height) continue;
-                const u32 from = (u32)around.at(y, x) * chunk + 4 * q;
-                const Lanes<4> adjoint = quad(room(s.group.bar + from));
-                const u32 column = (u32)(x * stride + begin * dilation - padding - reach.left);
-                const float* a = room((line * reach.width + column) * chunk + 4 * q);
-                const u32 step = (u32)dilation * chunk;
-                if constexpr (TANGENT) {
-                    const Lanes<4> adjoint_dot = quad(room(s.bar_dot + from));
+                const float* from = room(bar + (y * around.width + x) * chunk);
+                const float* a = room((line * reach.width + x * (u32)stride + (u32)left) * chunk + q4);
+                const Lanes<4> adjoint = quad(from);
+                Lanes<4> adjoint_dot;
+                if constexpr (TANGENT) adjoint_dot = quad(from + (s.bar_dot - s.group.bar));
 #pragma unroll
-                    for (int i = 0; i < W; ++i) {
-                        if (begin + i < K) {
-                            multiply_add(sum[i], adjoint_dot, quad(a + i * step));
-                            multiply_add(sum[i], adjoint, quad(a + i * step + s.state_dot));
+                for (int i = 0; i < W; ++i) {
+                    if (begin + i < K) {
+                        if constexpr (TANGENT) {
+                            multiply_add(sum[i], adjoint_dot, quad(a));
+                            multiply_add(sum[i], adjoint, quad(a + s.state_dot));
+                        } else {
+                            multiply_add(sum[i], adjoint, quad(a));
                         }
                     }
-                } else {
-#pragma unroll
-                    for (int i = 0; i < W; ++i)
-                        if (begin + i < K) multiply_add(sum[i], adjoint, quad(a + i * step));
+                    a += (u32)dilation * chunk;
                 }
             }
         }
@@ -742,10 +748,10 @@ template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const St
                 for (int k = 0; k < 4; ++k) sum[i][k] += __shfl_xor_sync(0xffffffffu, sum[i][k], d);
             }
         }
-        if (lane < share.wide && 4 * q < chunk) {
+        if (lane < share.wide && q4 < chunk) {
 #pragma unroll
             for (int i = 0; i < W; ++i)
-                if (begin + i < K) store<4>(to + ((part * K + ky) * K + begin + i) * chunk + 4 * q, sum[i]);
+                if (begin + i < K) store<4>(room(target + i * chunk), sum[i]);
         }
     }
 }
@@ -864,10 +870,10 @@ branch_adjoint(const Stage& s, u32 c0, float* slot, bool adds) {
     flush(room(g.d), here, s.depth, b.channels, 1, slot + b.partial + s.taps * g.channels + c0 * b.channels, b.channels,
           adds);
     __syncthreads();
-    FOR_KERNEL(b, (tap_sums<K, TANGENT>(s, room(g.d))));
+    FOR_KERNEL(b, (tap_sums<K, TANGENT>(s)));
     transpose<TANGENT>(s);
     __syncthreads();
-    const TapRows share(b.kernel, g.chunk);
+    const TapRows share(b.kernel, most_taps(TANGENT), g.chunk);
     flush(room(g.d), s.taps, g.chunk, here, share.parts, slot + b.partial + c0, g.channels, adds);
 }
 

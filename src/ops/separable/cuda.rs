@@ -229,7 +229,8 @@ impl Cut {
             cut.region = most(&|b| region(b, side))?;
             cut.weights = cut.bar + copies * cut.region * chunk;
             cut.d = cut.weights + copies * (taps + out) * chunk;
-            let parts = most(&|b| tap_parts(b.window.kernel, chunk) * b.taps.len())?;
+            let parts =
+                most(&|b| tap_parts(b.window.kernel, copies == 2, chunk) * b.taps.len())?;
             let gathered = (parts * chunk)
                 .max(out * chunk)
                 .max(4 * THREADS + 2 * chunk);
@@ -273,8 +274,9 @@ fn region(branch: &PlannedBranch, side: [usize; 2]) -> usize {
 }
 
 /// `TapRows::parts` of `separable.cu`.
-fn tap_parts(kernel: usize, chunk: usize) -> usize {
-    let segments = if kernel == 7 { 14 } else { kernel };
+fn tap_parts(kernel: usize, tangent: bool, chunk: usize) -> usize {
+    let most = if tangent { 4 } else { 5 };
+    let segments = if kernel > most { 2 * kernel } else { kernel };
     (THREADS / 32 / (segments * (chunk / 4).div_ceil(32))).max(1)
 }
 
