@@ -267,28 +267,27 @@ __device__ __forceinline__ void
 load_state(const Stage& stage, u32 c0) {
     const Group& g = stage.group;
     const Tile& t = stage.tile;
-    const u32 quads = g.chunk >> 2, items = t.reach.pixels() * quads;
-    float *a = room(0), *a_dot = room(items * 4);
+    const u32 wide = g.chunk / VECTOR, items = t.reach.pixels() * wide;
+    float *a = room(0), *a_dot = room(items * VECTOR);
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < items; i += THREADS) {
-        const u32 q = i % quads, at_pixel = i / quads;
+        const u32 c = c0 + VECTOR * (i % wide), at_pixel = i / wide;
         const u32 y = (u32)t.reach.top + at_pixel / t.reach.width;
         const u32 x = (u32)t.reach.left + at_pixel % t.reach.width;
         const u32 pixel = (t.image * g.height + y) * g.width + x;
-        Lanes<4> value = splat<4>(0.0f), dot = splat<4>(0.0f);
-        if (x < g.width) vectors(c0 + 4 * q, g.channels, [&](int k, u32 c) {
-            const Lanes<VECTOR> v = read<VECTOR>(g.input, pixel, c, g.channels);
-            put(value, k, v);
-            if constexpr (TANGENT) put(dot, k, read_tangent<VECTOR>(g.input, v, pixel, c, g.channels));
-        });
+        Lanes<VECTOR> value = splat<VECTOR>(0.0f), dot = value;
+        if (x < g.width && c < g.channels) {
+            value = read<VECTOR>(g.input, pixel, c, g.channels);
+            if constexpr (TANGENT) dot = read_tangent<VECTOR>(g.input, value, pixel, c, g.channels);
+        }
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
+        for (int k = 0; k < VECTOR; ++k) {
             // In this order a NaN passes.
             dot[k] = value[k] > 0.0f ? dot[k] : 0.0f;
             value[k] = value[k] < 0.0f ? 0.0f : value[k];
         }
-        store<4>(a + 4 * i, value);
-        if constexpr (TANGENT) store<4>(a_dot + 4 * i, dot);
+        store<VECTOR>(a + VECTOR * i, value);
+        if constexpr (TANGENT) store<VECTOR>(a_dot + VECTOR * i, dot);
     }
 }
 
@@ -579,24 +578,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) separable_tangent(const
 template <bool TANGENT> __device__ __forceinline__ void load_adjoint(const Stage& s, u32 first) {
     const Branch& b = s.branch;
     const Rectangle& around = s.around;
-    const u32 quads = s.depth >> 2;
+    const u32 wide = s.depth / VECTOR;
 #pragma unroll 1
-    for (u32 i = threadIdx.x; i < s.group.subtile * quads; i += THREADS) {
-        const u32 q = i % quads, u = i / quads, o = first + u;
+    for (u32 i = threadIdx.x; i < s.group.subtile * wide; i += THREADS) {
+        const u32 c = VECTOR * (i % wide), u = i / wide, o = first + u;
         const u32 y = around.top + o / around.width, x = around.left + o % around.width;
-        Lanes<4> bar = splat<4>(0.0f), bar_dot = splat<4>(0.0f);
-        if (o < around.pixels() && x < b.width) {
+        Lanes<VECTOR> bar = splat<VECTOR>(0.0f), bar_dot = bar;
+        if (o < around.pixels() && x < b.width && c < b.channels) {
             const u32 pixel = (s.tile.image * b.height + y) * b.width + x;
-            vectors(4 * q, b.channels, [&](int k, u32 c) {
-                Lanes<VECTOR> one, dot;
-                adjoint<TANGENT, VECTOR>(b.adjoint, room(s.group.table), b.channels, pixel, c, one, dot);
-                put(bar, k, one);
-                if constexpr (TANGENT) put(bar_dot, k, dot);
-            });
+            adjoint<TANGENT, VECTOR>(b.adjoint, room(s.group.table), b.channels, pixel, c, bar, bar_dot);
         }
-        const u32 to = u * (s.depth + 4) + 4 * q;
-        store<4>(room(s.group.z + to), bar);
-        if constexpr (TANGENT) store<4>(room(s.z_dot + to), bar_dot);
+        const u32 to = u * (s.depth + 4) + c;
+        store<VECTOR>(room(s.group.z + to), bar);
+        if constexpr (TANGENT) store<VECTOR>(room(s.z_dot + to), bar_dot);
     }
 }
 
@@ -975,8 +969,12 @@ LAYOUT(Combine, 48);
 extern "C" __global__ void __launch_bounds__(256) separable_combine(const __grid_constant__ Combine p) {
     BEGIN(p);
     __shared__ double sums[8][33];
-    u32 i = 0;
-    while (i + 1 < p.count && blockIdx.x >= p.tensors[i + 1].first_block) ++i;
+    u32 i = 0; // the last tensor that begins at this block or before
+    for (u32 end = p.count; end - i > 1;) {
+        const u32 middle = (i + end) / 2;
+        if (p.tensors[middle].first_block <= blockIdx.x) i = middle;
+        else end = middle;
+    }
     const Tensor& t = p.tensors[i];
     const u32 column = threadIdx.x & 31, row = threadIdx.x >> 5;
     const u32 e = 32 * (blockIdx.x - t.first_block) + column;
