@@ -310,13 +310,15 @@ load_pointwise(const float* p, u32 c0, u32 channels, u32 chunk, u32 cout, float*
     }
 }
 
-// The same, transposed to [quads(Cout), chunk].
+// The same, transposed to [quads(Cout), chunk]. A warp reads four rows of eight, which are whole sectors, and
+// meets each bank eight times at most.
 __device__ __forceinline__ void
 load_transposed(const float* p, u32 c0, u32 channels, u32 chunk, u32 cout, float* to) {
-    const u32 width = 4 * quads_of(cout);
-    for (u32 i = threadIdx.x; i < chunk * width; i += THREADS) {
-        const u32 c = c0 + i % chunk, o = i / chunk;
-        to[i] = c < channels && o < cout ? p[c * cout + o] : 0.0f;
+    const u32 width = 4 * quads_of(cout), eights = (width + 7) >> 3;
+    for (u32 i = threadIdx.x; i < chunk * 8 * eights; i += THREADS) {
+        const u32 part = i >> 5;
+        const u32 row = 4 * (part / eights) + (i >> 3 & 3), c = c0 + row, o = 8 * (part % eights) + (i & 7);
+        if (o < width) to[o * chunk + row] = c < channels && o < cout ? p[c * cout + o] : 0.0f;
     }
 }
 

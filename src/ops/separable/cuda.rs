@@ -213,6 +213,8 @@ impl Cut {
         let threads_in = THREADS.checked_div(chunk / 4).filter(|&t| t > 0)?;
         let passes = group.channels.div_ceil(chunk) as f32;
         let ratio = |pixels: usize| pixels as f32 / own as f32;
+        let branches = group.branches.len();
+        let weights = ratio(branches * copies * (taps + out));
         let mut cut = Cut {
             rows,
             columns,
@@ -229,8 +231,7 @@ impl Cut {
             cut.region = most(&|b| region(b, side))?;
             cut.weights = cut.bar + copies * cut.region * chunk;
             cut.d = cut.weights + copies * (taps + out) * chunk;
-            let parts =
-                most(&|b| tap_parts(b.window.kernel, copies == 2, chunk) * b.taps.len())?;
+            let parts = most(&|b| tap_parts(b.window.kernel, copies == 2, chunk) * b.taps.len())?;
             let gathered = (parts * chunk)
                 .max(out * chunk)
                 .max(4 * THREADS + 2 * chunk);
@@ -238,11 +239,12 @@ impl Cut {
             cut.table = (cut.z + copies * subtile * (out + 4)).max(cut.d + gathered);
             cut.sum = cut.table + (COEFFICIENTS + 2 * sources) * out;
             cut.shared = cut.sum + own * chunk;
-            let branches = group.branches.iter();
-            let adjoints: f32 = branches.map(|b| 2.0 * ratio(region(b, side))).sum();
-            cut.cost = ratio(reach) + passes * adjoints;
-            let regions = cut.region.div_ceil(subtile) as f32 / own as f32;
-            cut.cost += 4.0 * regions * passes * group.branches.len() as f32;
+            let regions: usize = group.branches.iter().map(|b| region(b, side)).sum();
+            cut.cost = ratio(reach) + passes * 2.0 * ratio(regions);
+            // The weights, and a slot of their gradients, read and written.
+            cut.cost += weights + ratio(2 * branches * (taps + out));
+            // A sub-tile costs about as much as four pixels, for its barriers.
+            cut.cost += 4.0 * ratio(branches * cut.region.div_ceil(subtile)) * passes;
         } else {
             if subtile > 2 * threads_out {
                 return None;
@@ -253,14 +255,15 @@ impl Cut {
             let scratch = if is_tangent(pass) { 4 } else { 9 } * THREADS + 3 * out;
             let whole = quads(group.channels);
             cut.shared = cut.d + (copies * subtile * (whole + 4)).max(scratch);
-            let loads = if passes > 1.0 {
-                passes * (group.branches.len() * own.div_ceil(subtile)) as f32
+            let subtiles = own.div_ceil(subtile);
+            // In more than one pass each sub-tile loads all again.
+            let (states, all) = if passes > 1.0 {
+                (passes * (branches * subtiles) as f32, subtiles as f32)
             } else {
-                1.0
+                (1.0, 1.0)
             };
-            cut.cost = ratio(reach) * loads + group.branches.len() as f32;
-            let subtiles = own.div_ceil(subtile) as f32 * passes / own as f32;
-            cut.cost += 4.0 * subtiles * group.branches.len() as f32;
+            cut.cost = ratio(reach) * states + weights * all + branches as f32;
+            cut.cost += 4.0 * ratio(branches * subtiles) * passes;
         }
         (cut.shared <= SHARED).then_some(cut)
     }

@@ -5,7 +5,9 @@ mod support;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUresult};
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, LaunchConfig, PushKernelArg};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaStream, LaunchConfig, PushKernelArg,
+};
 use support::{can_compile, compile, on_softcuda};
 
 const KERNELS: &str = r#"
@@ -48,8 +50,14 @@ struct Gpu {
 impl Gpu {
     fn new() -> Gpu {
         let context = CudaContext::new(0).unwrap();
-        let module = context.load_module(compile("kernels.cu", KERNELS, &[])).unwrap();
-        Gpu { stream: context.default_stream(), module, context }
+        let module = context
+            .load_module(compile("kernels.cu", KERNELS, &[]))
+            .unwrap();
+        Gpu {
+            stream: context.default_stream(),
+            module,
+            context,
+        }
     }
 
     fn function(&self, name: &str) -> CudaFunction {
@@ -74,7 +82,10 @@ fn a_context_tells_what_an_h100_is() {
         use sys::CUdevice_attribute as A;
         assert_eq!(attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT), 132);
         assert_eq!(attribute(A::CU_DEVICE_ATTRIBUTE_WARP_SIZE), 32);
-        assert_eq!(attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN), 227 * 1024);
+        assert_eq!(
+            attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN),
+            227 * 1024
+        );
         assert!(CudaContext::new(1).is_err());
     })
     .silent();
@@ -110,12 +121,22 @@ fn a_kernel_adds_and_a_constant_and_a_global_variable_are_reached_by_name() {
     on_softcuda(test, &[], || {
         let gpu = Gpu::new();
         let n = 1000;
-        let x = gpu.stream.clone_htod(&(0..n).map(|i| i as f32).collect::<Vec<_>>()).unwrap();
+        let x = gpu
+            .stream
+            .clone_htod(&(0..n).map(|i| i as f32).collect::<Vec<_>>())
+            .unwrap();
         let mut y = gpu.stream.alloc_zeros::<f32>(n).unwrap();
         let add = gpu.function("add");
         // SAFETY: the kernel's parameters, in order; `y` and `x` have `n` elements.
-        unsafe { gpu.stream.launch_builder(&add).arg(&mut y).arg(&x).arg(&(n as i32)).launch(threads(n)) }
-            .unwrap();
+        unsafe {
+            gpu.stream
+                .launch_builder(&add)
+                .arg(&mut y)
+                .arg(&x)
+                .arg(&(n as i32))
+                .launch(threads(n))
+        }
+        .unwrap();
         let sums = gpu.stream.clone_dtoh(&y).unwrap();
         assert!(sums.iter().enumerate().all(|(i, &sum)| sum == i as f32));
 
@@ -123,11 +144,20 @@ fn a_kernel_adds_and_a_constant_and_a_global_variable_are_reached_by_name() {
         assert_eq!(symbol.len(), 16);
         // SAFETY: the variable is an array of four floats.
         let mut coefficients = unsafe { symbol.transmute_mut::<f32>(4).unwrap() };
-        gpu.stream.memcpy_htod(&[1.0, 2.0, 3.0, 0.0], &mut coefficients).unwrap();
+        gpu.stream
+            .memcpy_htod(&[1.0, 2.0, 3.0, 0.0], &mut coefficients)
+            .unwrap();
         let polynomial = gpu.function("polynomial");
         // SAFETY: as above.
-        unsafe { gpu.stream.launch_builder(&polynomial).arg(&mut y).arg(&x).arg(&(n as i32)).launch(threads(n)) }
-            .unwrap();
+        unsafe {
+            gpu.stream
+                .launch_builder(&polynomial)
+                .arg(&mut y)
+                .arg(&x)
+                .arg(&(n as i32))
+                .launch(threads(n))
+        }
+        .unwrap();
         let values = gpu.stream.clone_dtoh(&y).unwrap();
         for (i, value) in values.iter().enumerate().take(100) {
             let x = i as f32;
@@ -154,10 +184,23 @@ fn dynamic_shared_memory_and_function_attributes_are_there() {
     on_softcuda(test, &[], || {
         let gpu = Gpu::new();
         let reverse = gpu.function("reverse");
-        let mut x = gpu.stream.clone_htod(&(0..256).collect::<Vec<i32>>()).unwrap();
-        let shape = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (256, 1, 1), shared_mem_bytes: 1024 };
+        let mut x = gpu
+            .stream
+            .clone_htod(&(0..256).collect::<Vec<i32>>())
+            .unwrap();
+        let shape = LaunchConfig {
+            grid_dim: (1, 1, 1),
+            block_dim: (256, 1, 1),
+            shared_mem_bytes: 1024,
+        };
         // SAFETY: `x` has as many elements as the block has threads, the shared buffer too.
-        unsafe { gpu.stream.launch_builder(&reverse).arg(&mut x).launch(shape) }.unwrap();
+        unsafe {
+            gpu.stream
+                .launch_builder(&reverse)
+                .arg(&mut x)
+                .launch(shape)
+        }
+        .unwrap();
         assert!(gpu.stream.clone_dtoh(&x).unwrap() == (0..256).rev().collect::<Vec<i32>>());
         assert_eq!(reverse.max_threads_per_block().unwrap(), 1024);
         assert_eq!(reverse.shared_size_bytes().unwrap(), 0);
@@ -166,18 +209,34 @@ fn dynamic_shared_memory_and_function_attributes_are_there() {
         extern "C" fn none(_: std::ffi::c_int) -> usize {
             0
         }
-        let (grid, block) = reverse.occupancy_max_potential_block_size(none, 0, 0, None).unwrap();
+        let (grid, block) = reverse
+            .occupancy_max_potential_block_size(none, 0, 0, None)
+            .unwrap();
         assert_eq!((grid, block), (264, 1024));
 
-        let too_much = LaunchConfig { shared_mem_bytes: 100_000, ..shape };
+        let too_much = LaunchConfig {
+            shared_mem_bytes: 100_000,
+            ..shape
+        };
         // SAFETY: the launch is refused.
-        let refused = unsafe { gpu.stream.launch_builder(&reverse).arg(&mut x).launch(too_much) };
+        let refused = unsafe {
+            gpu.stream
+                .launch_builder(&reverse)
+                .arg(&mut x)
+                .launch(too_much)
+        };
         assert_eq!(refused.unwrap_err().0, CUresult::CUDA_ERROR_INVALID_VALUE);
         use sys::CUfunction_attribute_enum as F;
         let most = F::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         reverse.set_attribute(most, 100_000).unwrap();
         // SAFETY: as the first launch.
-        unsafe { gpu.stream.launch_builder(&reverse).arg(&mut x).launch(too_much) }.unwrap();
+        unsafe {
+            gpu.stream
+                .launch_builder(&reverse)
+                .arg(&mut x)
+                .launch(too_much)
+        }
+        .unwrap();
         assert!(reverse.set_attribute(most, 300_000).is_err());
     })
     .says(&["launch of `reverse`: 100000 bytes of dynamic shared memory"]);
@@ -200,8 +259,20 @@ fn streams_joined_by_events_are_ordered_and_events_tell_time() {
         let other = gpu.stream.fork().unwrap();
         // SAFETY: the kernels' parameters; cudarc makes the streams wait for each other.
         unsafe {
-            other.launch_builder(&fill).arg(&mut y).arg(&2.0f32).arg(&(n as i32)).launch(threads(n)).unwrap();
-            gpu.stream.launch_builder(&add).arg(&mut y).arg(&x).arg(&(n as i32)).launch(threads(n)).unwrap();
+            other
+                .launch_builder(&fill)
+                .arg(&mut y)
+                .arg(&2.0f32)
+                .arg(&(n as i32))
+                .launch(threads(n))
+                .unwrap();
+            gpu.stream
+                .launch_builder(&add)
+                .arg(&mut y)
+                .arg(&x)
+                .arg(&(n as i32))
+                .launch(threads(n))
+                .unwrap();
         }
         gpu.stream.join(&other).unwrap();
         let end = gpu.stream.record_event(timing).unwrap();
@@ -219,15 +290,30 @@ fn two_streams(wait: bool) {
     let n = 1024;
     let fill = gpu.function("fill");
     let mut x = gpu.stream.alloc_zeros::<f32>(n).unwrap();
-    let (first, second) = (gpu.context.new_stream().unwrap(), gpu.context.new_stream().unwrap());
+    let (first, second) = (
+        gpu.context.new_stream().unwrap(),
+        gpu.context.new_stream().unwrap(),
+    );
     gpu.context.synchronize().unwrap();
     // SAFETY: the kernel's parameters.
     unsafe {
-        first.launch_builder(&fill).arg(&mut x).arg(&1.0f32).arg(&(n as i32)).launch(threads(n)).unwrap();
+        first
+            .launch_builder(&fill)
+            .arg(&mut x)
+            .arg(&1.0f32)
+            .arg(&(n as i32))
+            .launch(threads(n))
+            .unwrap();
         if wait {
             second.join(&first).unwrap();
         }
-        second.launch_builder(&fill).arg(&mut x).arg(&2.0f32).arg(&(n as i32)).launch(threads(n)).unwrap();
+        second
+            .launch_builder(&fill)
+            .arg(&mut x)
+            .arg(&2.0f32)
+            .arg(&(n as i32))
+            .launch(threads(n))
+            .unwrap();
     }
     let outcome = gpu.context.synchronize();
     if wait {
@@ -278,13 +364,30 @@ fn a_captured_graph_replays_and_takes_new_parameters() {
         let mut x = stream.alloc_zeros::<f32>(n).unwrap();
         let mut y = stream.alloc_zeros::<f32>(n).unwrap();
         stream.synchronize().unwrap();
-        stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+        stream
+            .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+            .unwrap();
         // SAFETY: the kernels' parameters.
         unsafe {
-            stream.launch_builder(&fill).arg(&mut x).arg(&1.5f32).arg(&(n as i32)).launch(threads(n)).unwrap();
-            stream.launch_builder(&add).arg(&mut y).arg(&x).arg(&(n as i32)).launch(threads(n)).unwrap();
+            stream
+                .launch_builder(&fill)
+                .arg(&mut x)
+                .arg(&1.5f32)
+                .arg(&(n as i32))
+                .launch(threads(n))
+                .unwrap();
+            stream
+                .launch_builder(&add)
+                .arg(&mut y)
+                .arg(&x)
+                .arg(&(n as i32))
+                .launch(threads(n))
+                .unwrap();
         }
-        let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).unwrap().unwrap();
+        let graph = stream
+            .end_capture(sys::CUgraphInstantiate_flags(0))
+            .unwrap()
+            .unwrap();
         assert!(stream.clone_dtoh(&y).unwrap() == vec![0.0; n]);
         for _ in 0..3 {
             graph.launch().unwrap();
@@ -294,10 +397,14 @@ fn a_captured_graph_replays_and_takes_new_parameters() {
         // SAFETY: raw handles of live objects; arrays as large as said.
         unsafe {
             let (mut nodes, mut count) = ([std::ptr::null_mut(); 8], 8);
-            sys::cuGraphGetNodes(graph.cu_graph(), nodes.as_mut_ptr(), &mut count).result().unwrap();
+            sys::cuGraphGetNodes(graph.cu_graph(), nodes.as_mut_ptr(), &mut count)
+                .result()
+                .unwrap();
             assert_eq!(count, 2);
             let mut parameters = std::mem::zeroed::<sys::CUDA_KERNEL_NODE_PARAMS>();
-            sys::cuGraphKernelNodeGetParams_v2(nodes[0], &mut parameters).result().unwrap();
+            sys::cuGraphKernelNodeGetParams_v2(nodes[0], &mut parameters)
+                .result()
+                .unwrap();
             let mut value = 10.0f32;
             *parameters.kernelParams.add(1) = (&raw mut value).cast();
             sys::cuGraphExecKernelNodeSetParams_v2(graph.cu_graph_exec(), nodes[0], &parameters)
@@ -321,7 +428,13 @@ fn a_fault_sticks_to_the_context_and_is_explained_with_its_line() {
         let wild = gpu.function("wild");
         let mut x = gpu.stream.alloc_zeros::<i32>(16).unwrap();
         // SAFETY: not at all; that is the test.
-        unsafe { gpu.stream.launch_builder(&wild).arg(&mut x).launch(threads(1)) }.unwrap();
+        unsafe {
+            gpu.stream
+                .launch_builder(&wild)
+                .arg(&mut x)
+                .launch(threads(1))
+        }
+        .unwrap();
         for _ in 0..2 {
             let error = gpu.stream.synchronize().unwrap_err();
             assert_eq!(error.0, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
@@ -344,7 +457,10 @@ fn a_ptx_newer_than_the_driver_is_refused_as_such() {
     }
     on_softcuda(test, &[("SOFTCUDA_DRIVER_VERSION", "12.4")], || {
         let context = CudaContext::new(0).unwrap();
-        let error = context.load_module(compile("kernels.cu", KERNELS, &[])).err().unwrap();
+        let error = context
+            .load_module(compile("kernels.cu", KERNELS, &[]))
+            .err()
+            .unwrap();
         assert_eq!(error.0, CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
     })
     .says(&["is newer than the newest that this driver accepts, 8.4"]);
@@ -352,16 +468,20 @@ fn a_ptx_newer_than_the_driver_is_refused_as_such() {
 
 #[test]
 fn memory_has_the_limit_that_was_asked_for() {
-    on_softcuda("memory_has_the_limit_that_was_asked_for", &[("SOFTCUDA_MEMORY", "64M")], || {
-        let context = CudaContext::new(0).unwrap();
-        let stream = context.default_stream();
-        assert_eq!(context.mem_get_info().unwrap(), (64 << 20, 64 << 20));
-        let held = stream.alloc_zeros::<u8>(48 << 20).unwrap();
-        let error = stream.alloc_zeros::<u8>(32 << 20).err().unwrap();
-        assert_eq!(error.0, CUresult::CUDA_ERROR_OUT_OF_MEMORY);
-        drop(held);
-        assert!(stream.alloc_zeros::<u8>(32 << 20).is_ok());
-    })
+    on_softcuda(
+        "memory_has_the_limit_that_was_asked_for",
+        &[("SOFTCUDA_MEMORY", "64M")],
+        || {
+            let context = CudaContext::new(0).unwrap();
+            let stream = context.default_stream();
+            assert_eq!(context.mem_get_info().unwrap(), (64 << 20, 64 << 20));
+            let held = stream.alloc_zeros::<u8>(48 << 20).unwrap();
+            let error = stream.alloc_zeros::<u8>(32 << 20).err().unwrap();
+            assert_eq!(error.0, CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+            drop(held);
+            assert!(stream.alloc_zeros::<u8>(32 << 20).is_ok());
+        },
+    )
     .silent();
 }
 
@@ -383,14 +503,26 @@ fn planted_failures_come_where_they_were_asked_for() {
         let add = gpu.function("add");
         for expected in [true, false] {
             // SAFETY: the kernel's parameters.
-            let launched =
-                unsafe { gpu.stream.launch_builder(&add).arg(&mut x).arg(&y).arg(&(n as i32)).launch(threads(n)) };
+            let launched = unsafe {
+                gpu.stream
+                    .launch_builder(&add)
+                    .arg(&mut x)
+                    .arg(&y)
+                    .arg(&(n as i32))
+                    .launch(threads(n))
+            };
             // cudarc records an event after the launch, which already meets the fault.
-            assert_eq!(launched.is_ok() && gpu.stream.synchronize().is_ok(), expected);
+            assert_eq!(
+                launched.is_ok() && gpu.stream.synchronize().is_ok(),
+                expected
+            );
         }
         std::process::exit(0);
     })
-    .says(&["planted failure of allocation 2", "planted fault in kernel `add` (launch 2)"]);
+    .says(&[
+        "planted failure of allocation 2",
+        "planted fault in kernel `add` (launch 2)",
+    ]);
 }
 
 #[test]
@@ -399,7 +531,14 @@ fn no_device_and_bad_settings_are_told_apart() {
     on_softcuda(test, &[("SOFTCUDA_FAIL", "no-device")], || {
         let code = CudaContext::new(0).err().map(|error| error.0);
         let bad = std::env::var("SOFTCUDA_DEVICE").is_ok();
-        assert_eq!(code, Some(if bad { CUresult::CUDA_ERROR_INVALID_VALUE } else { CUresult::CUDA_ERROR_NO_DEVICE }));
+        assert_eq!(
+            code,
+            Some(if bad {
+                CUresult::CUDA_ERROR_INVALID_VALUE
+            } else {
+                CUresult::CUDA_ERROR_NO_DEVICE
+            })
+        );
     })
     .silent();
     on_softcuda(test, &[("SOFTCUDA_DEVICE", "sm_42")], || {})
@@ -419,43 +558,66 @@ fn memory_that_is_never_freed_is_a_leak() {
 
 #[test]
 fn hostile_arguments_are_errors_and_never_crashes() {
-    on_softcuda("hostile_arguments_are_errors_and_never_crashes", &[], || {
-        let context = CudaContext::new(0).unwrap();
-        use std::ptr::null_mut as null;
-        let wrong = 0xdead_beef_usize as *mut std::ffi::c_void;
-        // SAFETY: null pointers and invented handles, which the driver must find out.
-        unsafe {
-            let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
-            let handle = CUresult::CUDA_ERROR_INVALID_HANDLE;
-            assert_eq!(sys::cuDeviceGet(null(), 0), invalid);
-            assert_eq!(sys::cuMemAlloc_v2(null(), 16), invalid);
-            let mut address = 0;
-            assert_eq!(sys::cuMemAlloc_v2(&mut address, 0), invalid);
-            assert_eq!(sys::cuMemAlloc_v2(&mut address, usize::MAX), CUresult::CUDA_ERROR_OUT_OF_MEMORY);
-            assert_eq!(sys::cuMemFree_v2(0x1234), invalid);
-            assert_eq!(sys::cuMemFree_v2(0), CUresult::CUDA_SUCCESS);
-            assert_eq!(sys::cuMemcpyHtoD_v2(0x1234, [0u8; 4].as_ptr().cast(), 4), invalid);
-            assert_eq!(sys::cuMemcpyHtoD_v2(0, std::ptr::null(), 4), invalid);
-            assert_eq!(sys::cuMemsetD8_v2(u64::MAX, 0, usize::MAX), invalid);
-            assert_eq!(sys::cuStreamSynchronize(wrong as _), handle);
-            assert_eq!(sys::cuEventRecord(wrong as _, null()), handle);
-            assert_eq!(sys::cuModuleLoadData(null(), std::ptr::null()), invalid);
-            let mut module = null();
-            assert_eq!(sys::cuModuleLoadData(&mut module, c"not PTX".as_ptr().cast()), CUresult::CUDA_ERROR_INVALID_IMAGE);
-            assert_eq!(sys::cuModuleGetFunction(null(), wrong as _, c"f".as_ptr()), handle);
-            let launch = sys::cuLaunchKernel(wrong as _, 1, 1, 1, 1, 1, 1, 0, null(), null(), null());
-            assert_eq!(launch, handle);
-            assert_eq!(sys::cuGraphLaunch(wrong as _, null()), invalid);
-            assert_eq!(sys::cuStreamEndCapture(null(), null()), invalid);
-            let mut name = std::ptr::null();
-            assert_eq!(sys::cuGetErrorName(CUresult::CUDA_ERROR_NOT_READY, &mut name), CUresult::CUDA_SUCCESS);
-            assert_eq!(std::ffi::CStr::from_ptr(name), c"CUDA_ERROR_NOT_READY");
-            let array = sys::cuArrayDestroy(null());
-            assert_eq!(array, CUresult::CUDA_ERROR_NOT_SUPPORTED);
-            assert_eq!(sys::cuArrayDestroy(null()), CUresult::CUDA_ERROR_NOT_SUPPORTED);
-        }
-        drop(context);
-    })
+    on_softcuda(
+        "hostile_arguments_are_errors_and_never_crashes",
+        &[],
+        || {
+            let context = CudaContext::new(0).unwrap();
+            use std::ptr::null_mut as null;
+            let wrong = 0xdead_beef_usize as *mut std::ffi::c_void;
+            // SAFETY: null pointers and invented handles, which the driver must find out.
+            unsafe {
+                let invalid = CUresult::CUDA_ERROR_INVALID_VALUE;
+                let handle = CUresult::CUDA_ERROR_INVALID_HANDLE;
+                assert_eq!(sys::cuDeviceGet(null(), 0), invalid);
+                assert_eq!(sys::cuMemAlloc_v2(null(), 16), invalid);
+                let mut address = 0;
+                assert_eq!(sys::cuMemAlloc_v2(&mut address, 0), invalid);
+                assert_eq!(
+                    sys::cuMemAlloc_v2(&mut address, usize::MAX),
+                    CUresult::CUDA_ERROR_OUT_OF_MEMORY
+                );
+                assert_eq!(sys::cuMemFree_v2(0x1234), invalid);
+                assert_eq!(sys::cuMemFree_v2(0), CUresult::CUDA_SUCCESS);
+                assert_eq!(
+                    sys::cuMemcpyHtoD_v2(0x1234, [0u8; 4].as_ptr().cast(), 4),
+                    invalid
+                );
+                assert_eq!(sys::cuMemcpyHtoD_v2(0, std::ptr::null(), 4), invalid);
+                assert_eq!(sys::cuMemsetD8_v2(u64::MAX, 0, usize::MAX), invalid);
+                assert_eq!(sys::cuStreamSynchronize(wrong as _), handle);
+                assert_eq!(sys::cuEventRecord(wrong as _, null()), handle);
+                assert_eq!(sys::cuModuleLoadData(null(), std::ptr::null()), invalid);
+                let mut module = null();
+                assert_eq!(
+                    sys::cuModuleLoadData(&mut module, c"not PTX".as_ptr().cast()),
+                    CUresult::CUDA_ERROR_INVALID_IMAGE
+                );
+                assert_eq!(
+                    sys::cuModuleGetFunction(null(), wrong as _, c"f".as_ptr()),
+                    handle
+                );
+                let launch =
+                    sys::cuLaunchKernel(wrong as _, 1, 1, 1, 1, 1, 1, 0, null(), null(), null());
+                assert_eq!(launch, handle);
+                assert_eq!(sys::cuGraphLaunch(wrong as _, null()), invalid);
+                assert_eq!(sys::cuStreamEndCapture(null(), null()), invalid);
+                let mut name = std::ptr::null();
+                assert_eq!(
+                    sys::cuGetErrorName(CUresult::CUDA_ERROR_NOT_READY, &mut name),
+                    CUresult::CUDA_SUCCESS
+                );
+                assert_eq!(std::ffi::CStr::from_ptr(name), c"CUDA_ERROR_NOT_READY");
+                let array = sys::cuArrayDestroy(null());
+                assert_eq!(array, CUresult::CUDA_ERROR_NOT_SUPPORTED);
+                assert_eq!(
+                    sys::cuArrayDestroy(null()),
+                    CUresult::CUDA_ERROR_NOT_SUPPORTED
+                );
+            }
+            drop(context);
+        },
+    )
     .says(&["cuArrayDestroy is not supported"]);
 }
 
@@ -463,16 +625,52 @@ fn hostile_arguments_are_errors_and_never_crashes() {
 fn layouts_are_those_of_the_bindings() {
     use softcuda::driver::types;
     use std::mem::size_of;
-    assert_eq!(size_of::<types::Memcpy2d>(), size_of::<sys::CUDA_MEMCPY2D>());
-    assert_eq!(size_of::<types::Memcpy3d>(), size_of::<sys::CUDA_MEMCPY3D>());
-    assert_eq!(size_of::<types::KernelNodeParams2>(), size_of::<sys::CUDA_KERNEL_NODE_PARAMS>());
-    assert_eq!(size_of::<types::MemsetNodeParams>(), size_of::<sys::CUDA_MEMSET_NODE_PARAMS>());
-    assert_eq!(size_of::<types::HostNodeParams>(), size_of::<sys::CUDA_HOST_NODE_PARAMS>());
-    assert_eq!(size_of::<types::MemAllocNodeParams>(), size_of::<sys::CUDA_MEM_ALLOC_NODE_PARAMS>());
-    assert_eq!(size_of::<types::InstantiateParams>(), size_of::<sys::CUDA_GRAPH_INSTANTIATE_PARAMS>());
-    assert_eq!(size_of::<types::UpdateResultInfo>(), size_of::<sys::CUgraphExecUpdateResultInfo>());
-    assert_eq!(size_of::<types::LaunchAttribute>(), size_of::<sys::CUlaunchAttribute>());
-    assert_eq!(size_of::<types::LaunchConfig>(), size_of::<sys::CUlaunchConfig>());
-    assert_eq!(size_of::<types::MemPoolProps>(), size_of::<sys::CUmemPoolProps>());
-    assert_eq!(size_of::<types::DeviceProperties>(), size_of::<sys::CUdevprop>());
+    assert_eq!(
+        size_of::<types::Memcpy2d>(),
+        size_of::<sys::CUDA_MEMCPY2D>()
+    );
+    assert_eq!(
+        size_of::<types::Memcpy3d>(),
+        size_of::<sys::CUDA_MEMCPY3D>()
+    );
+    assert_eq!(
+        size_of::<types::KernelNodeParams2>(),
+        size_of::<sys::CUDA_KERNEL_NODE_PARAMS>()
+    );
+    assert_eq!(
+        size_of::<types::MemsetNodeParams>(),
+        size_of::<sys::CUDA_MEMSET_NODE_PARAMS>()
+    );
+    assert_eq!(
+        size_of::<types::HostNodeParams>(),
+        size_of::<sys::CUDA_HOST_NODE_PARAMS>()
+    );
+    assert_eq!(
+        size_of::<types::MemAllocNodeParams>(),
+        size_of::<sys::CUDA_MEM_ALLOC_NODE_PARAMS>()
+    );
+    assert_eq!(
+        size_of::<types::InstantiateParams>(),
+        size_of::<sys::CUDA_GRAPH_INSTANTIATE_PARAMS>()
+    );
+    assert_eq!(
+        size_of::<types::UpdateResultInfo>(),
+        size_of::<sys::CUgraphExecUpdateResultInfo>()
+    );
+    assert_eq!(
+        size_of::<types::LaunchAttribute>(),
+        size_of::<sys::CUlaunchAttribute>()
+    );
+    assert_eq!(
+        size_of::<types::LaunchConfig>(),
+        size_of::<sys::CUlaunchConfig>()
+    );
+    assert_eq!(
+        size_of::<types::MemPoolProps>(),
+        size_of::<sys::CUmemPoolProps>()
+    );
+    assert_eq!(
+        size_of::<types::DeviceProperties>(),
+        size_of::<sys::CUdevprop>()
+    );
 }

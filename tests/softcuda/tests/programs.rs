@@ -7,7 +7,10 @@ mod support;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUresult};
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DeviceRepr, LaunchConfig, PushKernelArg};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DeviceRepr, LaunchConfig,
+    PushKernelArg,
+};
 use half::{bf16, f16};
 use serde_json::Value;
 use support::{Run, can_compile, compile, on_softcuda};
@@ -24,7 +27,10 @@ impl Program {
         let source = std::fs::read_to_string(&path).unwrap();
         let context = CudaContext::new(0).unwrap();
         let module = context.load_module(compile(name, &source, &[])).unwrap();
-        Program { stream: context.default_stream(), module }
+        Program {
+            stream: context.default_stream(),
+            module,
+        }
     }
 
     fn function(&self, name: &str) -> CudaFunction {
@@ -61,7 +67,9 @@ fn noise(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..n)
         .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / (1 << 23) as f32 - 1.0
         })
         .collect()
@@ -70,7 +78,11 @@ fn noise(n: usize, seed: u64) -> Vec<f32> {
 /// Norm-wise relative error.
 fn error(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
-    let difference: f64 = found.iter().zip(expected).map(|(f, e)| (f64::from(*f) - e).powi(2)).sum();
+    let difference: f64 = found
+        .iter()
+        .zip(expected)
+        .map(|(f, e)| (f64::from(*f) - e).powi(2))
+        .sum();
     let norm: f64 = expected.iter().map(|e| e * e).sum();
     (difference / norm.max(1e-30)).sqrt()
 }
@@ -91,12 +103,19 @@ fn counted(test: &str, body: impl FnOnce()) -> Option<Vec<Value>> {
     let run = on_softcuda(test, &[("SOFTCUDA_PROFILE", &file)], body);
     run.silent();
     let lines = std::fs::read_to_string(&file).unwrap();
-    Some(lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    Some(
+        lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect(),
+    )
 }
 
 /// A counter of a launch.
 fn counter(launch: &Value, name: &str) -> f64 {
-    launch[name].as_f64().unwrap_or_else(|| panic!("no counter {name} in {launch}"))
+    launch[name]
+        .as_f64()
+        .unwrap_or_else(|| panic!("no counter {name} in {launch}"))
 }
 
 const LOAD_SECTORS: &str = "l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum";
@@ -114,8 +133,24 @@ fn a_coalesced_copy_moves_n_eighths_sectors_each_way_at_full_efficiency() {
         let host = noise(n, 1);
         let x = program.put(&host);
         let (mut y, mut z) = (program.room::<f32>(n), program.room::<f32>(n));
-        launch!(program, "copy", (n as u32 / 256, 1, 1), (256, 1, 1), &mut y, &x, &(n as i32));
-        launch!(program, "copy_vector", (n as u32 / 1024, 1, 1), (256, 1, 1), &mut z, &x, &(n as i32 / 4));
+        launch!(
+            program,
+            "copy",
+            (n as u32 / 256, 1, 1),
+            (256, 1, 1),
+            &mut y,
+            &x,
+            &(n as i32)
+        );
+        launch!(
+            program,
+            "copy_vector",
+            (n as u32 / 1024, 1, 1),
+            (256, 1, 1),
+            &mut z,
+            &x,
+            &(n as i32 / 4)
+        );
         assert!(program.get(&y) == host && program.get(&z) == host);
     });
     for launch in launches.iter().flatten() {
@@ -138,7 +173,16 @@ fn a_stride_of_two_wastes_half_of_each_sector() {
         for stride in [2, 8] {
             let mut y = program.room::<f32>(n);
             let grid = (n as u32 / 128, 1, 1);
-            launch!(program, "gather_stride", grid, (128, 1, 1), &mut y, &x, &(n as i32), &(stride as i32));
+            launch!(
+                program,
+                "gather_stride",
+                grid,
+                (128, 1, 1),
+                &mut y,
+                &x,
+                &(n as i32),
+                &(stride as i32)
+            );
             let expected: Vec<f32> = (0..n).map(|i| host[i * stride]).collect();
             assert!(program.get(&y) == expected);
         }
@@ -159,36 +203,65 @@ fn shared_strides_conflict_as_often_as_theory_says() {
         let x = program.put(&host);
         for stride in strides {
             let mut y = program.room::<f32>(32);
-            launch!(program, "shared_stride", (1, 1, 1), (32, 1, 1), &mut y, &x, &stride);
+            launch!(
+                program,
+                "shared_stride",
+                (1, 1, 1),
+                (32, 1, 1),
+                &mut y,
+                &x,
+                &stride
+            );
             assert!(program.get(&y) == host);
         }
     });
     for (launch, stride) in launches.iter().flatten().zip(strides) {
         // Lanes that share a bank: the greatest common divisor of stride and banks.
-        let factor = (1..=32).rev().find(|d| stride % d == 0 && 32 % d == 0).unwrap();
-        assert_eq!(counter(launch, CONFLICT_FACTOR), f64::from(factor), "stride {stride}");
+        let factor = (1..=32)
+            .rev()
+            .find(|d| stride % d == 0 && 32 % d == 0)
+            .unwrap();
+        assert_eq!(
+            counter(launch, CONFLICT_FACTOR),
+            f64::from(factor),
+            "stride {stride}"
+        );
     }
 }
 
 #[test]
 fn tiled_matrix_product_is_right_at_sizes_that_are_no_multiple_of_the_tile() {
-    clean("tiled_matrix_product_is_right_at_sizes_that_are_no_multiple_of_the_tile", || {
-        let program = Program::load("matmul.cu");
-        for n in [1usize, 16, 50] {
-            let (a, b) = (noise(n * n, 4), noise(n * n, 5));
-            let mut c = program.room::<f32>(n * n);
-            let tiles = n.div_ceil(16) as u32;
-            let (da, db) = (program.put(&a), program.put(&b));
-            launch!(program, "matmul", (tiles, tiles, 1), (16, 16, 1), &mut c, &da, &db, &(n as i32));
-            let expected = product(&a, &b, n);
-            assert!(error(&program.get(&c), &expected) < 1e-6);
-        }
-    });
+    clean(
+        "tiled_matrix_product_is_right_at_sizes_that_are_no_multiple_of_the_tile",
+        || {
+            let program = Program::load("matmul.cu");
+            for n in [1usize, 16, 50] {
+                let (a, b) = (noise(n * n, 4), noise(n * n, 5));
+                let mut c = program.room::<f32>(n * n);
+                let tiles = n.div_ceil(16) as u32;
+                let (da, db) = (program.put(&a), program.put(&b));
+                launch!(
+                    program,
+                    "matmul",
+                    (tiles, tiles, 1),
+                    (16, 16, 1),
+                    &mut c,
+                    &da,
+                    &db,
+                    &(n as i32)
+                );
+                let expected = product(&a, &b, n);
+                assert!(error(&program.get(&c), &expected) < 1e-6);
+            }
+        },
+    );
 }
 
 fn product(a: &[f32], b: &[f32], n: usize) -> Vec<f64> {
     let at = |x: &[f32], row: usize, column: usize| f64::from(x[row * n + column]);
-    (0..n * n).map(|i| (0..n).map(|k| at(a, i / n, k) * at(b, k, i % n)).sum()).collect()
+    (0..n * n)
+        .map(|i| (0..n).map(|k| at(a, i / n, k) * at(b, k, i % n)).sum())
+        .collect()
 }
 
 #[test]
@@ -202,28 +275,61 @@ fn reductions_of_warp_block_group_and_grid_add_up() {
 
         let mut warps = program.room::<f32>(256 / 32);
         launch!(program, "warp_sums", (1, 1, 1), (256, 1, 1), &mut warps, &x);
-        let expected: Vec<f32> = host[..256].chunks(32).map(|warp| warp.iter().sum()).collect();
+        let expected: Vec<f32> = host[..256]
+            .chunks(32)
+            .map(|warp| warp.iter().sum())
+            .collect();
         assert_eq!(program.get(&warps), expected);
 
         let mut blocks = program.room::<f32>(8);
-        launch!(program, "block_sums", (8, 1, 1), (256, 1, 1), &mut blocks, &x, &(n as i32));
+        launch!(
+            program,
+            "block_sums",
+            (8, 1, 1),
+            (256, 1, 1),
+            &mut blocks,
+            &x,
+            &(n as i32)
+        );
         assert_eq!(program.get(&blocks).iter().sum::<f32>(), total);
 
         let integers = program.put(&host.iter().map(|&v| v as i32).collect::<Vec<_>>());
         let mut sum = program.put(&[0i32]);
-        launch!(program, "group_sums", (n.div_ceil(128) as u32, 1, 1), (128, 1, 1), &mut sum, &integers, &(n as i32));
+        launch!(
+            program,
+            "group_sums",
+            (n.div_ceil(128) as u32, 1, 1),
+            (128, 1, 1),
+            &mut sum,
+            &integers,
+            &(n as i32)
+        );
         assert_eq!(program.get(&sum), [total as i32]);
 
         let values: Vec<u32> = (0..256u32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
         let unsigned = program.put(&values);
         let mut maxima = program.room::<u32>(8);
-        launch!(program, "warp_maxima", (1, 1, 1), (256, 1, 1), &mut maxima, &unsigned);
-        let expected: Vec<u32> = values.chunks(32).map(|warp| *warp.iter().max().unwrap()).collect();
+        launch!(
+            program,
+            "warp_maxima",
+            (1, 1, 1),
+            (256, 1, 1),
+            &mut maxima,
+            &unsigned
+        );
+        let expected: Vec<u32> = values
+            .chunks(32)
+            .map(|warp| *warp.iter().max().unwrap())
+            .collect();
         assert_eq!(program.get(&maxima), expected);
 
         let (mut out, mut sums) = (program.room::<f32>(1), program.room::<f32>(16));
         let function = program.function("grid_sum");
-        let shape = LaunchConfig { grid_dim: (16, 1, 1), block_dim: (128, 1, 1), shared_mem_bytes: 0 };
+        let shape = LaunchConfig {
+            grid_dim: (16, 1, 1),
+            block_dim: (128, 1, 1),
+            shared_mem_bytes: 0,
+        };
         let n = n as i32;
         let mut builder = program.stream.launch_builder(&function);
         builder.arg(&mut out).arg(&mut sums).arg(&x).arg(&n);
@@ -242,12 +348,45 @@ fn prefix_sums_over_several_blocks_are_exact() {
         let x = program.put(&host);
         let blocks = n.div_ceil(1024) as u32;
         let (mut y, mut totals) = (program.room::<i32>(n), program.room::<i32>(blocks as usize));
-        let (mut scanned, mut rest) = (program.room::<i32>(blocks as usize), program.room::<i32>(1));
-        launch!(program, "scan_blocks", (blocks, 1, 1), (1024, 1, 1), &mut y, &mut totals, &x, &(n as i32));
-        launch!(program, "scan_blocks", (1, 1, 1), (1024, 1, 1), &mut scanned, &mut rest, &totals, &(blocks as i32));
-        launch!(program, "add_totals", (blocks, 1, 1), (1024, 1, 1), &mut y, &scanned, &(n as i32));
+        let (mut scanned, mut rest) =
+            (program.room::<i32>(blocks as usize), program.room::<i32>(1));
+        launch!(
+            program,
+            "scan_blocks",
+            (blocks, 1, 1),
+            (1024, 1, 1),
+            &mut y,
+            &mut totals,
+            &x,
+            &(n as i32)
+        );
+        launch!(
+            program,
+            "scan_blocks",
+            (1, 1, 1),
+            (1024, 1, 1),
+            &mut scanned,
+            &mut rest,
+            &totals,
+            &(blocks as i32)
+        );
+        launch!(
+            program,
+            "add_totals",
+            (blocks, 1, 1),
+            (1024, 1, 1),
+            &mut y,
+            &scanned,
+            &(n as i32)
+        );
         let mut sum = 0;
-        let expected: Vec<i32> = host.iter().map(|v| { sum += v; sum }).collect();
+        let expected: Vec<i32> = host
+            .iter()
+            .map(|v| {
+                sum += v;
+                sum
+            })
+            .collect();
         assert!(program.get(&y) == expected);
     });
 }
@@ -259,13 +398,27 @@ fn bitonic_sort_sorts() {
         let n = 4096u32;
         let mut host: Vec<u32> = (0..n).map(|i| i.wrapping_mul(2_654_435_761)).collect();
         let mut x = program.put(&host);
-        launch!(program, "bitonic_block", (n / 1024, 1, 1), (512, 1, 1), &mut x);
+        launch!(
+            program,
+            "bitonic_block",
+            (n / 1024, 1, 1),
+            (512, 1, 1),
+            &mut x
+        );
         let mut run = 2048;
         while run <= n {
             let mut distance = run / 2;
             while distance > 0 {
                 let (r, d) = (run as i32, distance as i32);
-                launch!(program, "bitonic_step", (n / 512, 1, 1), (256, 1, 1), &mut x, &r, &d);
+                launch!(
+                    program,
+                    "bitonic_step",
+                    (n / 512, 1, 1),
+                    (256, 1, 1),
+                    &mut x,
+                    &r,
+                    &d
+                );
                 distance /= 2;
             }
             run *= 2;
@@ -277,18 +430,34 @@ fn bitonic_sort_sorts() {
 
 #[test]
 fn histograms_by_shared_atomics_and_by_matching_lanes_agree() {
-    clean("histograms_by_shared_atomics_and_by_matching_lanes_agree", || {
-        let program = Program::load("histogram.cu");
-        let host: Vec<u8> = (0..20_000u32).map(|i| (i.wrapping_mul(i) >> 3) as u8).collect();
-        let mut expected = vec![0u32; 256];
-        host.iter().for_each(|&byte| expected[byte as usize] += 1);
-        let (x, n) = (program.put(&host), host.len() as i32);
-        for (kernel, grid) in [("histogram", 8), ("histogram_matched", 20_000u32.div_ceil(256))] {
-            let mut bins = program.put(&[0u32; 256]);
-            launch!(program, kernel, (grid, 1, 1), (256, 1, 1), &mut bins, &x, &n);
-            assert!(program.get(&bins) == expected, "{kernel}");
-        }
-    });
+    clean(
+        "histograms_by_shared_atomics_and_by_matching_lanes_agree",
+        || {
+            let program = Program::load("histogram.cu");
+            let host: Vec<u8> = (0..20_000u32)
+                .map(|i| (i.wrapping_mul(i) >> 3) as u8)
+                .collect();
+            let mut expected = vec![0u32; 256];
+            host.iter().for_each(|&byte| expected[byte as usize] += 1);
+            let (x, n) = (program.put(&host), host.len() as i32);
+            for (kernel, grid) in [
+                ("histogram", 8),
+                ("histogram_matched", 20_000u32.div_ceil(256)),
+            ] {
+                let mut bins = program.put(&[0u32; 256]);
+                launch!(
+                    program,
+                    kernel,
+                    (grid, 1, 1),
+                    (256, 1, 1),
+                    &mut bins,
+                    &x,
+                    &n
+                );
+                assert!(program.get(&bins) == expected, "{kernel}");
+            }
+        },
+    );
 }
 
 #[test]
@@ -300,14 +469,28 @@ fn a_stencil_with_halo_is_right_up_to_the_border() {
         let x = program.put(&host);
         let mut y = program.room::<f32>((n * n) as usize);
         let tiles = (n as u32).div_ceil(16);
-        launch!(program, "stencil", (tiles, tiles, 1), (16, 16, 1), &mut y, &x, &n);
+        launch!(
+            program,
+            "stencil",
+            (tiles, tiles, 1),
+            (16, 16, 1),
+            &mut y,
+            &x,
+            &n
+        );
         let at = |r: i32, c: i32| {
             let inside = (0..n).contains(&r) && (0..n).contains(&c);
-            if inside { f64::from(host[(r * n + c) as usize]) } else { 0.0 }
+            if inside {
+                f64::from(host[(r * n + c) as usize])
+            } else {
+                0.0
+            }
         };
         let expected: Vec<f64> = (0..n * n)
             .map(|i| (i / n, i % n))
-            .map(|(r, c)| at(r - 1, c) + at(r + 1, c) + at(r, c - 1) + at(r, c + 1) - 4.0 * at(r, c))
+            .map(|(r, c)| {
+                at(r - 1, c) + at(r + 1, c) + at(r, c - 1) + at(r, c + 1) - 4.0 * at(r, c)
+            })
             .collect();
         assert!(error(&program.get(&y), &expected) < 1e-6);
     });
@@ -315,22 +498,33 @@ fn a_stencil_with_halo_is_right_up_to_the_border() {
 
 #[test]
 fn softmax_of_rows_sums_to_one_and_survives_large_values() {
-    clean("softmax_of_rows_sums_to_one_and_survives_large_values", || {
-        let program = Program::load("softmax.cu");
-        let (rows, columns) = (7usize, 300usize);
-        let host: Vec<f32> = noise(rows * columns, 7).iter().map(|v| v * 500.0).collect();
-        let x = program.put(&host);
-        let mut y = program.room::<f32>(rows * columns);
-        launch!(program, "softmax", (rows as u32, 1, 1), (128, 1, 1), &mut y, &x, &(columns as i32));
-        let mut expected = Vec::new();
-        for row in host.chunks(columns) {
-            let most = row.iter().fold(f64::MIN, |m, &v| m.max(f64::from(v)));
-            let powers: Vec<f64> = row.iter().map(|&v| (f64::from(v) - most).exp()).collect();
-            let sum: f64 = powers.iter().sum();
-            expected.extend(powers.iter().map(|p| p / sum));
-        }
-        assert!(error(&program.get(&y), &expected) < 1e-5);
-    });
+    clean(
+        "softmax_of_rows_sums_to_one_and_survives_large_values",
+        || {
+            let program = Program::load("softmax.cu");
+            let (rows, columns) = (7usize, 300usize);
+            let host: Vec<f32> = noise(rows * columns, 7).iter().map(|v| v * 500.0).collect();
+            let x = program.put(&host);
+            let mut y = program.room::<f32>(rows * columns);
+            launch!(
+                program,
+                "softmax",
+                (rows as u32, 1, 1),
+                (128, 1, 1),
+                &mut y,
+                &x,
+                &(columns as i32)
+            );
+            let mut expected = Vec::new();
+            for row in host.chunks(columns) {
+                let most = row.iter().fold(f64::MIN, |m, &v| m.max(f64::from(v)));
+                let powers: Vec<f64> = row.iter().map(|&v| (f64::from(v) - most).exp()).collect();
+                let sum: f64 = powers.iter().sum();
+                expected.extend(powers.iter().map(|p| p / sum));
+            }
+            assert!(error(&program.get(&y), &expected) < 1e-5);
+        },
+    );
 }
 
 #[test]
@@ -347,10 +541,49 @@ fn layer_norm_and_its_gradients_match_the_formulas() {
         let (mut dgain, mut dbias) = (program.room::<f32>(c), program.room::<f32>(c));
         let (r, n) = (rows as i32, c as i32);
         let (grid, block) = ((rows.div_ceil(4) as u32, 1, 1), (32, 4, 1));
-        launch!(program, "layernorm_forward", grid, block, &mut y, &mut mean, &mut rstd, &dx_in, &gains, &biases, &r, &n);
-        launch!(program, "layernorm_backward", grid, block, &mut dx, &dy_in, &dx_in, &mean, &rstd, &gains, &r, &n);
+        launch!(
+            program,
+            "layernorm_forward",
+            grid,
+            block,
+            &mut y,
+            &mut mean,
+            &mut rstd,
+            &dx_in,
+            &gains,
+            &biases,
+            &r,
+            &n
+        );
+        launch!(
+            program,
+            "layernorm_backward",
+            grid,
+            block,
+            &mut dx,
+            &dy_in,
+            &dx_in,
+            &mean,
+            &rstd,
+            &gains,
+            &r,
+            &n
+        );
         let columns = ((c.div_ceil(64)) as u32, 1, 1);
-        launch!(program, "layernorm_parameters", columns, (64, 1, 1), &mut dgain, &mut dbias, &dy_in, &dx_in, &mean, &rstd, &r, &n);
+        launch!(
+            program,
+            "layernorm_parameters",
+            columns,
+            (64, 1, 1),
+            &mut dgain,
+            &mut dbias,
+            &dy_in,
+            &dx_in,
+            &mean,
+            &rstd,
+            &r,
+            &n
+        );
 
         let (mut ey, mut edx) = (Vec::new(), Vec::new());
         let (mut eg, mut eb) = (vec![0.0; c], vec![0.0; c]);
@@ -360,7 +593,9 @@ fn layer_norm_and_its_gradients_match_the_formulas() {
             let variance = x.iter().map(|v| (v - m).powi(2)).sum::<f64>() / c as f64;
             let rstd = 1.0 / (variance + 1e-5).sqrt();
             let hat: Vec<f64> = x.iter().map(|v| (v - m) * rstd).collect();
-            let d: Vec<f64> = (0..c).map(|i| f64::from(dy[i]) * f64::from(gain[i])).collect();
+            let d: Vec<f64> = (0..c)
+                .map(|i| f64::from(dy[i]) * f64::from(gain[i]))
+                .collect();
             let sum = d.iter().sum::<f64>() / c as f64;
             let product = d.iter().zip(&hat).map(|(d, h)| d * h).sum::<f64>() / c as f64;
             for i in 0..c {
@@ -378,52 +613,87 @@ fn layer_norm_and_its_gradients_match_the_formulas() {
 
 #[test]
 fn depthwise_convolution_in_bf16_matches_to_its_precision() {
-    clean("depthwise_convolution_in_bf16_matches_to_its_precision", || {
-        let program = Program::load("depthwise.cu");
-        let (batch, h, w, c) = (2usize, 5i32, 7i32, 12usize);
-        let image = (h * w) as usize * c;
-        let host: Vec<bf16> = noise(batch * image, 12).iter().map(|&v| bf16::from_f32(v)).collect();
-        let weight = noise(9 * c, 13);
-        let x = program.put(&host.iter().map(|v| v.to_bits()).collect::<Vec<u16>>());
-        let weights = program.put(&weight);
-        let mut y = program.room::<u16>(batch * image);
-        let threads = (h * w) as u32 * (c as u32 / 4);
-        let grid = (threads.div_ceil(64), batch as u32, 1);
-        launch!(program, "depthwise", grid, (64, 1, 1), &mut y, &x, &weights, &h, &w, &(c as i32));
-        let mut expected = Vec::new();
-        for b in 0..batch {
-            for (row, column, ch) in (0..h).flat_map(|r| (0..w).flat_map(move |s| (0..c).map(move |k| (r, s, k)))) {
-                let mut sum = 0.0f64;
-                for (dy, dx) in (-1..=1).flat_map(|dy| (-1..=1).map(move |dx| (dy, dx))) {
-                    let (r, s) = (row + dy, column + dx);
-                    if (0..h).contains(&r) && (0..w).contains(&s) {
-                        let value = host[b * image + (r * w + s) as usize * c + ch];
-                        sum += value.to_f64() * f64::from(weight[((dy + 1) * 3 + dx + 1) as usize * c + ch]);
+    clean(
+        "depthwise_convolution_in_bf16_matches_to_its_precision",
+        || {
+            let program = Program::load("depthwise.cu");
+            let (batch, h, w, c) = (2usize, 5i32, 7i32, 12usize);
+            let image = (h * w) as usize * c;
+            let host: Vec<bf16> = noise(batch * image, 12)
+                .iter()
+                .map(|&v| bf16::from_f32(v))
+                .collect();
+            let weight = noise(9 * c, 13);
+            let x = program.put(&host.iter().map(|v| v.to_bits()).collect::<Vec<u16>>());
+            let weights = program.put(&weight);
+            let mut y = program.room::<u16>(batch * image);
+            let threads = (h * w) as u32 * (c as u32 / 4);
+            let grid = (threads.div_ceil(64), batch as u32, 1);
+            launch!(
+                program,
+                "depthwise",
+                grid,
+                (64, 1, 1),
+                &mut y,
+                &x,
+                &weights,
+                &h,
+                &w,
+                &(c as i32)
+            );
+            let mut expected = Vec::new();
+            for b in 0..batch {
+                for (row, column, ch) in
+                    (0..h).flat_map(|r| (0..w).flat_map(move |s| (0..c).map(move |k| (r, s, k))))
+                {
+                    let mut sum = 0.0f64;
+                    for (dy, dx) in (-1..=1).flat_map(|dy| (-1..=1).map(move |dx| (dy, dx))) {
+                        let (r, s) = (row + dy, column + dx);
+                        if (0..h).contains(&r) && (0..w).contains(&s) {
+                            let value = host[b * image + (r * w + s) as usize * c + ch];
+                            sum += value.to_f64()
+                                * f64::from(weight[((dy + 1) * 3 + dx + 1) as usize * c + ch]);
+                        }
                     }
+                    expected.push(sum);
                 }
-                expected.push(sum);
             }
-        }
-        let found: Vec<f32> = program.get(&y).iter().map(|&bits| bf16::from_bits(bits).to_f32()).collect();
-        assert!(error(&found, &expected) < 4e-3);
-    });
+            let found: Vec<f32> = program
+                .get(&y)
+                .iter()
+                .map(|&bits| bf16::from_bits(bits).to_f32())
+                .collect();
+            assert!(error(&found, &expected) < 4e-3);
+        },
+    );
 }
 
 #[test]
 fn a_padded_transpose_has_no_conflicts_and_a_plain_one_has_them_all() {
     let n = 128usize;
-    let launches = counted("a_padded_transpose_has_no_conflicts_and_a_plain_one_has_them_all", || {
-        let program = Program::load("transpose.cu");
-        let host = noise(n * n, 14);
-        let x = program.put(&host);
-        let expected: Vec<f32> = (0..n * n).map(|i| host[i % n * n + i / n]).collect();
-        for kernel in ["transpose_padded", "transpose_plain"] {
-            let mut y = program.room::<f32>(n * n);
-            let tiles = n as u32 / 32;
-            launch!(program, kernel, (tiles, tiles, 1), (32, 8, 1), &mut y, &x, &(n as i32));
-            assert!(program.get(&y) == expected, "{kernel}");
-        }
-    });
+    let launches = counted(
+        "a_padded_transpose_has_no_conflicts_and_a_plain_one_has_them_all",
+        || {
+            let program = Program::load("transpose.cu");
+            let host = noise(n * n, 14);
+            let x = program.put(&host);
+            let expected: Vec<f32> = (0..n * n).map(|i| host[i % n * n + i / n]).collect();
+            for kernel in ["transpose_padded", "transpose_plain"] {
+                let mut y = program.room::<f32>(n * n);
+                let tiles = n as u32 / 32;
+                launch!(
+                    program,
+                    kernel,
+                    (tiles, tiles, 1),
+                    (32, 8, 1),
+                    &mut y,
+                    &x,
+                    &(n as i32)
+                );
+                assert!(program.get(&y) == expected, "{kernel}");
+            }
+        },
+    );
     let Some(launches) = launches else { return };
     assert_eq!(counter(&launches[0], CONFLICT_FACTOR), 1.0);
     // Stores have none, loads a 32-way one: 1 and 32 passes for as many requests of each.
@@ -441,50 +711,118 @@ fn tensor_core_products_match_in_every_type() {
         let n = 64usize;
         let (a, b) = (noise(n * n, 15), noise(n * n, 16));
         let size = n as i32;
-        let halves = |x: &[f32]| x.iter().map(|&v| f16::from_f32(v).to_bits()).collect::<Vec<u16>>();
-        let brains = |x: &[f32]| x.iter().map(|&v| bf16::from_f32(v).to_bits()).collect::<Vec<u16>>();
+        let halves = |x: &[f32]| {
+            x.iter()
+                .map(|&v| f16::from_f32(v).to_bits())
+                .collect::<Vec<u16>>()
+        };
+        let brains = |x: &[f32]| {
+            x.iter()
+                .map(|&v| bf16::from_f32(v).to_bits())
+                .collect::<Vec<u16>>()
+        };
         // tf32 keeps ten bits of mantissa; wmma takes what is loaded as rounded already.
-        let tens = |x: &[f32]| x.iter().map(|&v| f32::from_bits(v.to_bits() & !0x1fff)).collect::<Vec<f32>>();
-        let back16 = |x: &[u16]| x.iter().map(|&v| f16::from_bits(v).to_f32()).collect::<Vec<f32>>();
-        let back_brain = |x: &[u16]| x.iter().map(|&v| bf16::from_bits(v).to_f32()).collect::<Vec<f32>>();
+        let tens = |x: &[f32]| {
+            x.iter()
+                .map(|&v| f32::from_bits(v.to_bits() & !0x1fff))
+                .collect::<Vec<f32>>()
+        };
+        let back16 = |x: &[u16]| {
+            x.iter()
+                .map(|&v| f16::from_bits(v).to_f32())
+                .collect::<Vec<f32>>()
+        };
+        let back_brain = |x: &[u16]| {
+            x.iter()
+                .map(|&v| bf16::from_bits(v).to_f32())
+                .collect::<Vec<f32>>()
+        };
         let tiles = n as u32 / 16;
 
         let (x, y) = (halves(&a), halves(&b));
         let expected = product(&back16(&x), &back16(&y), n);
         let (dx, dy) = (program.put(&x), program.put(&y));
         let mut c = program.room::<f32>(n * n);
-        launch!(program, "product", (tiles / 2, tiles / 2, 1), (128, 1, 1), &mut c, &dx, &dy, &size);
+        launch!(
+            program,
+            "product",
+            (tiles / 2, tiles / 2, 1),
+            (128, 1, 1),
+            &mut c,
+            &dx,
+            &dy,
+            &size
+        );
         assert!(error(&program.get(&c), &expected) < 1e-6);
-        launch!(program, "product_f16", (tiles, tiles, 1), (32, 1, 1), &mut c, &dx, &dy, &size);
+        launch!(
+            program,
+            "product_f16",
+            (tiles, tiles, 1),
+            (32, 1, 1),
+            &mut c,
+            &dx,
+            &dy,
+            &size
+        );
         assert!(error(&program.get(&c), &expected) < 1e-6);
 
         let (x, y) = (brains(&a), brains(&b));
         let expected = product(&back_brain(&x), &back_brain(&y), n);
         let (dx, dy) = (program.put(&x), program.put(&y));
-        launch!(program, "product_bf16", (tiles, tiles, 1), (32, 1, 1), &mut c, &dx, &dy, &size);
+        launch!(
+            program,
+            "product_bf16",
+            (tiles, tiles, 1),
+            (32, 1, 1),
+            &mut c,
+            &dx,
+            &dy,
+            &size
+        );
         assert!(error(&program.get(&c), &expected) < 1e-6);
 
         let (x, y) = (tens(&a), tens(&b));
         let expected = product(&x, &y, n);
         let (dx, dy) = (program.put(&x), program.put(&y));
-        launch!(program, "product_tf32", (tiles, tiles, 1), (32, 1, 1), &mut c, &dx, &dy, &size);
+        launch!(
+            program,
+            "product_tf32",
+            (tiles, tiles, 1),
+            (32, 1, 1),
+            &mut c,
+            &dx,
+            &dy,
+            &size
+        );
         assert!(error(&program.get(&c), &expected) < 1e-6);
     });
 }
 
 #[test]
 fn a_persistent_kernel_with_a_last_block_reduction_is_no_race() {
-    clean("a_persistent_kernel_with_a_last_block_reduction_is_no_race", || {
-        let program = Program::load("persistent.cu");
-        let tiles = 37i32;
-        let host: Vec<f32> = (0..tiles * 256).map(|i| (i % 13) as f32).collect();
-        let x = program.put(&host);
-        for _ in 0..2 {
-            let (mut out, mut partial) = (program.room::<f32>(1), program.room::<f32>(12));
-            launch!(program, "persistent_sum", (12, 1, 1), (256, 1, 1), &mut out, &mut partial, &x, &tiles);
-            assert_eq!(program.get(&out), [host.iter().sum::<f32>()]);
-        }
-    });
+    clean(
+        "a_persistent_kernel_with_a_last_block_reduction_is_no_race",
+        || {
+            let program = Program::load("persistent.cu");
+            let tiles = 37i32;
+            let host: Vec<f32> = (0..tiles * 256).map(|i| (i % 13) as f32).collect();
+            let x = program.put(&host);
+            for _ in 0..2 {
+                let (mut out, mut partial) = (program.room::<f32>(1), program.room::<f32>(12));
+                launch!(
+                    program,
+                    "persistent_sum",
+                    (12, 1, 1),
+                    (256, 1, 1),
+                    &mut out,
+                    &mut partial,
+                    &x,
+                    &tiles
+                );
+                assert_eq!(program.get(&out), [host.iter().sum::<f32>()]);
+            }
+        },
+    );
 }
 
 #[test]
@@ -500,7 +838,14 @@ fn divergent_recursion_ends_where_each_lane_wants() {
         let (rows, n) = (64usize, 16usize);
         let mut host: Vec<i32> = (0..(rows * n) as i32).map(|i| (i * 7919) % 1009).collect();
         let mut x = program.put(&host);
-        launch!(program, "sort_rows", (2, 1, 1), (32, 1, 1), &mut x, &(n as i32));
+        launch!(
+            program,
+            "sort_rows",
+            (2, 1, 1),
+            (32, 1, 1),
+            &mut x,
+            &(n as i32)
+        );
         host.chunks_mut(n).for_each(<[i32]>::sort_unstable);
         assert!(program.get(&x) == host);
     });
@@ -513,15 +858,27 @@ fn the_order_of_blocks_and_warps_changes_no_result() {
         return;
     }
     for (seed, threads) in [("1", "1"), ("2", "2"), ("3", "5")] {
-        on_softcuda(test, &[("SOFTCUDA_SCHEDULE", seed), ("SOFTCUDA_THREADS", threads)], || {
-            let program = Program::load("reduce.cu");
-            let n = 4096;
-            let x = program.put(&noise(n, 17));
-            let mut sums = program.room::<f32>(8);
-            launch!(program, "block_sums", (8, 1, 1), (256, 1, 1), &mut sums, &x, &(n as i32));
-            let bits: Vec<u32> = program.get(&sums).iter().map(|v| v.to_bits()).collect();
-            println!("bits {bits:?}");
-        })
+        on_softcuda(
+            test,
+            &[("SOFTCUDA_SCHEDULE", seed), ("SOFTCUDA_THREADS", threads)],
+            || {
+                let program = Program::load("reduce.cu");
+                let n = 4096;
+                let x = program.put(&noise(n, 17));
+                let mut sums = program.room::<f32>(8);
+                launch!(
+                    program,
+                    "block_sums",
+                    (8, 1, 1),
+                    (256, 1, 1),
+                    &mut sums,
+                    &x,
+                    &(n as i32)
+                );
+                let bits: Vec<u32> = program.get(&sums).iter().map(|v| v.to_bits()).collect();
+                println!("bits {bits:?}");
+            },
+        )
         .silent();
     }
 }
@@ -529,7 +886,9 @@ fn the_order_of_blocks_and_warps_changes_no_result() {
 /// Where in `faults.cu` a piece of code is, as findings say it.
 fn line_of(code: &str) -> String {
     let source = include_str!("../programs/faults.cu");
-    let (before, _) = source.split_once(code).unwrap_or_else(|| panic!("no {code}"));
+    let (before, _) = source
+        .split_once(code)
+        .unwrap_or_else(|| panic!("no {code}"));
     format!("faults.cu:{},", before.matches('\n').count() + 1)
 }
 
@@ -547,7 +906,11 @@ fn planted(
         return;
     }
     let run = |wrong: &str| -> Run {
-        let variables: Vec<_> = variables.iter().copied().chain([("PLANTED", wrong)]).collect();
+        let variables: Vec<_> = variables
+            .iter()
+            .copied()
+            .chain([("PLANTED", wrong)])
+            .collect();
         on_softcuda(test, &variables, || {
             let wrong: i32 = std::env::var("PLANTED").unwrap().parse().unwrap();
             let program = Program::load("faults.cu");
@@ -574,33 +937,75 @@ fn planted(
 fn an_access_out_of_bounds_is_found() {
     let words = ["out_of_bounds", "cuMemAllocAsync", "block", "thread"];
     let lines = ["if (i < n + wrong) x[i] = i;"];
-    planted("an_access_out_of_bounds_is_found", &[], CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, &words, &lines, |program, wrong| {
-        let mut x = program.room::<i32>(100);
-        launch!(program, "out_of_bounds", (1, 1, 1), (128, 1, 1), &mut x, &100i32, &wrong);
-    });
+    planted(
+        "an_access_out_of_bounds_is_found",
+        &[],
+        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+        &words,
+        &lines,
+        |program, wrong| {
+            let mut x = program.room::<i32>(100);
+            launch!(
+                program,
+                "out_of_bounds",
+                (1, 1, 1),
+                (128, 1, 1),
+                &mut x,
+                &100i32,
+                &wrong
+            );
+        },
+    );
 }
 
 #[test]
 fn a_misaligned_access_is_found() {
     let words = ["misaligned"];
     let lines = ["+ wrong) = 1;"];
-    planted("a_misaligned_access_is_found", &[], CUresult::CUDA_ERROR_MISALIGNED_ADDRESS, &words, &lines, |program, wrong| {
-        let mut x = program.room::<u8>(256);
-        launch!(program, "misaligned", (1, 1, 1), (32, 1, 1), &mut x, &wrong);
-    });
+    planted(
+        "a_misaligned_access_is_found",
+        &[],
+        CUresult::CUDA_ERROR_MISALIGNED_ADDRESS,
+        &words,
+        &lines,
+        |program, wrong| {
+            let mut x = program.room::<u8>(256);
+            launch!(program, "misaligned", (1, 1, 1), (32, 1, 1), &mut x, &wrong);
+        },
+    );
 }
 
 #[test]
 fn a_use_after_free_is_found() {
     let words = ["freed"];
     let lines = ["if (i < n + wrong) x[i] = i;"];
-    planted("a_use_after_free_is_found", &[], CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, &words, &lines, |program, wrong| {
-        let x = program.room::<i32>(128);
-        let address = cudarc::driver::DevicePtr::device_ptr(&x, &program.stream).0;
-        let kept = if wrong == 0 { Some(x) } else { drop(x); None };
-        launch!(program, "out_of_bounds", (1, 1, 1), (128, 1, 1), &address, &128i32, &0i32);
-        drop(kept);
-    });
+    planted(
+        "a_use_after_free_is_found",
+        &[],
+        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+        &words,
+        &lines,
+        |program, wrong| {
+            let x = program.room::<i32>(128);
+            let address = cudarc::driver::DevicePtr::device_ptr(&x, &program.stream).0;
+            let kept = if wrong == 0 {
+                Some(x)
+            } else {
+                drop(x);
+                None
+            };
+            launch!(
+                program,
+                "out_of_bounds",
+                (1, 1, 1),
+                (128, 1, 1),
+                &address,
+                &128i32,
+                &0i32
+            );
+            drop(kept);
+        },
+    );
 }
 
 #[test]
@@ -608,11 +1013,22 @@ fn a_read_of_uninitialised_global_memory_is_found() {
     let words = ["uninitialised"];
     let lines = ["y[threadIdx.x] = x[threadIdx.x]; }"];
     let test = "a_read_of_uninitialised_global_memory_is_found";
-    planted(test, &[], CUresult::CUDA_ERROR_LAUNCH_FAILED, &words, &lines, |program, wrong| {
-        let x = if wrong == 0 { program.put(&[1.0f32; 32]) } else { program.room::<f32>(32) };
-        let mut y = program.room::<f32>(32);
-        launch!(program, "uninitialised", (1, 1, 1), (32, 1, 1), &mut y, &x);
-    });
+    planted(
+        test,
+        &[],
+        CUresult::CUDA_ERROR_LAUNCH_FAILED,
+        &words,
+        &lines,
+        |program, wrong| {
+            let x = if wrong == 0 {
+                program.put(&[1.0f32; 32])
+            } else {
+                program.room::<f32>(32)
+            };
+            let mut y = program.room::<f32>(32);
+            launch!(program, "uninitialised", (1, 1, 1), (32, 1, 1), &mut y, &x);
+        },
+    );
 }
 
 #[test]
@@ -620,21 +1036,52 @@ fn a_read_of_uninitialised_shared_memory_is_found() {
     let words = ["uninitialised_shared"];
     let lines = ["y[threadIdx.x] = buffer[threadIdx.x];"];
     let test = "a_read_of_uninitialised_shared_memory_is_found";
-    planted(test, &[], CUresult::CUDA_ERROR_LAUNCH_FAILED, &words, &lines, |program, wrong| {
-        let mut y = program.room::<i32>(64);
-        launch!(program, "uninitialised_shared", (1, 1, 1), (64, 1, 1), &mut y, &wrong);
-    });
+    planted(
+        test,
+        &[],
+        CUresult::CUDA_ERROR_LAUNCH_FAILED,
+        &words,
+        &lines,
+        |program, wrong| {
+            let mut y = program.room::<i32>(64);
+            launch!(
+                program,
+                "uninitialised_shared",
+                (1, 1, 1),
+                (64, 1, 1),
+                &mut y,
+                &wrong
+            );
+        },
+    );
 }
 
 #[test]
 fn a_race_in_shared_memory_is_found_with_both_parties() {
     let words = ["race", "shared_race"];
-    let lines = ["buffer[threadIdx.x] = threadIdx.x;\n    if (!wrong)", "y[threadIdx.x] = buffer[63 - threadIdx.x];"];
+    let lines = [
+        "buffer[threadIdx.x] = threadIdx.x;\n    if (!wrong)",
+        "y[threadIdx.x] = buffer[63 - threadIdx.x];",
+    ];
     let test = "a_race_in_shared_memory_is_found_with_both_parties";
-    planted(test, &[], CUresult::CUDA_ERROR_LAUNCH_FAILED, &words, &lines, |program, wrong| {
-        let mut y = program.room::<i32>(64);
-        launch!(program, "shared_race", (1, 1, 1), (64, 1, 1), &mut y, &wrong);
-    });
+    planted(
+        test,
+        &[],
+        CUresult::CUDA_ERROR_LAUNCH_FAILED,
+        &words,
+        &lines,
+        |program, wrong| {
+            let mut y = program.room::<i32>(64);
+            launch!(
+                program,
+                "shared_race",
+                (1, 1, 1),
+                (64, 1, 1),
+                &mut y,
+                &wrong
+            );
+        },
+    );
 }
 
 #[test]
@@ -642,61 +1089,136 @@ fn an_access_past_dynamic_shared_memory_is_found() {
     let words = ["shared_bounds"];
     let lines = ["dynamic[threadIdx.x + wrong] = threadIdx.x;"];
     let test = "an_access_past_dynamic_shared_memory_is_found";
-    planted(test, &[], CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, &words, &lines, |program, wrong| {
-        let mut y = program.room::<i32>(64);
-        let function = program.function("shared_bounds");
-        let shape = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (64, 1, 1), shared_mem_bytes: 256 };
-        // SAFETY: the kernel's parameters; a wrong access is the test.
-        unsafe { program.stream.launch_builder(&function).arg(&mut y).arg(&wrong).launch(shape) }.unwrap();
-    });
+    planted(
+        test,
+        &[],
+        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+        &words,
+        &lines,
+        |program, wrong| {
+            let mut y = program.room::<i32>(64);
+            let function = program.function("shared_bounds");
+            let shape = LaunchConfig {
+                grid_dim: (1, 1, 1),
+                block_dim: (64, 1, 1),
+                shared_mem_bytes: 256,
+            };
+            // SAFETY: the kernel's parameters; a wrong access is the test.
+            unsafe {
+                program
+                    .stream
+                    .launch_builder(&function)
+                    .arg(&mut y)
+                    .arg(&wrong)
+                    .launch(shape)
+            }
+            .unwrap();
+        },
+    );
 }
 
 #[test]
 fn a_race_between_blocks_is_found() {
     let words = ["global_race"];
     let lines = ["x[wrong ? 0 : blockIdx.x]"];
-    planted("a_race_between_blocks_is_found", &[], CUresult::CUDA_ERROR_LAUNCH_FAILED, &words, &lines, |program, wrong| {
-        let mut x = program.room::<i32>(4);
-        launch!(program, "global_race", (4, 1, 1), (32, 1, 1), &mut x, &wrong);
-    });
+    planted(
+        "a_race_between_blocks_is_found",
+        &[],
+        CUresult::CUDA_ERROR_LAUNCH_FAILED,
+        &words,
+        &lines,
+        |program, wrong| {
+            let mut x = program.room::<i32>(4);
+            launch!(
+                program,
+                "global_race",
+                (4, 1, 1),
+                (32, 1, 1),
+                &mut x,
+                &wrong
+            );
+        },
+    );
 }
 
 #[test]
 fn a_divergent_barrier_is_found() {
     let words = ["divergent_barrier"];
     let lines = ["if (threadIdx.x < 16 || !wrong) __syncthreads();"];
-    planted("a_divergent_barrier_is_found", &[], CUresult::CUDA_ERROR_LAUNCH_FAILED, &words, &lines, |program, wrong| {
-        let mut x = program.room::<i32>(64);
-        launch!(program, "divergent_barrier", (1, 1, 1), (64, 1, 1), &mut x, &wrong);
-    });
+    planted(
+        "a_divergent_barrier_is_found",
+        &[],
+        CUresult::CUDA_ERROR_LAUNCH_FAILED,
+        &words,
+        &lines,
+        |program, wrong| {
+            let mut x = program.room::<i32>(64);
+            launch!(
+                program,
+                "divergent_barrier",
+                (1, 1, 1),
+                (64, 1, 1),
+                &mut x,
+                &wrong
+            );
+        },
+    );
 }
 
 #[test]
 fn a_wrong_mask_is_found() {
     let words = ["wrong_mask"];
     let lines = ["__shfl_sync(mask"];
-    planted("a_wrong_mask_is_found", &[], CUresult::CUDA_ERROR_LAUNCH_FAILED, &words, &lines, |program, wrong| {
-        let mut x = program.room::<i32>(32);
-        launch!(program, "wrong_mask", (1, 1, 1), (32, 1, 1), &mut x, &wrong);
-    });
+    planted(
+        "a_wrong_mask_is_found",
+        &[],
+        CUresult::CUDA_ERROR_LAUNCH_FAILED,
+        &words,
+        &lines,
+        |program, wrong| {
+            let mut x = program.room::<i32>(32);
+            launch!(program, "wrong_mask", (1, 1, 1), (32, 1, 1), &mut x, &wrong);
+        },
+    );
 }
 
 #[test]
 fn a_failed_assertion_is_said_and_returned() {
     let words = ["threadIdx.x != 5 || !wrong"];
     let lines = ["assert(threadIdx.x != 5 || !wrong);"];
-    planted("a_failed_assertion_is_said_and_returned", &[], CUresult::CUDA_ERROR_ASSERT, &words, &lines, |program, wrong| {
-        let mut x = program.room::<i32>(32);
-        launch!(program, "failed_assertion", (1, 1, 1), (32, 1, 1), &mut x, &wrong);
-    });
+    planted(
+        "a_failed_assertion_is_said_and_returned",
+        &[],
+        CUresult::CUDA_ERROR_ASSERT,
+        &words,
+        &lines,
+        |program, wrong| {
+            let mut x = program.room::<i32>(32);
+            launch!(
+                program,
+                "failed_assertion",
+                (1, 1, 1),
+                (32, 1, 1),
+                &mut x,
+                &wrong
+            );
+        },
+    );
 }
 
 #[test]
 fn a_trap_fails_the_launch() {
-    planted("a_trap_fails_the_launch", &[], CUresult::CUDA_ERROR_LAUNCH_FAILED, &["trapped"], &[], |program, wrong| {
-        let mut x = program.room::<i32>(32);
-        launch!(program, "trapped", (1, 1, 1), (32, 1, 1), &mut x, &wrong);
-    });
+    planted(
+        "a_trap_fails_the_launch",
+        &[],
+        CUresult::CUDA_ERROR_LAUNCH_FAILED,
+        &["trapped"],
+        &[],
+        |program, wrong| {
+            let mut x = program.room::<i32>(32);
+            launch!(program, "trapped", (1, 1, 1), (32, 1, 1), &mut x, &wrong);
+        },
+    );
 }
 
 #[test]
@@ -705,10 +1227,17 @@ fn a_kernel_that_never_ends_is_stopped_and_its_line_named() {
     let lines = ["while (wrong) x[0] = 1;"];
     let test = "a_kernel_that_never_ends_is_stopped_and_its_line_named";
     let limit = [("SOFTCUDA_TIMEOUT", "1")];
-    planted(test, &limit, CUresult::CUDA_ERROR_LAUNCH_TIMEOUT, &words, &lines, |program, wrong| {
-        let mut x = program.room::<i32>(1);
-        launch!(program, "endless", (1, 1, 1), (32, 1, 1), &mut x, &wrong);
-    });
+    planted(
+        test,
+        &limit,
+        CUresult::CUDA_ERROR_LAUNCH_TIMEOUT,
+        &words,
+        &lines,
+        |program, wrong| {
+            let mut x = program.room::<i32>(1);
+            launch!(program, "endless", (1, 1, 1), (32, 1, 1), &mut x, &wrong);
+        },
+    );
 }
 
 #[test]
@@ -723,21 +1252,27 @@ fn printf_prints_what_c_would() {
         program.stream.synchronize().unwrap();
     });
     run.silent();
-    for line in ["thread 0 of block: 0.00, 1099511627776", "thread 2 of block: 1.00, 1099511627776"] {
+    for line in [
+        "thread 0 of block: 0.00, 1099511627776",
+        "thread 2 of block: 1.00, 1099511627776",
+    ] {
         assert!(run.stdout.contains(line), "{}", run.stdout);
     }
 }
 
 #[test]
 fn a_cubin_that_carries_its_ptx_runs_on_an_old_driver_and_one_that_does_not_is_refused() {
-    let test = "a_cubin_that_carries_its_ptx_runs_on_an_old_driver_and_one_that_does_not_is_refused";
+    let test =
+        "a_cubin_that_carries_its_ptx_runs_on_an_old_driver_and_one_that_does_not_is_refused";
     if !can_compile(test) {
         return;
     }
     on_softcuda(test, &[("SOFTCUDA_DRIVER_VERSION", "12.2")], || {
         let context = CudaContext::new(0).unwrap();
         let stream = context.default_stream();
-        let source = std::fs::read_to_string(format!("{}/programs/copy.cu", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let source =
+            std::fs::read_to_string(format!("{}/programs/copy.cu", env!("CARGO_MANIFEST_DIR")))
+                .unwrap();
         let load = |options: &[&str]| {
             let cubin = cubin(&source, options);
             let mut module = std::ptr::null_mut();
@@ -745,28 +1280,59 @@ fn a_cubin_that_carries_its_ptx_runs_on_an_old_driver_and_one_that_does_not_is_r
             let code = unsafe { sys::cuModuleLoadData(&mut module, cubin.as_ptr().cast()) };
             (code, module)
         };
-        assert_eq!(load(&["--gpu-architecture=sm_90"]).0, CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
+        assert_eq!(
+            load(&["--gpu-architecture=sm_90"]).0,
+            CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
+        );
         let lines = "--generate-line-info";
-        assert_eq!(load(&["--gpu-architecture=sm_80", lines]).0, CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
+        assert_eq!(
+            load(&["--gpu-architecture=sm_80", lines]).0,
+            CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
+        );
         let (code, module) = load(&["--gpu-architecture=sm_90", lines]);
         assert_eq!(code, CUresult::CUDA_SUCCESS);
         let host = noise(64, 18);
-        let (x, mut y) = (stream.clone_htod(&host).unwrap(), stream.alloc_zeros::<f32>(64).unwrap());
+        let (x, mut y) = (
+            stream.clone_htod(&host).unwrap(),
+            stream.alloc_zeros::<f32>(64).unwrap(),
+        );
         // SAFETY: a loaded module with that kernel; its three parameters.
         unsafe {
             let mut function = std::ptr::null_mut();
-            sys::cuModuleGetFunction(&mut function, module, c"copy".as_ptr()).result().unwrap();
-            use cudarc::driver::{DevicePtr, DevicePtrMut};
-            let (mut to, mut from, mut n) = (y.device_ptr_mut(&stream).0, x.device_ptr(&stream).0, 64i32);
-            let mut parameters = [(&raw mut to).cast(), (&raw mut from).cast(), (&raw mut n).cast()];
-            use std::ptr::null_mut as null;
-            sys::cuLaunchKernel(function, 1, 1, 1, 64, 1, 1, 0, null(), parameters.as_mut_ptr(), null())
+            sys::cuModuleGetFunction(&mut function, module, c"copy".as_ptr())
                 .result()
                 .unwrap();
+            use cudarc::driver::{DevicePtr, DevicePtrMut};
+            let (mut to, mut from, mut n) =
+                (y.device_ptr_mut(&stream).0, x.device_ptr(&stream).0, 64i32);
+            let mut parameters = [
+                (&raw mut to).cast(),
+                (&raw mut from).cast(),
+                (&raw mut n).cast(),
+            ];
+            use std::ptr::null_mut as null;
+            sys::cuLaunchKernel(
+                function,
+                1,
+                1,
+                1,
+                64,
+                1,
+                1,
+                0,
+                null(),
+                parameters.as_mut_ptr(),
+                null(),
+            )
+            .result()
+            .unwrap();
         }
         assert!(stream.clone_dtoh(&y).unwrap() == host);
     })
-    .says(&["compile it with -lineinfo", "a cubin for sm_80 does not run on sm_90"]);
+    .says(&[
+        "compile it with -lineinfo",
+        "a cubin for sm_80 does not run on sm_90",
+    ]);
 }
 
 /// Compiles CUDA C++ to machine code.
@@ -780,7 +1346,9 @@ fn cubin(source: &str, options: &[&str]) -> Vec<u8> {
         let mut size = 0;
         sys::nvrtcGetCUBINSize(program, &mut size).result().unwrap();
         let mut cubin = vec![0u8; size];
-        sys::nvrtcGetCUBIN(program, cubin.as_mut_ptr().cast()).result().unwrap();
+        sys::nvrtcGetCUBIN(program, cubin.as_mut_ptr().cast())
+            .result()
+            .unwrap();
         cubin
     }
 }

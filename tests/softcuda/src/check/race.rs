@@ -61,8 +61,13 @@ unsafe impl Sync for Table {}
 impl Table {
     fn new(cells: u64) -> Table {
         let map = crate::memory::reserve(cells * 8 + 64);
-        let pointer = map.as_ref().map_or(std::ptr::null(), |m| m.as_mut_ptr().cast_const());
-        Table { _map: map, cells: pointer.cast() }
+        let pointer = map
+            .as_ref()
+            .map_or(std::ptr::null(), |m| m.as_mut_ptr().cast_const());
+        Table {
+            _map: map,
+            cells: pointer.cast(),
+        }
     }
 
     #[inline(always)]
@@ -99,12 +104,23 @@ impl RaceShadow {
         if !on {
             return;
         }
-        self.partial.lock().unwrap_or_else(|e| e.into_inner()).clear();
+        self.partial
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .clear();
         // Stamps of a launch: one for "many", one a block, and room for epochs. When they run out, start
         // from the beginning; what is left of old launches may then hide a race, never invent one.
-        let room = u32::try_from(blocks).unwrap_or(1 << 29).min(1 << 29).saturating_mul(2).max(1 << 20);
+        let room = u32::try_from(blocks)
+            .unwrap_or(1 << 29)
+            .min(1 << 29)
+            .saturating_mul(2)
+            .max(1 << 20);
         let next = self.next.load(Relaxed);
-        let first = if next > (1 << 31) - room.min(1 << 30) { 1 } else { next };
+        let first = if next > (1 << 31) - room.min(1 << 30) {
+            1
+        } else {
+            next
+        };
         self.first.store(first, Relaxed);
         self.next.store(first.saturating_add(room), Relaxed);
     }
@@ -118,9 +134,17 @@ impl RaceShadow {
             let (read, written) = ((old >> 32) as u16, (old >> 48) as u16);
             let fresh = owner < first;
             let new = if fresh {
-                line_cell(me, if write { 0 } else { mask }, if write { mask } else { 0 })
+                line_cell(
+                    me,
+                    if write { 0 } else { mask },
+                    if write { mask } else { 0 },
+                )
             } else if owner == me {
-                let (r, w) = if write { (read, written | mask) } else { (read | mask, written) };
+                let (r, w) = if write {
+                    (read, written | mask)
+                } else {
+                    (read | mask, written)
+                };
                 line_cell(me, r, w)
             } else if owner == DETAILED {
                 return self.touch_words(line, mask, me, first, write);
@@ -216,7 +240,11 @@ impl RaceShadow {
             if write {
                 *writer = me;
             } else {
-                *reader = if *reader < first || *reader == me { me } else { first };
+                *reader = if *reader < first || *reader == me {
+                    me
+                } else {
+                    first
+                };
             }
         }
         None
@@ -310,12 +338,22 @@ unsafe impl Send for Watch {}
 impl Watch {
     pub(crate) fn new(checks: Checks, warps: u32, shared: u32) -> Watch {
         let on = checks.races;
-        let words = if on { (shared as usize).div_ceil(4) + 8 } else { 0 };
+        let words = if on {
+            (shared as usize).div_ceil(4) + 8
+        } else {
+            0
+        };
         let warps = warps as usize;
         Watch {
             on,
             block: 0,
-            words: vec![SharedWord { write: NO_STAMP, reads: [NO_STAMP; 2] }; words],
+            words: vec![
+                SharedWord {
+                    write: NO_STAMP,
+                    reads: [NO_STAMP; 2]
+                };
+                words
+            ],
             epochs: vec![1; warps],
             clocks: vec![vec![1; warps]; warps],
             locations: HashMap::new(),
@@ -338,7 +376,11 @@ impl Watch {
         self.locations.clear();
         self.ordered = ordered;
         (self.epoch, self.fenced, self.acquired) = (0, false, None);
-        self.stamp = shadow.first.load(Relaxed).saturating_add(1).saturating_add(index as u32);
+        self.stamp = shadow
+            .first
+            .load(Relaxed)
+            .saturating_add(1)
+            .saturating_add(index as u32);
     }
 
     /// These warps have met at a barrier.
@@ -346,8 +388,9 @@ impl Watch {
         if !self.on {
             return;
         }
-        let members: Vec<usize> =
-            (0..self.epochs.len()).filter(|w| warps >> w & 1 == 1).collect();
+        let members: Vec<usize> = (0..self.epochs.len())
+            .filter(|w| warps >> w & 1 == 1)
+            .collect();
         let mut joined = vec![0; self.epochs.len()];
         for &warp in &members {
             for (to, &from) in joined.iter_mut().zip(&self.clocks[warp]) {
@@ -369,8 +412,10 @@ impl Watch {
     }
 
     fn note_site(&mut self, at: At, write: bool, from: u64, to: u64) {
-        let range =
-            self.sites.entry((at.function, at.pc, write)).or_insert((u64::MAX, 0));
+        let range = self
+            .sites
+            .entry((at.function, at.pc, write))
+            .or_insert((u64::MAX, 0));
         *range = (range.0.min(from), range.1.max(to));
     }
 
@@ -386,7 +431,9 @@ impl Watch {
             .map(|(&(function, pc, _), _)| At { function, pc })
             .collect();
         found.sort_by_key(|at| (at.function, at.pc));
-        let others = found.iter().filter(|at| (at.function, at.pc) != (not.function, not.pc));
+        let others = found
+            .iter()
+            .filter(|at| (at.function, at.pc) != (not.function, not.pc));
         others.copied().next().or(found.first().copied())
     }
 
@@ -435,7 +482,9 @@ impl Watch {
                 words |= ((all >> (4 * word) & 1) as u16) << word;
             }
             if words != 0 {
-                race = shadow.touch(line, words, me, first, write).map(|f| (lane, f.0, f.1));
+                race = shadow
+                    .touch(line, words, me, first, write)
+                    .map(|f| (lane, f.0, f.1));
             }
             if all.wrapping_mul(15) != touched && race.is_none() {
                 for word in 0..16u64 {
@@ -469,8 +518,17 @@ impl Watch {
             false => (stamp > first).then(|| u64::from(stamp - first - 1)),
         };
         let address = list[lane as usize];
-        let kind = if other_write { AccessKind::Write } else { AccessKind::Read };
-        let party = Party { thread: u32::MAX, block, kind, at: self.site(address, other_write, at) };
+        let kind = if other_write {
+            AccessKind::Write
+        } else {
+            AccessKind::Read
+        };
+        let party = Party {
+            thread: u32::MAX,
+            block,
+            kind,
+            at: self.site(address, other_write, at),
+        };
         Some((lane, party))
     }
 
@@ -491,7 +549,11 @@ impl Watch {
         let me = order.stamp(first, self.block, self.epoch)?;
         // The top bit of a stamp says that the access was strong.
         const STRONG: u32 = 1 << 31;
-        let flag = if strong || kind == AccessKind::Atomic { STRONG } else { 0 };
+        let flag = if strong || kind == AccessKind::Atomic {
+            STRONG
+        } else {
+            0
+        };
         for word in 0..16u64 {
             if touched >> (4 * word) & 15 == 0 {
                 continue;
@@ -503,9 +565,16 @@ impl Watch {
                 if stamp & !STRONG < first || stamp & flag & STRONG != 0 {
                     return None;
                 }
-                let (block, epoch) = *order.stamps.get((stamp & !STRONG) as usize - first as usize)?;
+                let (block, epoch) = *order
+                    .stamps
+                    .get((stamp & !STRONG) as usize - first as usize)?;
                 let races = block != self.block
-                    && !order.before(block, epoch, self.acquired.clone(), &mut SEARCH_LIMIT.clone());
+                    && !order.before(
+                        block,
+                        epoch,
+                        self.acquired.clone(),
+                        &mut SEARCH_LIMIT.clone(),
+                    );
                 races.then_some((block as u32, other_write))
             };
             if let Some(found) = conflict(writer, true) {
@@ -541,7 +610,11 @@ impl Watch {
                 .is_some_and(|a| a.location == location && a.version == releases);
             if !known {
                 let before = self.acquired.take();
-                self.acquired = Some(Rc::new(Acquired { location, version: releases, before }));
+                self.acquired = Some(Rc::new(Acquired {
+                    location,
+                    version: releases,
+                    before,
+                }));
             }
         }
         if kind != AccessKind::Read && (release || self.fenced) {
@@ -602,7 +675,11 @@ impl Watch {
                 let from = list[lane].max(word * 4) - word * 4;
                 let to = (list[lane] + bytes).min(word * 4 + 4) - word * 4;
                 let covered = ((1u32 << to) - (1 << from)) as u8;
-                let new = Stamp { thread, bytes: covered, ..stamp };
+                let new = Stamp {
+                    thread,
+                    bytes: covered,
+                    ..stamp
+                };
                 let cell = &mut self.words[word as usize];
                 let mut found = conflict(&cell.write, &new).then_some(cell.write);
                 if kind != AccessKind::Read && found.is_none() {
@@ -613,10 +690,17 @@ impl Watch {
                         thread: u32::from(other.thread),
                         block: None,
                         kind: other.kind,
-                        at: Some(At { function: u32::from(other.function), pc: other.pc }),
+                        at: Some(At {
+                            function: u32::from(other.function),
+                            pc: other.pc,
+                        }),
                     };
                     // The write happens all the same, where it turns out to change nothing.
-                    cell.write = if kind == AccessKind::Read { cell.write } else { new };
+                    cell.write = if kind == AccessKind::Read {
+                        cell.write
+                    } else {
+                        new
+                    };
                     return Some((lane as u32, party));
                 }
                 if kind == AccessKind::Read {
@@ -655,7 +739,10 @@ impl Watch {
             }
             if kind != AccessKind::Read {
                 let mine = self.clocks[w].clone();
-                let clock = self.locations.entry(location).or_insert_with(|| vec![0; mine.len()]);
+                let clock = self
+                    .locations
+                    .entry(location)
+                    .or_insert_with(|| vec![0; mine.len()]);
                 for (to, from) in clock.iter_mut().zip(mine) {
                     *to = from.max(*to);
                 }
@@ -692,7 +779,11 @@ impl Order {
             let mut node = next;
             while let Some(acquired) = node {
                 let releases = self.locations.get(&acquired.location);
-                for release in releases.into_iter().flatten().take(acquired.version as usize) {
+                for release in releases
+                    .into_iter()
+                    .flatten()
+                    .take(acquired.version as usize)
+                {
                     if *budget == 0 || release.block == block && release.epoch > epoch {
                         return true;
                     }
@@ -724,9 +815,13 @@ impl Warp {
             crate::lower::inst::Op::Store(_) => AccessKind::Write,
             _ => AccessKind::Atomic,
         };
-        let Some(order) = block.order.as_mut() else { return };
+        let Some(order) = block.order.as_mut() else {
+            return;
+        };
         for lane in (0..32).filter(|lane| run.mask >> lane & 1 == 1) {
-            block.watch.strong_access(order, list[lane], kind, run.access.order.release);
+            block
+                .watch
+                .strong_access(order, list[lane], kind, run.access.order.release);
         }
     }
 
@@ -746,13 +841,18 @@ impl Warp {
         let who = match other.block {
             Some(index) => {
                 let [gx, gy, _] = block.env.launch.grid.map(u64::from);
-                format!("block ({},{},{})", index % gx, index / gx % gy, index / gx / gy)
+                format!(
+                    "block ({},{},{})",
+                    index % gx,
+                    index / gx % gy,
+                    index / gx / gy
+                )
             }
             None => "several other blocks".to_string(),
         };
-        let place = other
-            .at
-            .map_or(String::new(), |at| format!(" at {}", block.place(at.function, at.pc)));
+        let place = other.at.map_or(String::new(), |at| {
+            format!(" at {}", block.place(at.function, at.pc))
+        });
         let message = format!(
             "race: {} of {bytes} bytes at {address:#x} and {} by {who}{place}, without an order \
              between them; it is {}",
@@ -776,9 +876,9 @@ impl Warp {
         kind: AccessKind,
         other: Party,
     ) -> Box<Fault> {
-        let place = other
-            .at
-            .map_or(String::new(), |at| format!(" at {}", block.place(at.function, at.pc)));
+        let place = other.at.map_or(String::new(), |at| {
+            format!(" at {}", block.place(at.function, at.pc))
+        });
         let message = format!(
             "race: {} of {bytes} bytes at {address:#x} of shared memory and {} by thread {}{place}, \
              without a barrier between them",

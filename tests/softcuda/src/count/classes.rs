@@ -124,8 +124,8 @@ impl Class {
         use IntOp::*;
         match op {
             Popc | Clz | Brev | Bfind | BfindShift | Fns | Bfe | Bfi | SzextClamp | SzextWrap
-            | BmskClamp | BmskWrap | And | Or | Xor | Not | Cnot | Lop3 | Shl | Shr | ShfLeftClamp
-            | ShfLeftWrap | ShfRightClamp | ShfRightWrap | Prmt => Class::Bit,
+            | BmskClamp | BmskWrap | And | Or | Xor | Not | Cnot | Lop3 | Shl | Shr
+            | ShfLeftClamp | ShfLeftWrap | ShfRightClamp | ShfRightWrap | Prmt => Class::Bit,
             _ => Class::Integer,
         }
     }
@@ -260,15 +260,42 @@ impl Floats {
 
     pub(super) fn metrics(&self) -> [(&'static str, f64); 20] {
         [
-            ("smsp__sass_thread_inst_executed_op_fadd_pred_on.sum", self.f32.add as f64),
-            ("smsp__sass_thread_inst_executed_op_fmul_pred_on.sum", self.f32.mul as f64),
-            ("smsp__sass_thread_inst_executed_op_ffma_pred_on.sum", self.f32.fma as f64),
-            ("smsp__sass_thread_inst_executed_op_dadd_pred_on.sum", self.f64.add as f64),
-            ("smsp__sass_thread_inst_executed_op_dmul_pred_on.sum", self.f64.mul as f64),
-            ("smsp__sass_thread_inst_executed_op_dfma_pred_on.sum", self.f64.fma as f64),
-            ("smsp__sass_thread_inst_executed_op_hadd_pred_on.sum", self.f16.add as f64),
-            ("smsp__sass_thread_inst_executed_op_hmul_pred_on.sum", self.f16.mul as f64),
-            ("smsp__sass_thread_inst_executed_op_hfma_pred_on.sum", self.f16.fma as f64),
+            (
+                "smsp__sass_thread_inst_executed_op_fadd_pred_on.sum",
+                self.f32.add as f64,
+            ),
+            (
+                "smsp__sass_thread_inst_executed_op_fmul_pred_on.sum",
+                self.f32.mul as f64,
+            ),
+            (
+                "smsp__sass_thread_inst_executed_op_ffma_pred_on.sum",
+                self.f32.fma as f64,
+            ),
+            (
+                "smsp__sass_thread_inst_executed_op_dadd_pred_on.sum",
+                self.f64.add as f64,
+            ),
+            (
+                "smsp__sass_thread_inst_executed_op_dmul_pred_on.sum",
+                self.f64.mul as f64,
+            ),
+            (
+                "smsp__sass_thread_inst_executed_op_dfma_pred_on.sum",
+                self.f64.fma as f64,
+            ),
+            (
+                "smsp__sass_thread_inst_executed_op_hadd_pred_on.sum",
+                self.f16.add as f64,
+            ),
+            (
+                "smsp__sass_thread_inst_executed_op_hmul_pred_on.sum",
+                self.f16.mul as f64,
+            ),
+            (
+                "smsp__sass_thread_inst_executed_op_hfma_pred_on.sum",
+                self.f16.fma as f64,
+            ),
             ("thread_inst_executed_special", self.special as f64),
             ("sm__inst_executed_pipe_tensor.sum", self.products as f64),
             ("flops_f32", self.f32.flops() as f64),

@@ -21,12 +21,20 @@ struct Chunks<T> {
 
 impl<T: Copy> Chunks<T> {
     fn new() -> Chunks<T> {
-        Chunks { places: HashMap::new(), chunks: Vec::new(), last: usize::MAX }
+        Chunks {
+            places: HashMap::new(),
+            chunks: Vec::new(),
+            last: usize::MAX,
+        }
     }
 
     #[inline(always)]
     fn at(&mut self, number: u64, empty: T) -> &mut T {
-        if self.chunks.get(self.last).is_none_or(|chunk| chunk.0 != number) {
+        if self
+            .chunks
+            .get(self.last)
+            .is_none_or(|chunk| chunk.0 != number)
+        {
             let next = self.chunks.len();
             self.last = *self.places.entry(number).or_insert(next);
             if self.last == next {
@@ -58,7 +66,9 @@ impl Sectors {
     pub(super) fn merge(&mut self, other: Sectors) {
         for (number, theirs) in other.0.chunks {
             let ours = self.0.at(number, [0; SECTORS / 64]);
-            ours.iter_mut().zip(*theirs).for_each(|(ours, theirs)| *ours |= theirs);
+            ours.iter_mut()
+                .zip(*theirs)
+                .for_each(|(ours, theirs)| *ours |= theirs);
         }
     }
 
@@ -111,7 +121,11 @@ impl Ranges {
         self.0.chunks.sort_unstable_by_key(|chunk| chunk.0);
         let mut list: Vec<(u64, u64)> = Vec::new();
         for (number, extents) in &self.0.chunks {
-            for (index, &(low, end)) in extents.iter().enumerate().filter(|(_, extent)| extent.1 > 0) {
+            for (index, &(low, end)) in extents
+                .iter()
+                .enumerate()
+                .filter(|(_, extent)| extent.1 > 0)
+            {
                 let base = number * CHUNK + index as u64 * GRANULE;
                 let (start, bytes) = (base + u64::from(low), u64::from(end - low));
                 match list.last_mut() {
@@ -134,7 +148,10 @@ mod tests {
         ranges.add(CHUNK - 700, CHUNK + 700);
         ranges.add(CHUNK + 5000, CHUNK + 5004);
         ranges.add(100, 104);
-        assert_eq!(ranges.list(), [(100, 4), (CHUNK - 700, 1400), (CHUNK + 5000, 4)]);
+        assert_eq!(
+            ranges.list(),
+            [(100, 4), (CHUNK - 700, 1400), (CHUNK + 5000, 4)]
+        );
     }
 
     #[test]

@@ -117,14 +117,21 @@ impl Counters {
     pub fn bank_conflict_factor(&self) -> f64 {
         let wavefronts = self.shared_loads.wavefronts + self.shared_stores.wavefronts;
         let ideal = self.shared_loads.ideal + self.shared_stores.ideal;
-        if ideal == 0 { 1.0 } else { wavefronts as f64 / ideal as f64 }
+        if ideal == 0 {
+            1.0
+        } else {
+            wavefronts as f64 / ideal as f64
+        }
     }
 
     /// Adds another launch of the same kernel. The ranges stay those of the first.
     pub fn add(&mut self, other: &Counters) {
         self.instructions += other.instructions;
         self.thread_instructions += other.thread_instructions;
-        self.classes.iter_mut().zip(other.classes).for_each(|(ours, theirs)| *ours += theirs);
+        self.classes
+            .iter_mut()
+            .zip(other.classes)
+            .for_each(|(ours, theirs)| *ours += theirs);
         self.floats.add(&other.floats);
         self.global_loads.add(&other.global_loads);
         self.global_stores.add(&other.global_stores);
@@ -145,9 +152,18 @@ impl Counters {
     pub fn metrics(&self) -> Vec<(&'static str, f64)> {
         let mut metrics = vec![
             ("smsp__inst_executed.sum", self.instructions as f64),
-            ("smsp__thread_inst_executed.sum", self.thread_instructions as f64),
-            ("smsp__thread_inst_executed_per_inst_executed.ratio", self.active_threads()),
-            ("smsp__thread_inst_executed_per_inst_executed.pct", self.active_threads() / 0.32),
+            (
+                "smsp__thread_inst_executed.sum",
+                self.thread_instructions as f64,
+            ),
+            (
+                "smsp__thread_inst_executed_per_inst_executed.ratio",
+                self.active_threads(),
+            ),
+            (
+                "smsp__thread_inst_executed_per_inst_executed.pct",
+                self.active_threads() / 0.32,
+            ),
         ];
         let classes = Class::ALL.iter().zip(self.classes);
         metrics.extend(classes.map(|(class, count)| (class.metric(), count as f64)));
@@ -155,25 +171,67 @@ impl Counters {
         let loads = &self.global_loads;
         let stores = &self.global_stores;
         metrics.extend([
-            ("l1tex__t_requests_pipe_lsu_mem_global_op_ld.sum", loads.requests as f64),
-            ("l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum", loads.sectors as f64),
-            ("l1tex__t_bytes_pipe_lsu_mem_global_op_ld.sum", (loads.sectors * SECTOR) as f64),
-            ("smsp__sass_data_bytes_mem_global_op_ld.sum", loads.asked as f64),
-            ("smsp__sass_average_data_bytes_per_sector_mem_global_op_ld.pct", loads.efficiency()),
-            ("l1tex__t_requests_pipe_lsu_mem_global_op_st.sum", stores.requests as f64),
-            ("l1tex__t_sectors_pipe_lsu_mem_global_op_st.sum", stores.sectors as f64),
-            ("l1tex__t_bytes_pipe_lsu_mem_global_op_st.sum", (stores.sectors * SECTOR) as f64),
-            ("smsp__sass_data_bytes_mem_global_op_st.sum", stores.asked as f64),
-            ("smsp__sass_average_data_bytes_per_sector_mem_global_op_st.pct", stores.efficiency()),
-            ("l1tex__t_requests_pipe_lsu_mem_global_op_atom.sum", self.global_atomics.requests as f64),
-            ("l1tex__t_sectors_pipe_lsu_mem_global_op_atom.sum", self.global_atomics.sectors as f64),
+            (
+                "l1tex__t_requests_pipe_lsu_mem_global_op_ld.sum",
+                loads.requests as f64,
+            ),
+            (
+                "l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum",
+                loads.sectors as f64,
+            ),
+            (
+                "l1tex__t_bytes_pipe_lsu_mem_global_op_ld.sum",
+                (loads.sectors * SECTOR) as f64,
+            ),
+            (
+                "smsp__sass_data_bytes_mem_global_op_ld.sum",
+                loads.asked as f64,
+            ),
+            (
+                "smsp__sass_average_data_bytes_per_sector_mem_global_op_ld.pct",
+                loads.efficiency(),
+            ),
+            (
+                "l1tex__t_requests_pipe_lsu_mem_global_op_st.sum",
+                stores.requests as f64,
+            ),
+            (
+                "l1tex__t_sectors_pipe_lsu_mem_global_op_st.sum",
+                stores.sectors as f64,
+            ),
+            (
+                "l1tex__t_bytes_pipe_lsu_mem_global_op_st.sum",
+                (stores.sectors * SECTOR) as f64,
+            ),
+            (
+                "smsp__sass_data_bytes_mem_global_op_st.sum",
+                stores.asked as f64,
+            ),
+            (
+                "smsp__sass_average_data_bytes_per_sector_mem_global_op_st.pct",
+                stores.efficiency(),
+            ),
+            (
+                "l1tex__t_requests_pipe_lsu_mem_global_op_atom.sum",
+                self.global_atomics.requests as f64,
+            ),
+            (
+                "l1tex__t_sectors_pipe_lsu_mem_global_op_atom.sum",
+                self.global_atomics.sectors as f64,
+            ),
             ("unique_sectors_read", self.unique_sectors_read as f64),
             ("unique_sectors_written", self.unique_sectors_written as f64),
         ]);
         metrics.extend(self.shared_metrics());
         metrics.extend([
-            ("smsp__sass_data_bytes_mem_local_op_ld.sum", self.local_bytes_loaded as f64),
-            ("smsp__sass_data_bytes_mem_local_op_st.sum", self.local_bytes_stored as f64),
+            (
+                "smsp__sass_data_bytes_mem_local_op_ld.sum",
+                self.local_bytes_loaded as f64,
+            ),
+            (
+                "smsp__sass_data_bytes_mem_local_op_st.sum",
+                self.local_bytes_stored as f64,
+            ),
             ("smsp__inst_executed_op_branch.sum", self.branches as f64),
             ("divergent_branches", self.divergent_branches as f64),
             ("barriers", self.barriers as f64),
@@ -185,18 +243,43 @@ impl Counters {
         let (loads, stores) = (&self.shared_loads, &self.shared_stores);
         let conflicts = |banks: &Banks| (banks.wavefronts - banks.ideal) as f64;
         [
-            ("smsp__inst_executed_op_shared_ld.sum", loads.requests as f64),
-            ("smsp__inst_executed_op_shared_st.sum", stores.requests as f64),
-            ("smsp__inst_executed_op_shared_atom.sum", self.shared_atomics as f64),
-            ("l1tex__data_pipe_lsu_wavefronts_mem_shared_op_ld.sum", loads.wavefronts as f64),
-            ("l1tex__data_pipe_lsu_wavefronts_mem_shared_op_st.sum", stores.wavefronts as f64),
-            ("l1tex__data_bank_conflicts_pipe_lsu_mem_shared_op_ld.sum", conflicts(loads)),
-            ("l1tex__data_bank_conflicts_pipe_lsu_mem_shared_op_st.sum", conflicts(stores)),
+            (
+                "smsp__inst_executed_op_shared_ld.sum",
+                loads.requests as f64,
+            ),
+            (
+                "smsp__inst_executed_op_shared_st.sum",
+                stores.requests as f64,
+            ),
+            (
+                "smsp__inst_executed_op_shared_atom.sum",
+                self.shared_atomics as f64,
+            ),
+            (
+                "l1tex__data_pipe_lsu_wavefronts_mem_shared_op_ld.sum",
+                loads.wavefronts as f64,
+            ),
+            (
+                "l1tex__data_pipe_lsu_wavefronts_mem_shared_op_st.sum",
+                stores.wavefronts as f64,
+            ),
+            (
+                "l1tex__data_bank_conflicts_pipe_lsu_mem_shared_op_ld.sum",
+                conflicts(loads),
+            ),
+            (
+                "l1tex__data_bank_conflicts_pipe_lsu_mem_shared_op_st.sum",
+                conflicts(stores),
+            ),
             ("shared_bank_conflict_factor", self.bank_conflict_factor()),
         ]
     }
 }
 
 fn percent(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 100.0 } else { 100.0 * part as f64 / whole as f64 }
+    if whole == 0 {
+        100.0
+    } else {
+        100.0 * part as f64 / whole as f64
+    }
 }

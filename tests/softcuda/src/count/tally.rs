@@ -40,7 +40,11 @@ pub(crate) struct Tally {
 impl Tally {
     pub(crate) fn new(kernel: &Kernel, options: &Options) -> Tally {
         let hits = if options.profile {
-            kernel.program.iter().map(|f| vec![(0, 0); f.code.len()]).collect()
+            kernel
+                .program
+                .iter()
+                .map(|f| vec![(0, 0); f.code.len()])
+                .collect()
         } else {
             Vec::new()
         };
@@ -99,7 +103,9 @@ impl Tally {
             self.hint = index;
             return true;
         }
-        let Some(found) = memory.find(min).filter(|found| found.freed.is_none()) else { return false };
+        let Some(found) = memory.find(min).filter(|found| found.freed.is_none()) else {
+            return false;
+        };
         let known = (found.address, found.address + found.bytes);
         if !inside(&known) {
             return false;
@@ -192,17 +198,31 @@ impl Tally {
     pub(crate) fn merge(mut self, other: Tally) -> Tally {
         self.instructions += other.instructions;
         self.thread_instructions += other.thread_instructions;
-        for (ours, theirs) in self.hits.iter_mut().flatten().zip(other.hits.iter().flatten()) {
+        for (ours, theirs) in self
+            .hits
+            .iter_mut()
+            .flatten()
+            .zip(other.hits.iter().flatten())
+        {
             ours.0 += theirs.0;
             ours.1 += theirs.1;
         }
         self.reads.merge(other.reads);
         self.writes.merge(other.writes);
-        self.global.iter_mut().zip(&other.global).for_each(|(ours, theirs)| ours.add(theirs));
+        self.global
+            .iter_mut()
+            .zip(&other.global)
+            .for_each(|(ours, theirs)| ours.add(theirs));
         self.sectors_read.merge(other.sectors_read);
         self.sectors_written.merge(other.sectors_written);
-        self.shared.iter_mut().zip(&other.shared).for_each(|(ours, theirs)| ours.add(theirs));
-        self.local.iter_mut().zip(other.local).for_each(|(ours, theirs)| *ours += theirs);
+        self.shared
+            .iter_mut()
+            .zip(&other.shared)
+            .for_each(|(ours, theirs)| ours.add(theirs));
+        self.local
+            .iter_mut()
+            .zip(other.local)
+            .for_each(|(ours, theirs)| *ours += theirs);
         self.divergent += other.divergent;
         self.barriers += other.barriers;
         self.matrix.add(&other.matrix);
@@ -313,7 +333,11 @@ mod tests {
     #[test]
     fn bank_conflicts_follow_the_stride() {
         for (step, factor) in [(4, 1), (8, 2), (12, 1), (64, 16), (128, 32), (0, 1)] {
-            assert_eq!(wavefronts(&stride(step), u32::MAX, 4), (factor, 1), "stride {step}");
+            assert_eq!(
+                wavefronts(&stride(step), u32::MAX, 4),
+                (factor, 1),
+                "stride {step}"
+            );
         }
         assert_eq!(wavefronts(&stride(8), u32::MAX, 8), (2, 2));
         assert_eq!(wavefronts(&stride(16), u32::MAX, 16), (4, 4));

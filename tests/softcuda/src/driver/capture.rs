@@ -156,7 +156,9 @@ pub(super) unsafe fn handles(array: *const Handle, count: usize) -> Result<Vec<H
         return Err(Code::INVALID_VALUE);
     }
     // SAFETY: this function's contract.
-    Ok((0..count).map(|index| unsafe { array.add(index).read_unaligned() }).collect())
+    Ok((0..count)
+        .map(|index| unsafe { array.add(index).read_unaligned() })
+        .collect())
 }
 
 fn begin(stream: Handle, mode: u32, into: Option<(Handle, Vec<Handle>)>) -> Outcome {
@@ -204,7 +206,11 @@ fn begin(stream: Handle, mode: u32, into: Option<(Handle, Vec<Handle>)>) -> Outc
 
 /// Ends the capture that began in `stream`; its graph.
 fn end(driver: &mut Guard, stream: Handle) -> Result<Handle, Code> {
-    let number = driver.streams.get(stream)?.capture.ok_or(Code::ILLEGAL_STATE)?;
+    let number = driver
+        .streams
+        .get(stream)?
+        .capture
+        .ok_or(Code::ILLEGAL_STATE)?;
     let capture = driver.captures.get(&number).ok_or(Code::ILLEGAL_STATE)?;
     if capture.origin != stream {
         return Err(Code::STREAM_CAPTURE_UNMATCHED);
@@ -219,7 +225,9 @@ fn end(driver: &mut Guard, stream: Handle) -> Result<Handle, Code> {
     } else {
         None
     };
-    let Some(capture) = driver.captures.remove(&number) else { return Err(Code::ILLEGAL_STATE) };
+    let Some(capture) = driver.captures.remove(&number) else {
+        return Err(Code::ILLEGAL_STATE);
+    };
     for (_, stream) in driver.streams.iter_mut() {
         if stream.capture == Some(number) {
             stream.capture = None;
@@ -239,7 +247,11 @@ fn end(driver: &mut Guard, stream: Handle) -> Result<Handle, Code> {
 /// Whether some stream's last work is not before the origin's.
 fn unjoined(driver: &Driver, capture: &Capture) -> bool {
     let mut seen = HashSet::new();
-    let mut open: Vec<Handle> = capture.tips.get(&capture.origin).cloned().unwrap_or_default();
+    let mut open: Vec<Handle> = capture
+        .tips
+        .get(&capture.origin)
+        .cloned()
+        .unwrap_or_default();
     while let Some(node) = open.pop() {
         if seen.insert(node)
             && let Ok(node) = driver.nodes.get(node)
@@ -247,7 +259,11 @@ fn unjoined(driver: &Driver, capture: &Capture) -> bool {
             open.extend(&node.dependencies);
         }
     }
-    capture.tips.values().flatten().any(|tip| !seen.contains(tip))
+    capture
+        .tips
+        .values()
+        .flatten()
+        .any(|tip| !seen.contains(tip))
 }
 
 /// Puts work of a capturing stream into its graph.
@@ -255,7 +271,10 @@ pub(super) fn add(driver: &mut Guard, number: u64, stream: Handle, work: Work) -
     valid(driver, number)?;
     match work {
         Work::Record(event) => {
-            let tips = driver.captures.get(&number).and_then(|capture| capture.tips.get(&stream));
+            let tips = driver
+                .captures
+                .get(&number)
+                .and_then(|capture| capture.tips.get(&stream));
             let tips = tips.cloned().unwrap_or_default();
             let event = driver.events.get_mut(event)?;
             event.recorded = None;
@@ -275,7 +294,10 @@ pub(super) fn add(driver: &mut Guard, number: u64, stream: Handle, work: Work) -
 pub(super) fn add_node(driver: &mut Guard, number: u64, stream: Handle, work: Work) -> Outcome {
     valid(driver, number)?;
     let capture = driver.captures.get(&number).ok_or(Code::ILLEGAL_STATE)?;
-    let (graph, tips) = (capture.graph, capture.tips.get(&stream).cloned().unwrap_or_default());
+    let (graph, tips) = (
+        capture.graph,
+        capture.tips.get(&stream).cloned().unwrap_or_default(),
+    );
     let node = driver.new_node(graph, tips, work)?;
     if let Some(capture) = driver.captures.get_mut(&number) {
         capture.tips.insert(stream, vec![node]);
@@ -339,7 +361,11 @@ pub(super) fn invalidate(driver: &mut Guard, number: u64) {
 pub(super) fn forbid(driver: &mut Guard, context: Handle) -> Outcome {
     let (mode, thread) = (THREAD_MODE.get(), std::thread::current().id());
     let mut broken = false;
-    for capture in driver.captures.values_mut().filter(|capture| capture.context == context) {
+    for capture in driver
+        .captures
+        .values_mut()
+        .filter(|capture| capture.context == context)
+    {
         let own = capture.thread == thread && capture.mode != RELAXED;
         let foreign = capture.mode == GLOBAL;
         if mode == GLOBAL && (own || foreign) || mode == THREAD_LOCAL && own {
@@ -347,7 +373,11 @@ pub(super) fn forbid(driver: &mut Guard, context: Handle) -> Outcome {
             broken = true;
         }
     }
-    if broken { Err(Code::STREAM_CAPTURE_UNSUPPORTED) } else { Ok(()) }
+    if broken {
+        Err(Code::STREAM_CAPTURE_UNSUPPORTED)
+    } else {
+        Ok(())
+    }
 }
 
 /// Refuses to wait for a stream that captures; the capture breaks.
@@ -378,13 +408,22 @@ pub(super) fn forbid_legacy(driver: &mut Guard, context: Handle, stream: Handle)
     for &capture in &captures {
         invalidate(driver, capture);
     }
-    if captures.is_empty() { Ok(()) } else { Err(Code::STREAM_CAPTURE_IMPLICIT) }
+    if captures.is_empty() {
+        Ok(())
+    } else {
+        Err(Code::STREAM_CAPTURE_IMPLICIT)
+    }
 }
 
 /// Status and number of a stream's capture.
 fn status_of(driver: &Guard, stream: Handle) -> Result<(u32, u64), Code> {
-    let Some(number) = driver.streams.get(stream)?.capture else { return Ok((NONE, 0)) };
-    let valid = driver.captures.get(&number).is_some_and(|capture| !capture.invalid);
+    let Some(number) = driver.streams.get(stream)?.capture else {
+        return Ok((NONE, 0));
+    };
+    let valid = driver
+        .captures
+        .get(&number)
+        .is_some_and(|capture| !capture.invalid);
     Ok((if valid { ACTIVE } else { INVALIDATED }, number))
 }
 
@@ -425,7 +464,10 @@ unsafe fn tips_out(
     // SAFETY: this function's contract. The array lives until the stream's next call, as the interface says.
     unsafe {
         put_if_wanted(graph, capture.map_or(0, |capture| capture.graph));
-        put_if_wanted(dependencies, tips.map_or(std::ptr::null(), |tips| tips.as_ptr()));
+        put_if_wanted(
+            dependencies,
+            tips.map_or(std::ptr::null(), |tips| tips.as_ptr()),
+        );
         put_if_wanted(count, tips.map_or(0, Vec::len));
     }
     Ok(())
@@ -435,15 +477,25 @@ unsafe fn tips_out(
 fn update_tips(stream: Handle, nodes: Vec<Handle>, flags: u32) -> Outcome {
     let (mut driver, context) = current()?;
     let stream = driver.stream(context, stream)?;
-    let number = driver.streams.get(stream)?.capture.ok_or(Code::ILLEGAL_STATE)?;
+    let number = driver
+        .streams
+        .get(stream)?
+        .capture
+        .ok_or(Code::ILLEGAL_STATE)?;
     valid(&driver, number)?;
-    let graph = driver.captures.get(&number).map_or(0, |capture| capture.graph);
+    let graph = driver
+        .captures
+        .get(&number)
+        .map_or(0, |capture| capture.graph);
     for node in &nodes {
         if driver.nodes.get(*node)?.graph != graph {
             return Err(Code::INVALID_VALUE);
         }
     }
-    let capture = driver.captures.get_mut(&number).ok_or(Code::ILLEGAL_STATE)?;
+    let capture = driver
+        .captures
+        .get_mut(&number)
+        .ok_or(Code::ILLEGAL_STATE)?;
     let tips = capture.tips.entry(stream).or_default();
     match flags {
         0 => tips.extend(nodes),

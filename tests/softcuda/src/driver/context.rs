@@ -5,7 +5,9 @@ use std::ffi::{c_int, c_void};
 
 use super::entry::{Handle, Outcome, entries, put, put_if_wanted};
 use super::errors::Code;
-use super::state::{Context, Driver, Stream, current, lock, new_handle, ready, started, with_stack};
+use super::state::{
+    Context, Driver, Stream, current, lock, new_handle, ready, started, with_stack,
+};
 use super::{capture, stream};
 use crate::driver::order::Clock;
 
@@ -14,7 +16,15 @@ const API_VERSION: u32 = 3020;
 
 /// Limits a program may set, and what they are at first: stack, printf buffer, heap, device-side
 /// synchronisation depth and pending launches, L2 fetch granularity, persisting L2 cache.
-const LIMITS: &[(u32, usize)] = &[(0, 1024), (1, 1 << 20), (2, 8 << 20), (3, 2), (4, 2048), (5, 64), (6, 0)];
+const LIMITS: &[(u32, usize)] = &[
+    (0, 1024),
+    (1, 1 << 20),
+    (2, 8 << 20),
+    (3, 2),
+    (4, 2048),
+    (5, 64),
+    (6, 0),
+];
 
 entries! {
     fn cuDevicePrimaryCtxRetain(context: *mut Handle, device: c_int) {
@@ -272,18 +282,29 @@ fn of(context: Handle) -> Result<(super::state::Guard, Handle), Code> {
         return current();
     }
     let driver = lock()?;
-    driver.contexts.get(context).map_err(|_| Code::INVALID_CONTEXT)?;
+    driver
+        .contexts
+        .get(context)
+        .map_err(|_| Code::INVALID_CONTEXT)?;
     driver.healthy(context)?;
     Ok((driver, context))
 }
 
 fn at_most(value: u32, limit: u32) -> Result<u32, Code> {
-    if value <= limit { Ok(value) } else { Err(Code::INVALID_VALUE) }
+    if value <= limit {
+        Ok(value)
+    } else {
+        Err(Code::INVALID_VALUE)
+    }
 }
 
 /// `CU_CTX_FLAGS_MASK`: scheduling, mapped host memory, local memory kept, coredumps, memory ordering.
 fn known_flags(flags: u32) -> Result<u32, Code> {
-    if flags & !0xff == 0 { Ok(flags) } else { Err(Code::INVALID_VALUE) }
+    if flags & !0xff == 0 {
+        Ok(flags)
+    } else {
+        Err(Code::INVALID_VALUE)
+    }
 }
 
 fn release_primary(device: c_int) -> Outcome {
@@ -340,7 +361,10 @@ unsafe fn create(context: *mut Handle, flags: u32, device: c_int) -> Outcome {
 
 fn destroy(context: Handle) -> Outcome {
     let mut driver = lock()?;
-    driver.contexts.get(context).map_err(|_| Code::INVALID_CONTEXT)?;
+    driver
+        .contexts
+        .get(context)
+        .map_err(|_| Code::INVALID_CONTEXT)?;
     if driver.primary.handle == Some(context) {
         // The primary context is released, not destroyed.
         return Err(Code::INVALID_CONTEXT);
@@ -356,7 +380,10 @@ fn destroy(context: Handle) -> Outcome {
 
 fn push(context: Handle) -> Outcome {
     let driver = lock()?;
-    driver.contexts.get(context).map_err(|_| Code::INVALID_CONTEXT)?;
+    driver
+        .contexts
+        .get(context)
+        .map_err(|_| Code::INVALID_CONTEXT)?;
     with_stack(|stack| stack.push(context));
     Ok(())
 }
@@ -417,7 +444,8 @@ impl Driver {
     /// Ends a context and everything that belongs to it.
     fn close_context(&mut self, context: Handle) {
         self.wait_for_context(context);
-        self.captures.retain(|_, capture| capture.context != context);
+        self.captures
+            .retain(|_, capture| capture.context != context);
         for stream in self.streams.take_all(|stream| stream.context == context) {
             self.order.close_lane(stream.lane);
         }
@@ -448,7 +476,11 @@ impl Driver {
     /// The host has waited for all streams of a context.
     pub fn wait_for_context(&mut self, context: Handle) {
         let mut clock = Clock::default();
-        for (_, stream) in self.streams.iter().filter(|(_, stream)| stream.context == context) {
+        for (_, stream) in self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.context == context)
+        {
             clock.join(&stream.clock);
         }
         self.order.host_waited(&clock);

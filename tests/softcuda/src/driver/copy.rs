@@ -225,7 +225,10 @@ entries! {
 fn known_contexts(contexts: [Handle; 2]) -> Outcome {
     let (driver, _) = current()?;
     for context in contexts {
-        driver.contexts.get(context).map_err(|_| Code::INVALID_CONTEXT)?;
+        driver
+            .contexts
+            .get(context)
+            .map_err(|_| Code::INVALID_CONTEXT)?;
     }
     Ok(())
 }
@@ -278,9 +281,7 @@ fn base(driver: &Driver, kind: u32, host: usize, device: u64) -> Result<(u64, bo
         HOST => Ok((host as u64, false)),
         DEVICE => Ok((device, true)),
         UNIFIED => Ok((device, is_device(driver, device, UNIFIED))),
-        3 => {
-            super::unsupported::refuse("a copy to or from a CUDA array").map(|()| (0, false))
-        }
+        3 => super::unsupported::refuse("a copy to or from a CUDA array").map(|()| (0, false)),
         _ => Err(Code::INVALID_VALUE),
     }
 }
@@ -296,9 +297,17 @@ fn side(
     let pitch = if pitch == 0 { copy[0] } else { pitch };
     let rows = if height == 0 { copy[1] } else { height };
     let slice = pitch.checked_mul(rows)?;
-    let offset = z.checked_mul(slice)?.checked_add(y.checked_mul(pitch)?)?.checked_add(x)?;
+    let offset = z
+        .checked_mul(slice)?
+        .checked_add(y.checked_mul(pitch)?)?
+        .checked_add(x)?;
     let address = base.0.checked_add(offset as u64)?;
-    Some(Side { address, pitch: pitch as u64, slice: slice as u64, device: base.1 })
+    Some(Side {
+        address,
+        pitch: pitch as u64,
+        slice: slice as u64,
+        device: base.1,
+    })
 }
 
 pub(super) fn box_of_2d(p: &Memcpy2d) -> Result<Copy, Code> {

@@ -205,7 +205,11 @@ entries! {
 /// # Errors
 /// `INVALID_DEVICE`.
 pub(super) fn check(device: c_int) -> super::entry::Outcome {
-    if device == 0 { Ok(()) } else { Err(Code::INVALID_DEVICE) }
+    if device == 0 {
+        Ok(())
+    } else {
+        Err(Code::INVALID_DEVICE)
+    }
 }
 
 /// The same for every run of the same device, and never that of a real one.
@@ -254,7 +258,13 @@ fn attribute(target: &Target, attribute: u32) -> Result<c_int, Code> {
         83 => 1,
         84 | 85 => 0,
         86 => 0,
-        87 => if matches!(target.sm, 80 | 90 | 100) { 2 } else { 64 },
+        87 => {
+            if matches!(target.sm, 80 | 90 | 100) {
+                2
+            } else {
+                64
+            }
+        }
         // Pageable memory is not accessible from kernels; managed memory is, at any time.
         88 => 0,
         89 | 90 => 1,

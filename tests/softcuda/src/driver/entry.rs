@@ -73,7 +73,9 @@ thread_local! {
 /// Runs `body` for the exported function `name`: injected failures first, panics caught, errors as numbers.
 pub fn guard(name: &'static str, body: impl FnOnce() -> Outcome) -> u32 {
     if IN_HOST_FUNCTION.get() && !name.starts_with("cuGet") {
-        say(&format!("{name} was called from a host function; host functions must not call CUDA"));
+        say(&format!(
+            "{name} was called from a host function; host functions must not call CUDA"
+        ));
         return Code::NOT_PERMITTED.0;
     }
     if let Some(code) = injected(name) {
@@ -88,7 +90,9 @@ pub fn guard(name: &'static str, body: impl FnOnce() -> Outcome) -> u32 {
                 .map(String::as_str)
                 .or_else(|| panic.downcast_ref::<&str>().copied())
                 .unwrap_or("unknown reason");
-            say(&format!("{name} failed inside softcuda ({reason}); please report it"));
+            say(&format!(
+                "{name} failed inside softcuda ({reason}); please report it"
+            ));
             Code::UNKNOWN.0
         }
     }
@@ -174,7 +178,9 @@ pub unsafe fn text(text: *const std::ffi::c_char) -> Result<String, Code> {
     }
     // SAFETY: not null, NUL-terminated by this function's contract.
     let text = unsafe { std::ffi::CStr::from_ptr(text) };
-    text.to_str().map(str::to_owned).map_err(|_| Code::INVALID_VALUE)
+    text.to_str()
+        .map(str::to_owned)
+        .map_err(|_| Code::INVALID_VALUE)
 }
 
 /// Copies `value` and a NUL into a buffer of `capacity` bytes, cut to fit.

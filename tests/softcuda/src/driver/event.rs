@@ -82,7 +82,12 @@ unsafe fn elapsed(milliseconds: *mut f32, start: Handle, end: Handle) -> Outcome
     let time = |event: Handle| -> Result<Instant, Code> {
         let event = driver.events.get(event)?;
         let timed = event.flags & DISABLE_TIMING == 0 && event.captured.is_none();
-        event.recorded.as_ref().filter(|_| timed).map(|(time, _)| *time).ok_or(Code::INVALID_HANDLE)
+        event
+            .recorded
+            .as_ref()
+            .filter(|_| timed)
+            .map(|(time, _)| *time)
+            .ok_or(Code::INVALID_HANDLE)
     };
     let (start, end) = (time(start)?, time(end)?);
     let signed = match end.checked_duration_since(start) {

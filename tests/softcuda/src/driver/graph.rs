@@ -294,7 +294,13 @@ unsafe fn edges(
     }
     let mut edges = Vec::new();
     for &node in &driver.graph(graph)?.nodes {
-        edges.extend(driver.node(node)?.dependencies.iter().map(|&dependency| (dependency, node)));
+        edges.extend(
+            driver
+                .node(node)?
+                .dependencies
+                .iter()
+                .map(|&dependency| (dependency, node)),
+        );
     }
     let (sources, targets): (Vec<Handle>, Vec<Handle>) = edges.into_iter().unzip();
     // SAFETY: this function's contract; `count` is read before it is written by the last.
@@ -345,7 +351,10 @@ impl Driver {
     /// A new, empty graph.
     pub fn new_graph(&mut self) -> Handle {
         let number = self.number();
-        self.graphs.add(Graph { nodes: Vec::new(), number })
+        self.graphs.add(Graph {
+            nodes: Vec::new(),
+            number,
+        })
     }
 
     /// A new node of a graph.
@@ -389,7 +398,12 @@ impl Driver {
             clones.insert(node, copy);
         }
         for &node in &nodes {
-            let dependencies: Vec<Handle> = self.node(node)?.dependencies.iter().map(|d| clones[d]).collect();
+            let dependencies: Vec<Handle> = self
+                .node(node)?
+                .dependencies
+                .iter()
+                .map(|d| clones[d])
+                .collect();
             let attributes = self.node(node)?.attributes.clone();
             let copy = self.nodes.get_mut(clones[&node])?;
             copy.dependencies = dependencies;
@@ -409,7 +423,9 @@ impl Driver {
     }
 
     fn drop_node(&mut self, node: Handle) {
-        let Ok(node) = self.nodes.remove(node) else { return };
+        let Ok(node) = self.nodes.remove(node) else {
+            return;
+        };
         match node.work {
             Work::Child(child) => self.drop_graph(child),
             // Executable graphs made from this one still use the memory, unless they are gone.
@@ -431,8 +447,11 @@ impl Driver {
 
     fn dependents(&self, node: Handle) -> Result<Vec<Handle>, Code> {
         let graph = self.graph(self.node(node)?.graph)?;
-        let depends =
-            |other: &Handle| self.nodes.get(*other).is_ok_and(|other| other.dependencies.contains(&node));
+        let depends = |other: &Handle| {
+            self.nodes
+                .get(*other)
+                .is_ok_and(|other| other.dependencies.contains(&node))
+        };
         Ok(graph.nodes.iter().copied().filter(depends).collect())
     }
 

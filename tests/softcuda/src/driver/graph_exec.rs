@@ -17,8 +17,8 @@ use super::order::Clock;
 use super::state::{Driver, Guard, current, lock};
 use super::stream::submit;
 use super::types::{
-    GraphNodeParams, HostNodeParams, InstantiateParams, KernelNodeParams, KernelNodeParams2, Memcpy3d,
-    MemsetNodeParams, UpdateResultInfo,
+    GraphNodeParams, HostNodeParams, InstantiateParams, KernelNodeParams, KernelNodeParams2,
+    Memcpy3d, MemsetNodeParams, UpdateResultInfo,
 };
 use super::work::{Place, Work};
 
@@ -242,7 +242,10 @@ entries! {
 /// `exec` must be null or writable.
 unsafe fn instantiate(exec: *mut Handle, graph: Handle, flags: u64) -> Outcome {
     let mut driver = lock()?;
-    if exec.is_null() || flags & !FLAGS != 0 || flags & (AUTO_FREE | DEVICE_LAUNCH) == AUTO_FREE | DEVICE_LAUNCH {
+    if exec.is_null()
+        || flags & !FLAGS != 0
+        || flags & (AUTO_FREE | DEVICE_LAUNCH) == AUTO_FREE | DEVICE_LAUNCH
+    {
         return Err(Code::INVALID_VALUE);
     }
     if flags & DEVICE_LAUNCH != 0 {
@@ -250,7 +253,11 @@ unsafe fn instantiate(exec: *mut Handle, graph: Handle, flags: u64) -> Outcome {
     }
     let nodes = Arc::new(driver.steps(graph)?);
     let number = number_of(&driver, graph);
-    let handle = driver.execs.add(Exec { nodes, flags, number });
+    let handle = driver.execs.add(Exec {
+        nodes,
+        flags,
+        number,
+    });
     // SAFETY: not null; writable by the contract.
     unsafe { put(exec, handle) }
 }
@@ -262,7 +269,11 @@ fn update(exec: Handle, graph: Handle) -> Result<UpdateResultInfo, Code> {
     let old = Arc::clone(&driver.exec(exec)?.nodes);
     let info = |result, node: Option<&Step>| {
         let error_node = node.map_or(0, |step| step.node);
-        Ok(UpdateResultInfo { result, error_node, error_from_node: 0 })
+        Ok(UpdateResultInfo {
+            result,
+            error_node,
+            error_from_node: 0,
+        })
     };
     if old.len() != new.len() {
         return info(TOPOLOGY_CHANGED, None);
@@ -303,7 +314,11 @@ fn set(mut driver: Guard, exec: Handle, node: Handle, work: Work) -> Outcome {
 /// Launches an executable graph into a stream; what follows in the stream comes after all of it.
 pub(super) fn run(driver: Guard, stream: Handle, exec: Handle) -> Result<Guard, Code> {
     let steps = Arc::clone(&driver.exec(exec)?.nodes);
-    let name = format!("{}, graph {}", driver.stream_name(stream), driver.exec(exec)?.number);
+    let name = format!(
+        "{}, graph {}",
+        driver.stream_name(stream),
+        driver.exec(exec)?.number
+    );
     let (context, lane, base) = {
         let stream = driver.streams.get(stream)?;
         (stream.context, stream.lane, stream.clock.clone())
@@ -333,7 +348,9 @@ fn run_steps(
             clock.join(&clocks[dependency].1);
         }
         let continued = step.dependencies.iter().map(|&d| clocks[d].0).find(|lane| {
-            step.dependencies.iter().any(|&d| clocks[d].0 == *lane && tips.get(lane) == Some(&d))
+            step.dependencies
+                .iter()
+                .any(|&d| clocks[d].0 == *lane && tips.get(lane) == Some(&d))
         });
         let lane = match continued {
             Some(lane) => lane,
@@ -345,7 +362,12 @@ fn run_steps(
         };
         driver.order.begin(lane, &mut clock);
         if step.enabled {
-            let place = Place { context, lane, clock: &clock, name };
+            let place = Place {
+                context,
+                lane,
+                clock: &clock,
+                name,
+            };
             match &step.work {
                 Work::Host(host) => {
                     drop(driver);
@@ -395,7 +417,10 @@ impl Driver {
     fn step(&mut self, exec: Handle, node: Handle) -> Result<&mut Step, Code> {
         let exec = self.execs.get_mut(exec).map_err(|_| Code::INVALID_VALUE)?;
         let steps = Arc::make_mut(&mut exec.nodes);
-        steps.iter_mut().find(|step| step.node == node).ok_or(Code::INVALID_VALUE)
+        steps
+            .iter_mut()
+            .find(|step| step.node == node)
+            .ok_or(Code::INVALID_VALUE)
     }
 
     /// A graph's nodes in an order that its edges allow: that of their making, as far as possible.
@@ -411,8 +436,11 @@ impl Driver {
             let mut later = Vec::new();
             for handle in open {
                 let node = self.node(handle)?;
-                let dependencies: Option<Vec<usize>> =
-                    node.dependencies.iter().map(|dependency| places.get(dependency).copied()).collect();
+                let dependencies: Option<Vec<usize>> = node
+                    .dependencies
+                    .iter()
+                    .map(|dependency| places.get(dependency).copied())
+                    .collect();
                 let Some(dependencies) = dependencies else {
                     later.push(handle);
                     continue;
@@ -423,7 +451,13 @@ impl Driver {
                     _ => Vec::new(),
                 };
                 let work = node.work.clone();
-                steps.push(Step { node: handle, work, dependencies, enabled: true, child });
+                steps.push(Step {
+                    node: handle,
+                    work,
+                    dependencies,
+                    enabled: true,
+                    child,
+                });
             }
             if later.len() == before {
                 return Err(Code::INVALID_VALUE);
@@ -443,7 +477,11 @@ impl Driver {
         let graph = self.new_graph();
         let mut nodes: Vec<Handle> = Vec::with_capacity(steps.len());
         for step in steps {
-            let dependencies = step.dependencies.iter().map(|&place| nodes[place]).collect();
+            let dependencies = step
+                .dependencies
+                .iter()
+                .map(|&place| nodes[place])
+                .collect();
             let work = match &step.work {
                 _ if !step.enabled => Work::Empty,
                 Work::Child(_) => Work::Child(self.graph_of_steps(&step.child)?),

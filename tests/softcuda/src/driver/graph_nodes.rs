@@ -10,8 +10,8 @@ use super::graph::{kind_of, plain_edges};
 use super::launch::Shape;
 use super::state::{Driver, Guard, Kind, current, lock};
 use super::types::{
-    EdgeData, GraphNodeParams, HostNodeParams, KernelNodeParams, KernelNodeParams2, MemAllocNodeParams,
-    Memcpy3d, MemsetNodeParams,
+    EdgeData, GraphNodeParams, HostNodeParams, KernelNodeParams, KernelNodeParams2,
+    MemAllocNodeParams, Memcpy3d, MemsetNodeParams,
 };
 use super::work::{Copy, HostWork, KernelWork, Work};
 
@@ -386,13 +386,25 @@ unsafe fn add_allocation(
     count: usize,
     asked: &mut MemAllocNodeParams,
 ) -> Outcome {
-    if node.is_null() || asked.bytes == 0 || asked.pool.alloc_type != 1 || asked.pool.location.kind != 1 {
+    if node.is_null()
+        || asked.bytes == 0
+        || asked.pool.alloc_type != 1
+        || asked.pool.location.kind != 1
+    {
         return Err(Code::INVALID_VALUE);
     }
     driver.graph(graph)?;
-    asked.address =
-        driver.allocate_block(context, asked.bytes, Kind::Graph, 0, "cuGraphAddMemAllocNode")?;
-    let work = Work::Allocate { address: asked.address, bytes: asked.bytes as u64 };
+    asked.address = driver.allocate_block(
+        context,
+        asked.bytes,
+        Kind::Graph,
+        0,
+        "cuGraphAddMemAllocNode",
+    )?;
+    let work = Work::Allocate {
+        address: asked.address,
+        bytes: asked.bytes as u64,
+    };
     // SAFETY: this function's contract.
     unsafe { add(driver, node, graph, dependencies, count, work) }
 }
@@ -507,18 +519,32 @@ pub(super) unsafe fn kernel_work_2(
     p: &KernelNodeParams2,
 ) -> Result<KernelWork, Code> {
     // Function and kernel handles are one kind here; a node names one of them.
-    let func = if p.base.func != 0 { p.base.func } else { p.kern };
+    let func = if p.base.func != 0 {
+        p.base.func
+    } else {
+        p.kern
+    };
     // SAFETY: this function's contract.
     unsafe { kernel_work(driver, context, &KernelNodeParams { func, ..p.base }) }
 }
 
 pub(super) fn fill_work(p: &MemsetNodeParams) -> Work {
-    Work::Fill(fill_of(p.dst, p.pitch, p.value, p.element_size.into(), p.width, p.height))
+    Work::Fill(fill_of(
+        p.dst,
+        p.pitch,
+        p.value,
+        p.element_size.into(),
+        p.width,
+        p.height,
+    ))
 }
 
 pub(super) fn host_work(p: &HostNodeParams) -> Result<Work, Code> {
     let function = p.function.ok_or(Code::INVALID_VALUE)?;
-    Ok(Work::Host(HostWork { function, data: p.user_data }))
+    Ok(Work::Host(HostWork {
+        function,
+        data: p.user_data,
+    }))
 }
 
 /// A free node frees what an allocation node allocated.
@@ -531,10 +557,20 @@ fn free_work(driver: &Guard, address: u64) -> Outcome {
 
 /// A kernel node's parameters; the pointers in them live until the node changes.
 fn kernel_parameters(driver: &mut Guard, node: Handle) -> Result<KernelNodeParams, Code> {
-    let node = driver.nodes.get_mut(node).map_err(|_| Code::INVALID_VALUE)?;
-    let Work::Kernel(work) = &node.work else { return Err(Code::INVALID_VALUE) };
+    let node = driver
+        .nodes
+        .get_mut(node)
+        .map_err(|_| Code::INVALID_VALUE)?;
+    let Work::Kernel(work) = &node.work else {
+        return Err(Code::INVALID_VALUE);
+    };
     let values = work.launch.params.as_ptr() as usize;
-    node.pointers = work.kernel.params.iter().map(|p| values + p.offset as usize).collect();
+    node.pointers = work
+        .kernel
+        .params
+        .iter()
+        .map(|p| values + p.offset as usize)
+        .collect();
     Ok(KernelNodeParams {
         func: work.function,
         grid: work.launch.grid,
@@ -550,7 +586,13 @@ fn copy_parameters(copy: &Copy) -> Memcpy3d {
     let kind = |device| if device { 2 } else { 1 };
     let host = |address, device| if device { 0 } else { address as usize };
     let device = |address, device| if device { address } else { 0 };
-    let rows = |slice: u64, pitch: u64| if pitch == 0 { 0 } else { (slice / pitch) as usize };
+    let rows = |slice: u64, pitch: u64| {
+        if pitch == 0 {
+            0
+        } else {
+            (slice / pitch) as usize
+        }
+    };
     Memcpy3d {
         src_x_in_bytes: 0,
         src_y: 0,

@@ -84,7 +84,13 @@ pub(super) struct Shape {
 
 impl Shape {
     pub(super) fn new(grid: [u32; 3], block: [u32; 3], shared: u32) -> Shape {
-        Shape { grid, block, cluster: [1; 3], shared, cooperative: false }
+        Shape {
+            grid,
+            block,
+            cluster: [1; 3],
+            shared,
+            cooperative: false,
+        }
     }
 
     /// Takes in a launch attribute; an event to record when the launch is done, if it is that.
@@ -140,16 +146,27 @@ impl Driver {
         extra: *mut *mut c_void,
     ) -> Result<KernelWork, Code> {
         let found = self.functions.get(function)?;
-        let owner = self.modules.get(found.module).map_or(0, |module| module.context);
+        let owner = self
+            .modules
+            .get(found.module)
+            .map_or(0, |module| module.context);
         if owner != 0 && owner != context {
             return Err(Code::INVALID_HANDLE);
         }
-        let non_portable = found.attributes.get(&14).is_some_and(|&allowed| allowed != 0);
-        let limits = Limits { dynamic_shared: found.max_dynamic_shared, non_portable };
-        check(&self.settings.target, &found.kernel, shape, &limits).map_err(|(code, sentence)| {
-            say(&format!("launch of `{}`: {sentence}", found.kernel.name));
-            code
-        })?;
+        let non_portable = found
+            .attributes
+            .get(&14)
+            .is_some_and(|&allowed| allowed != 0);
+        let limits = Limits {
+            dynamic_shared: found.max_dynamic_shared,
+            non_portable,
+        };
+        check(&self.settings.target, &found.kernel, shape, &limits).map_err(
+            |(code, sentence)| {
+                say(&format!("launch of `{}`: {sentence}", found.kernel.name));
+                code
+            },
+        )?;
         Ok(KernelWork {
             function,
             kernel: Arc::clone(&found.kernel),
@@ -173,22 +190,38 @@ struct Limits {
 }
 
 /// Holds a launch against what device and kernel allow.
-fn check(target: &Target, kernel: &Kernel, shape: &Shape, limits: &Limits) -> Result<(), (Code, String)> {
+fn check(
+    target: &Target,
+    kernel: &Kernel,
+    shape: &Shape,
+    limits: &Limits,
+) -> Result<(), (Code, String)> {
     let refuse = |code, sentence: String| Err((code, sentence));
-    let Shape { grid, block, shared, .. } = *shape;
+    let Shape {
+        grid,
+        block,
+        shared,
+        ..
+    } = *shape;
     for (axis, name) in ["x", "y", "z"].iter().enumerate() {
         if !(1..=GRID_LIMITS[axis]).contains(&grid[axis]) {
             let most = GRID_LIMITS[axis];
             return refuse(
                 Code::INVALID_VALUE,
-                format!("{} blocks along {name}; a grid has from 1 to {most}", grid[axis]),
+                format!(
+                    "{} blocks along {name}; a grid has from 1 to {most}",
+                    grid[axis]
+                ),
             );
         }
         if !(1..=BLOCK_LIMITS[axis]).contains(&block[axis]) {
             let most = BLOCK_LIMITS[axis];
             return refuse(
                 Code::INVALID_VALUE,
-                format!("{} threads along {name}; a block has from 1 to {most}", block[axis]),
+                format!(
+                    "{} threads along {name}; a block has from 1 to {most}",
+                    block[axis]
+                ),
             );
         }
     }
@@ -214,7 +247,10 @@ fn check(target: &Target, kernel: &Kernel, shape: &Shape, limits: &Limits) -> Re
             format!(
                 "{shared} bytes of dynamic shared memory; without \
                  CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES it has {} ({} static, {} at most on sm_{})",
-                limits.dynamic_shared, kernel.static_shared, target.shared_per_block_optin, target.sm
+                limits.dynamic_shared,
+                kernel.static_shared,
+                target.shared_per_block_optin,
+                target.sm
             ),
         );
     }
@@ -249,7 +285,11 @@ fn check_cluster(target: &Target, shape: &Shape, limits: &Limits) -> Result<(), 
     }
     let size = shape.cluster.iter().map(|&n| u64::from(n)).product::<u64>();
     let most = if limits.non_portable { 16 } else { 8 };
-    let divides = shape.grid.iter().zip(&shape.cluster).all(|(&grid, &side)| side > 0 && grid % side == 0);
+    let divides = shape
+        .grid
+        .iter()
+        .zip(&shape.cluster)
+        .all(|(&grid, &side)| side > 0 && grid % side == 0);
     if target.sm < 90 || size > most || !divides {
         return Err((
             Code::INVALID_CLUSTER_SIZE,
@@ -278,7 +318,12 @@ unsafe fn parameter_block(
     parameters: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> Result<Vec<u8>, Code> {
-    let size = kernel.params.iter().map(|p| p.offset as usize + p.size as usize).max().unwrap_or(0);
+    let size = kernel
+        .params
+        .iter()
+        .map(|p| p.offset as usize + p.size as usize)
+        .max()
+        .unwrap_or(0);
     let mut block = vec![0; size];
     if !parameters.is_null() && !extra.is_null() {
         return Err(Code::INVALID_VALUE);
@@ -287,7 +332,10 @@ unsafe fn parameter_block(
         // SAFETY: this function's contract.
         let (buffer, length) = unsafe { packed_buffer(extra)? };
         // A packed buffer may lack the padding at its end, and may have some of its own.
-        let last = kernel.params.last().map_or(0, |p| p.offset as usize + p.size as usize);
+        let last = kernel
+            .params
+            .last()
+            .map_or(0, |p| p.offset as usize + p.size as usize);
         if buffer.is_null() || length < last {
             return Err(Code::INVALID_VALUE);
         }
@@ -307,7 +355,11 @@ unsafe fn parameter_block(
         let (offset, bytes) = (parameter.offset as usize, parameter.size as usize);
         // SAFETY: the value has the parameter's size, by the contract; the block has room by `size`.
         unsafe {
-            std::ptr::copy_nonoverlapping(value.cast::<u8>(), block.as_mut_ptr().add(offset), bytes);
+            std::ptr::copy_nonoverlapping(
+                value.cast::<u8>(),
+                block.as_mut_ptr().add(offset),
+                bytes,
+            );
         }
     }
     Ok(block)

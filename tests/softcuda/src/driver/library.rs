@@ -140,20 +140,29 @@ const PER_THREAD_DEFAULT_STREAM: u64 = 2;
 /// The newest variant of `symbol` that CUDA `version` had. A name that ends in a version is taken literally.
 fn find(symbol: &str, version: c_int, flags: u64) -> Result<&'static Entry, Missing> {
     if flags & PER_THREAD_DEFAULT_STREAM != 0 {
-        say("cuGetProcAddress: per-thread default streams as default are not supported; pass CU_STREAM_PER_THREAD");
+        say(
+            "cuGetProcAddress: per-thread default streams as default are not supported; pass CU_STREAM_PER_THREAD",
+        );
         return Err(Missing::Unknown);
     }
     let mut too_new = false;
     for suffix in ["_v4", "_v3", "_v2", ""] {
         let name = format!("{symbol}{suffix}");
         let Some(entry) = entry(&name) else { continue };
-        let introduced = INTRODUCED.iter().find(|row| row.0 == name).map_or(0, |row| row.1);
+        let introduced = INTRODUCED
+            .iter()
+            .find(|row| row.0 == name)
+            .map_or(0, |row| row.1);
         if introduced <= version {
             return Ok(entry);
         }
         too_new = true;
     }
-    Err(if too_new { Missing::TooNew } else { Missing::Unknown })
+    Err(if too_new {
+        Missing::TooNew
+    } else {
+        Missing::Unknown
+    })
 }
 
 /// The exported function `name`.

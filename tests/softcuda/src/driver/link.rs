@@ -54,13 +54,16 @@ impl Jit {
         }
         for index in 0..count as usize {
             // SAFETY: `index < count`, this function's contract.
-            let (option, slot) = unsafe { (options.add(index).read_unaligned(), values.add(index)) };
+            let (option, slot) =
+                unsafe { (options.add(index).read_unaligned(), values.add(index)) };
             // SAFETY: as above.
             let value = unsafe { slot.read_unaligned() };
             match option {
                 INFO_LOG => jit.info.buffer = value,
                 // The value is an unsigned int in the low half of a pointer.
-                INFO_LOG_SIZE => (jit.info.capacity, jit.info.length) = (value as u32 as usize, slot as usize),
+                INFO_LOG_SIZE => {
+                    (jit.info.capacity, jit.info.length) = (value as u32 as usize, slot as usize)
+                }
                 ERROR_LOG => jit.error.buffer = value,
                 ERROR_LOG_SIZE => {
                     (jit.error.capacity, jit.error.length) = (value as u32 as usize, slot as usize);
@@ -185,7 +188,12 @@ entries! {
 
 /// # Safety
 /// As [`Jit::read`]; `state` must be null or writable.
-unsafe fn create(count: u32, options: *const u32, values: *mut usize, state: *mut Handle) -> Outcome {
+unsafe fn create(
+    count: u32,
+    options: *const u32,
+    values: *mut usize,
+    state: *mut Handle,
+) -> Outcome {
     let (mut driver, _) = current()?;
     // SAFETY: this function's contract.
     unsafe {
@@ -193,7 +201,10 @@ unsafe fn create(count: u32, options: *const u32, values: *mut usize, state: *mu
         if state.is_null() {
             return Err(Code::INVALID_VALUE);
         }
-        let handle = driver.links.add(Link { inputs: Vec::new(), image: Vec::new() });
+        let handle = driver.links.add(Link {
+            inputs: Vec::new(),
+            image: Vec::new(),
+        });
         put(state, handle)
     }
 }

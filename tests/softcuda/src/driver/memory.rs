@@ -331,7 +331,9 @@ unsafe fn allocate_pitched(
     if pitch.is_null() || width == 0 || height == 0 || !matches!(element, 4 | 8 | 16) {
         return Err(Code::INVALID_VALUE);
     }
-    let row = width.checked_next_multiple_of(PITCH).ok_or(Code::INVALID_VALUE)?;
+    let row = width
+        .checked_next_multiple_of(PITCH)
+        .ok_or(Code::INVALID_VALUE)?;
     let bytes = row.checked_mul(height).ok_or(Code::INVALID_VALUE)?;
     // SAFETY: this function's contract.
     unsafe {
@@ -359,13 +361,25 @@ unsafe fn allocate_async(
         return unsafe { put(address, 0) };
     }
     let captures = driver.streams.get(stream)?.capture.is_some();
-    let kind = if captures { Kind::Graph } else { Kind::Pool(pool) };
+    let kind = if captures {
+        Kind::Graph
+    } else {
+        Kind::Pool(pool)
+    };
     let room = driver.pools.get(pool).map_err(|_| Code::INVALID_VALUE)?;
     if room.max_size != 0 && room.used + bytes as u64 > room.max_size {
         return Err(Code::OUT_OF_MEMORY);
     }
     let block = driver.allocate_block(context, bytes, kind, 0, "cuMemAllocAsync")?;
-    submit(driver, context, stream, Work::Allocate { address: block, bytes: bytes as u64 })?;
+    submit(
+        driver,
+        context,
+        stream,
+        Work::Allocate {
+            address: block,
+            bytes: bytes as u64,
+        },
+    )?;
     // SAFETY: not null; writable by the contract.
     unsafe { put(address, block) }
 }
@@ -402,7 +416,9 @@ unsafe fn allocate_host(address: *mut u64, bytes: usize, flags: u32) -> Outcome 
 
 fn register(address: u64, bytes: usize, flags: u32) -> Outcome {
     let (mut driver, context) = current()?;
-    let end = address.checked_add(bytes as u64).ok_or(Code::INVALID_VALUE)?;
+    let end = address
+        .checked_add(bytes as u64)
+        .ok_or(Code::INVALID_VALUE)?;
     // Portable, device map, I/O memory (which nothing here is), read-only.
     if address == 0 || bytes == 0 || flags & !0xb != 0 {
         return Err(Code::INVALID_VALUE);
@@ -411,12 +427,21 @@ fn register(address: u64, bytes: usize, flags: u32) -> Outcome {
     if before.is_some_and(|(&start, block)| start + block.bytes > address) {
         return Err(Code::HOST_MEMORY_ALREADY_REGISTERED);
     }
-    driver.memory.adopt(address, bytes as u64, "cuMemHostRegister").map_err(|reason| {
-        say(&format!("cuMemHostRegister: {reason}"));
-        Code::INVALID_VALUE
-    })?;
+    driver
+        .memory
+        .adopt(address, bytes as u64, "cuMemHostRegister")
+        .map_err(|reason| {
+            say(&format!("cuMemHostRegister: {reason}"));
+            Code::INVALID_VALUE
+        })?;
     let number = driver.number();
-    let block = Block { bytes: bytes as u64, kind: Kind::Registered, context, flags, number };
+    let block = Block {
+        bytes: bytes as u64,
+        kind: Kind::Registered,
+        context,
+        flags,
+        number,
+    };
     driver.blocks.insert(address, block);
     Ok(())
 }
@@ -438,7 +463,11 @@ fn managed(address: u64, bytes: usize) -> Outcome {
     let (driver, _) = current()?;
     let (start, block) = driver.block_at(address).ok_or(Code::INVALID_VALUE)?;
     let inside = address - start <= block.bytes && bytes as u64 <= block.bytes - (address - start);
-    if block.kind == Kind::Managed && bytes > 0 && inside { Ok(()) } else { Err(Code::INVALID_VALUE) }
+    if block.kind == Kind::Managed && bytes > 0 && inside {
+        Ok(())
+    } else {
+        Err(Code::INVALID_VALUE)
+    }
 }
 
 /// # Safety
@@ -527,7 +556,12 @@ impl Driver {
         let device = !matches!(kind, Kind::Pinned);
         if device {
             self.allocations += 1;
-            if self.settings.failures.allocations.contains(&self.allocations) {
+            if self
+                .settings
+                .failures
+                .allocations
+                .contains(&self.allocations)
+            {
                 say(&format!(
                     "planted failure of allocation {} ({label}, {bytes} bytes; SOFTCUDA_FAIL=alloc@{0})",
                     self.allocations
@@ -544,7 +578,16 @@ impl Driver {
         let address = placed.map_err(|_| Code::OUT_OF_MEMORY)?;
         let number = self.number();
         self.order.forget(address);
-        self.blocks.insert(address, Block { bytes: bytes as u64, kind, context, flags, number });
+        self.blocks.insert(
+            address,
+            Block {
+                bytes: bytes as u64,
+                kind,
+                context,
+                flags,
+                number,
+            },
+        );
         if let Kind::Pool(pool) = kind
             && let Ok(pool) = self.pools.get_mut(pool)
         {
@@ -556,7 +599,9 @@ impl Driver {
 
     /// Ends the life of a block.
     pub fn release_block(&mut self, address: u64) {
-        let Some(block) = self.blocks.remove(&address) else { return };
+        let Some(block) = self.blocks.remove(&address) else {
+            return;
+        };
         match block.kind {
             Kind::Registered => drop(self.memory.release(address)),
             _ => drop(self.memory.free(address)),
@@ -570,19 +615,40 @@ impl Driver {
 
     /// Says why an address cannot be freed.
     fn explain_bad_free(&self, function: &str, address: u64) {
-        say(&format!("{function} of {address:#x}: {}", match self.blocks.get(&address) {
-            Some(block) => format!("it is {:?} memory, which has a free function of its own", block.kind),
-            None => self.memory.describe(address, 1),
-        }));
+        say(&format!(
+            "{function} of {address:#x}: {}",
+            match self.blocks.get(&address) {
+                Some(block) => format!(
+                    "it is {:?} memory, which has a free function of its own",
+                    block.kind
+                ),
+                None => self.memory.describe(address, 1),
+            }
+        ));
     }
 
     /// What an address is: a block of the program's, or a variable of a module.
     fn what_is(&self, address: u64) -> Option<What> {
         if let Some((start, block)) = self.block_at(address) {
-            let &Block { bytes, kind, context, number, .. } = block;
-            return Some(What { start, bytes, kind, context, number });
+            let &Block {
+                bytes,
+                kind,
+                context,
+                number,
+                ..
+            } = block;
+            return Some(What {
+                start,
+                bytes,
+                kind,
+                context,
+                number,
+            });
         }
-        let found = self.memory.find(address).filter(|found| found.freed.is_none())?;
+        let found = self
+            .memory
+            .find(address)
+            .filter(|found| found.freed.is_none())?;
         let context = super::state::with_stack(|stack| stack.last().copied())?;
         Some(What {
             start: found.address,

@@ -299,7 +299,9 @@ unsafe fn load(
 
 fn read(path: &str) -> Result<Vec<u8>, Code> {
     std::fs::read(path).map_err(|reason| {
-        say(&format!("{path}: {reason}; expected a file of PTX or a cubin"));
+        say(&format!(
+            "{path}: {reason}; expected a file of PTX or a cubin"
+        ));
         Code::FILE_NOT_FOUND
     })
 }
@@ -314,12 +316,17 @@ pub(super) unsafe fn image_at(image: *const u8) -> Result<Vec<u8>, Code> {
     }
     let starts_with = |magic: &[u8]| {
         // SAFETY: a byte is only read after those before it matched, so within the image.
-        magic.iter().enumerate().all(|(index, &byte)| unsafe { *image.add(index) } == byte)
+        magic
+            .iter()
+            .enumerate()
+            .all(|(index, &byte)| unsafe { *image.add(index) } == byte)
     };
     if starts_with(b"\x7fELF") {
         // SAFETY: an ELF file begins with a header of 64 bytes, which tells where its last table ends.
         let header = unsafe { std::slice::from_raw_parts(image, 64) };
-        let end = elf_end(header).filter(|&end| end <= LARGEST_IMAGE).ok_or(Code::INVALID_IMAGE)?;
+        let end = elf_end(header)
+            .filter(|&end| end <= LARGEST_IMAGE)
+            .ok_or(Code::INVALID_IMAGE)?;
         // SAFETY: the file's own word for its size.
         return Ok(unsafe { std::slice::from_raw_parts(image, end as usize) }.to_vec());
     }
@@ -328,7 +335,9 @@ pub(super) unsafe fn image_at(image: *const u8) -> Result<Vec<u8>, Code> {
         return Err(Code::NO_BINARY_FOR_GPU);
     }
     // SAFETY: text images end in NUL, says the interface.
-    Ok(unsafe { std::ffi::CStr::from_ptr(image.cast()) }.to_bytes().to_vec())
+    Ok(unsafe { std::ffi::CStr::from_ptr(image.cast()) }
+        .to_bytes()
+        .to_vec())
 }
 
 /// First bytes of a fat binary, and of the structure that points to one.
@@ -347,7 +356,11 @@ fn elf_end(header: &[u8]) -> Option<u64> {
         let bytes = number(header, entry, 2)? * number(header, count, 2)?;
         number(header, offset, 8)?.checked_add(bytes)
     };
-    Some(table(0x28, 0x3a, 0x3c)?.max(table(0x20, 0x36, 0x38)?).max(64))
+    Some(
+        table(0x28, 0x3a, 0x3c)?
+            .max(table(0x20, 0x36, 0x38)?)
+            .max(64),
+    )
 }
 
 /// The PTX that a cubin carries, lines again ended by newlines.
@@ -360,18 +373,34 @@ fn ptx_of_cubin(cubin: &[u8]) -> Result<Vec<u8>, String> {
         let at = number(cubin, 0x28, 8)?.checked_add(index.checked_mul(64)?)?;
         let at = usize::try_from(at).ok()?;
         let field = |offset, width| number(cubin, at.checked_add(offset)?, width);
-        Some((field(0, 4)?, field(0x18, 8)?.try_into().ok()?, field(0x20, 8)?.try_into().ok()?))
+        Some((
+            field(0, 4)?,
+            field(0x18, 8)?.try_into().ok()?,
+            field(0x20, 8)?.try_into().ok()?,
+        ))
     };
     let count = number(cubin, 0x3c, 2).ok_or_else(damaged)?;
-    let names = number(cubin, 0x3e, 2).and_then(section).ok_or_else(damaged)?.1;
+    let names = number(cubin, 0x3e, 2)
+        .and_then(section)
+        .ok_or_else(damaged)?
+        .1;
     for index in 0..count {
         let (name, offset, bytes) = section(index).ok_or_else(damaged)?;
         let name = names.saturating_add(name as usize);
-        if !cubin.get(name..).is_some_and(|rest| rest.starts_with(b".nv_debug_ptx_txt\0")) {
+        if !cubin
+            .get(name..)
+            .is_some_and(|rest| rest.starts_with(b".nv_debug_ptx_txt\0"))
+        {
             continue;
         }
-        let text = offset.checked_add(bytes).and_then(|end| cubin.get(offset..end)).ok_or_else(damaged)?;
-        return Ok(text.iter().map(|&byte| if byte == 0 { b'\n' } else { byte }).collect());
+        let text = offset
+            .checked_add(bytes)
+            .and_then(|end| cubin.get(offset..end))
+            .ok_or_else(damaged)?;
+        return Ok(text
+            .iter()
+            .map(|&byte| if byte == 0 { b'\n' } else { byte })
+            .collect());
     }
     Err("the cubin holds machine code only, which softcuda cannot run; compile it with -lineinfo, so that it \
          carries its PTX, or load PTX"
@@ -383,7 +412,11 @@ fn target_of(ptx: &[u8]) -> Option<u32> {
     let text = String::from_utf8_lossy(ptx);
     let (_, rest) = text.split_once(".target")?;
     let digits = rest.trim_start().strip_prefix("sm_")?;
-    digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    digits
+        .split(|c: char| !c.is_ascii_digit())
+        .next()?
+        .parse()
+        .ok()
 }
 
 /// # Safety
@@ -403,14 +436,23 @@ unsafe fn get_function(
 
 /// # Safety
 /// `functions` must be null or have room for `count` handles.
-unsafe fn enumerate(mut driver: Guard, functions: *mut Handle, count: u32, module: Handle) -> Outcome {
+unsafe fn enumerate(
+    mut driver: Guard,
+    functions: *mut Handle,
+    count: u32,
+    module: Handle,
+) -> Outcome {
     let kernels = driver.modules.get(module)?.module.kernels();
     let names: Vec<String> = kernels.iter().map(|kernel| kernel.name.clone()).collect();
     for (index, name) in names.iter().take(count as usize).enumerate() {
         let handle = driver.function(module, name)?;
         // SAFETY: `index < count` of this function's contract; null stays null.
         unsafe {
-            let slot = if functions.is_null() { functions } else { functions.add(index) };
+            let slot = if functions.is_null() {
+                functions
+            } else {
+                functions.add(index)
+            };
             put(slot, handle)?;
         }
     }
@@ -428,7 +470,12 @@ unsafe fn get_global(
 ) -> Outcome {
     // SAFETY: this function's contract.
     let name = unsafe { text(name)? };
-    let variable = driver.modules.get(module)?.module.global(&name).ok_or(Code::NOT_FOUND)?;
+    let variable = driver
+        .modules
+        .get(module)?
+        .module
+        .global(&name)
+        .ok_or(Code::NOT_FOUND)?;
     // SAFETY: this function's contract.
     unsafe {
         put_if_wanted(address, variable.0);
@@ -463,7 +510,8 @@ impl Driver {
         let cubin = image.starts_with(b"\x7fELF");
         let carried;
         let ptx = if cubin {
-            carried = ptx_of_cubin(image).map_err(|sentence| (Code::NO_BINARY_FOR_GPU, sentence))?;
+            carried =
+                ptx_of_cubin(image).map_err(|sentence| (Code::NO_BINARY_FOR_GPU, sentence))?;
             self.check_cubin_target(&carried)?;
             // Machine code runs on every driver that knows the device; its PTX is never compiled there.
             options.ptx_version = (u32::MAX, u32::MAX);
@@ -477,7 +525,11 @@ impl Driver {
         let module = Module::load(ptx, &self.settings.target, &self.memory, &options)
             .map_err(|error| (code_of(&error), error.to_string()))?;
         self.profile.examine(self.settings, &module, ptx);
-        Ok(self.modules.add(LoadedModule { context, module, functions: HashMap::new() }))
+        Ok(self.modules.add(LoadedModule {
+            context,
+            module,
+            functions: HashMap::new(),
+        }))
     }
 
     /// Machine code runs on devices of its major version from its minor version on.
@@ -487,9 +539,14 @@ impl Driver {
             Some(sm) if sm / 10 == device / 10 && sm <= device => Ok(()),
             Some(sm) => Err((
                 Code::NO_BINARY_FOR_GPU,
-                format!("a cubin for sm_{sm} does not run on sm_{device}; compile it for sm_{device}"),
+                format!(
+                    "a cubin for sm_{sm} does not run on sm_{device}; compile it for sm_{device}"
+                ),
             )),
-            None => Err((Code::INVALID_IMAGE, "the cubin's PTX names no .target".to_owned())),
+            None => Err((
+                Code::INVALID_IMAGE,
+                "the cubin's PTX names no .target".to_owned(),
+            )),
         }
     }
 
@@ -501,7 +558,11 @@ impl Driver {
         }
         let kernel: Arc<Kernel> = loaded.module.kernel(name).ok_or(Code::NOT_FOUND)?;
         let c_name = CString::new(name).map_err(|_| Code::NOT_FOUND)?;
-        let dynamic = self.settings.target.shared_per_block.saturating_sub(kernel.static_shared);
+        let dynamic = self
+            .settings
+            .target
+            .shared_per_block
+            .saturating_sub(kernel.static_shared);
         let handle = self.functions.add(Function {
             module,
             kernel,
@@ -509,7 +570,10 @@ impl Driver {
             max_dynamic_shared: dynamic,
             attributes: HashMap::new(),
         });
-        self.modules.get_mut(module)?.functions.insert(name.to_owned(), handle);
+        self.modules
+            .get_mut(module)?
+            .functions
+            .insert(name.to_owned(), handle);
         Ok(handle)
     }
 
@@ -525,7 +589,13 @@ impl Driver {
     fn function_attribute(&self, function: Handle, attribute: u32) -> Result<c_int, Code> {
         let function = self.functions.get(function)?;
         let kernel = &function.kernel;
-        let kept = |default| function.attributes.get(&attribute).copied().unwrap_or(default);
+        let kept = |default| {
+            function
+                .attributes
+                .get(&attribute)
+                .copied()
+                .unwrap_or(default)
+        };
         Ok(match attribute {
             0 => kernel.max_threads as c_int,
             1 => kernel.static_shared as c_int,
@@ -542,7 +612,12 @@ impl Driver {
         })
     }
 
-    fn set_function_attribute(&mut self, function: Handle, attribute: u32, value: c_int) -> Outcome {
+    fn set_function_attribute(
+        &mut self,
+        function: Handle,
+        attribute: u32,
+        value: c_int,
+    ) -> Outcome {
         let most = self.settings.target.shared_per_block_optin;
         let function = self.functions.get_mut(function)?;
         match attribute {
@@ -579,14 +654,20 @@ mod tests {
     fn damaged_cubins_are_refused_with_a_sentence() {
         for length in [0, 4, 63, 64] {
             let mut cubin = vec![0xff; length];
-            cubin.iter_mut().zip(b"\x7fELF").for_each(|(byte, magic)| *byte = *magic);
+            cubin
+                .iter_mut()
+                .zip(b"\x7fELF")
+                .for_each(|(byte, magic)| *byte = *magic);
             assert!(ptx_of_cubin(&cubin).is_err());
         }
     }
 
     #[test]
     fn the_target_of_ptx_is_its_number() {
-        assert_eq!(target_of(b".version 8.0\n.target sm_90a, debug\n"), Some(90));
+        assert_eq!(
+            target_of(b".version 8.0\n.target sm_90a, debug\n"),
+            Some(90)
+        );
         assert_eq!(target_of(b".target compute_90"), None);
     }
 }

@@ -120,7 +120,10 @@ fn of(function: Handle) -> Result<(Target, Arc<Kernel>), Code> {
 }
 
 fn threads(block_size: c_int) -> Result<u32, Code> {
-    u32::try_from(block_size).ok().filter(|&threads| threads > 0).ok_or(Code::INVALID_VALUE)
+    u32::try_from(block_size)
+        .ok()
+        .filter(|&threads| threads > 0)
+        .ok_or(Code::INVALID_VALUE)
 }
 
 fn occupancy(target: &Target, kernel: &Kernel, threads: u32, dynamic: usize) -> u32 {
@@ -134,7 +137,12 @@ fn occupancy(target: &Target, kernel: &Kernel, threads: u32, dynamic: usize) -> 
 
 /// # Safety
 /// `blocks` must be null or writable.
-unsafe fn active_blocks(blocks: *mut c_int, function: Handle, size: c_int, shared: usize) -> Outcome {
+unsafe fn active_blocks(
+    blocks: *mut c_int,
+    function: Handle,
+    size: c_int,
+    shared: usize,
+) -> Outcome {
     let (target, kernel) = of(function)?;
     let count = occupancy(&target, &kernel, threads(size)?, shared);
     // SAFETY: this function's contract.
@@ -156,7 +164,11 @@ unsafe fn best_block(
     // The lock is gone when `of` returns, so the callback may do as it likes.
     let (target, kernel) = of(function)?;
     let limit = u32::try_from(limit).map_err(|_| Code::INVALID_VALUE)?;
-    let most = if limit == 0 { kernel.max_threads } else { limit.min(kernel.max_threads) };
+    let most = if limit == 0 {
+        kernel.max_threads
+    } else {
+        limit.min(kernel.max_threads)
+    };
     let mut best = (0, 0, 0);
     let mut size = most;
     while size > 0 {

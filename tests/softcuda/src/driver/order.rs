@@ -157,7 +157,12 @@ impl Order {
         if accesses.len() == KEPT {
             accesses.remove(0);
         }
-        accesses.push(Access { lane, time: clock.at(lane), touch, label: Arc::clone(label) });
+        accesses.push(Access {
+            lane,
+            time: clock.at(lane),
+            touch,
+            label: Arc::clone(label),
+        });
         conflict.map_or(Ok(()), Err)
     }
 
@@ -178,13 +183,22 @@ mod tests {
 
     impl Stream {
         fn new(order: &mut Order) -> Stream {
-            Stream { lane: order.open_lane(), clock: Clock::default() }
+            Stream {
+                lane: order.open_lane(),
+                clock: Clock::default(),
+            }
         }
 
         fn touch(&mut self, order: &mut Order, range: std::ops::Range<u64>, write: bool) -> bool {
             order.begin(self.lane, &mut self.clock);
-            let touch = Touch { start: range.start, end: range.end, write };
-            order.access(self.lane, &self.clock, 0, touch, &"work".into()).is_ok()
+            let touch = Touch {
+                start: range.start,
+                end: range.end,
+                write,
+            };
+            order
+                .access(self.lane, &self.clock, 0, touch, &"work".into())
+                .is_ok()
         }
     }
 

@@ -37,9 +37,14 @@ struct Row {
 impl Profile {
     /// Opens `SOFTCUDA_PROFILE`, cutting what was there.
     pub fn new(settings: &Settings) -> Profile {
-        let Some(path) = &settings.profile else { return Profile::default() };
+        let Some(path) = &settings.profile else {
+            return Profile::default();
+        };
         match File::create(path) {
-            Ok(file) => Profile { file: Some(file), ..Profile::default() },
+            Ok(file) => Profile {
+                file: Some(file),
+                ..Profile::default()
+            },
             Err(reason) => {
                 say(&format!(
                     "SOFTCUDA_PROFILE is \"{}\", which cannot be written ({reason}); launches are not profiled",
@@ -73,7 +78,10 @@ impl Profile {
         time: Duration,
     ) {
         let Some(file) = &mut self.file else { return };
-        let usage = self.usage.get(&(Arc::as_ptr(&work.kernel) as usize)).copied();
+        let usage = self
+            .usage
+            .get(&(Arc::as_ptr(&work.kernel) as usize))
+            .copied();
         let registers = usage.map_or(work.kernel.registers, |usage| usage.registers);
         let occupancy = occupancy(target, work, registers);
         let mut line = header(launch, work, time);
@@ -89,7 +97,9 @@ impl Profile {
             metric("ptxas_spill_load_bytes", f64::from(usage.spill_loads));
         }
         if let Err(reason) = writeln!(file, "{line}}}") {
-            say(&format!("the profile could not be written ({reason}); launches are no longer profiled"));
+            say(&format!(
+                "the profile could not be written ({reason}); launches are no longer profiled"
+            ));
             self.file = None;
         }
         let row = self.rows.entry(work.kernel.name.clone()).or_default();
@@ -121,7 +131,9 @@ impl Profile {
         for (name, row) in &self.rows {
             let counters = &row.counters;
             let megabytes = |traffic: &crate::count::Traffic| traffic.sectors as f64 * 32e-6;
-            let spill = row.usage.map_or("-".to_owned(), |u| (u.spill_stores + u.spill_loads).to_string());
+            let spill = row.usage.map_or("-".to_owned(), |u| {
+                (u.spill_stores + u.spill_loads).to_string()
+            });
             // Writing to a string cannot fail.
             writeln!(
                 table,
@@ -148,7 +160,11 @@ impl Profile {
 
 /// The beginning of a JSON line: what was launched.
 fn header(launch: u64, work: &KernelWork, time: Duration) -> String {
-    let KernelWork { kernel, launch: shape, .. } = work;
+    let KernelWork {
+        kernel,
+        launch: shape,
+        ..
+    } = work;
     format!(
         "{{\"launch\":{launch},\"kernel\":{:?},\"grid\":{:?},\"block\":{:?},\"cluster\":{:?},\
          \"launch__shared_mem_per_block_static\":{},\"launch__shared_mem_per_block_dynamic\":{},\
@@ -197,7 +213,10 @@ impl Driver {
             return;
         }
         let bytes: u64 = leaks.iter().map(|(_, block)| block.bytes).sum();
-        let mut text = format!("leak: {} allocations of {bytes} bytes were never freed", leaks.len());
+        let mut text = format!(
+            "leak: {} allocations of {bytes} bytes were never freed",
+            leaks.len()
+        );
         for (address, _) in leaks.iter().take(LISTED_LEAKS) {
             text.push_str("\n  ");
             text.push_str(&self.memory.describe(**address, 1));

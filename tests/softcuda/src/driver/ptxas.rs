@@ -21,7 +21,9 @@ pub struct Usage {
 
 /// What ptxas says of the kernels of `ptx` on a device; nothing where it is not there or refuses.
 pub fn usage(ptx: &[u8], sm: u32) -> HashMap<String, Usage> {
-    let Some(ptxas) = find() else { return HashMap::new() };
+    let Some(ptxas) = find() else {
+        return HashMap::new();
+    };
     assemble(&ptxas, ptx, sm).map_or_else(HashMap::new, |log| parse(&log))
 }
 
@@ -39,7 +41,9 @@ fn find() -> Option<PathBuf> {
         return Some(found);
     }
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join("ptxas")).find(|path| path.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join("ptxas"))
+        .find(|path| path.is_file())
 }
 
 /// The file that this library was loaded from.
@@ -91,7 +95,10 @@ fn parse(log: &str) -> HashMap<String, Usage> {
         let Some(name) = &name else { continue };
         let before = |words: &str| -> Option<u32> {
             let (left, _) = line.split_once(words)?;
-            left.split([' ', ',']).rfind(|word| !word.is_empty())?.parse().ok()
+            left.split([' ', ','])
+                .rfind(|word| !word.is_empty())?
+                .parse()
+                .ok()
         };
         let usage = all.entry(name.clone()).or_default();
         usage.registers = before(" registers").unwrap_or(usage.registers);
@@ -115,7 +122,15 @@ mod tests {
                    ptxas info    : Compiling entry function 'b' for 'sm_90'\n\
                    ptxas info    : Used 255 registers\n";
         let usage = parse(log);
-        assert_eq!(usage["a"], Usage { registers: 10, stack: 8, spill_stores: 4, spill_loads: 12 });
+        assert_eq!(
+            usage["a"],
+            Usage {
+                registers: 10,
+                stack: 8,
+                spill_stores: 4,
+                spill_loads: 12
+            }
+        );
         assert_eq!(usage["b"].registers, 255);
     }
 }

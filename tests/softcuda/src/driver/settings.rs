@@ -94,7 +94,9 @@ pub fn settings() -> &'static Result<Settings, String> {
 
 /// The driver calls that are to fail.
 pub fn planned_calls() -> &'static [PlannedCall] {
-    settings().as_ref().map_or(&[], |settings| &settings.failures.calls)
+    settings()
+        .as_ref()
+        .map_or(&[], |settings| &settings.failures.calls)
 }
 
 impl Settings {
@@ -106,12 +108,21 @@ impl Settings {
         let mut target = match get("SOFTCUDA_DEVICE") {
             None => Target::default(),
             Some(name) => Target::parse(&name).map_err(|_| {
-                wrong("DEVICE", &name, "one of sm_75, sm_80, sm_86, sm_89, sm_90, sm_100, sm_120")
+                wrong(
+                    "DEVICE",
+                    &name,
+                    "one of sm_75, sm_80, sm_86, sm_89, sm_90, sm_100, sm_120",
+                )
             })?,
         };
         if let Some(text) = get("SOFTCUDA_MEMORY") {
-            target.memory = parse_bytes(&text)
-                .ok_or_else(|| wrong("MEMORY", &text, "a number of bytes such as 1073741824 or 8G"))?;
+            target.memory = parse_bytes(&text).ok_or_else(|| {
+                wrong(
+                    "MEMORY",
+                    &text,
+                    "a number of bytes such as 1073741824 or 8G",
+                )
+            })?;
         }
         let checks = get("SOFTCUDA_CHECKS").unwrap_or_default();
         let checks = Checks::parse(&checks).map_err(|_| wrong("CHECKS", &checks, CHECK_NAMES))?;
@@ -119,17 +130,26 @@ impl Settings {
             target,
             driver_version: match get("SOFTCUDA_DRIVER_VERSION") {
                 None => 13050,
-                Some(text) => parse_version(&text)
-                    .ok_or_else(|| wrong("DRIVER_VERSION", &text, "MAJOR.MINOR from 10.0 to 19.9, such as 12.4"))?,
+                Some(text) => parse_version(&text).ok_or_else(|| {
+                    wrong(
+                        "DRIVER_VERSION",
+                        &text,
+                        "MAJOR.MINOR from 10.0 to 19.9, such as 12.4",
+                    )
+                })?,
             },
             checks,
             schedule: get("SOFTCUDA_SCHEDULE")
-                .map(|text| text.parse().map_err(|_| wrong("SCHEDULE", &text, "a seed, a number from 0 to 2^64-1")))
+                .map(|text| {
+                    text.parse()
+                        .map_err(|_| wrong("SCHEDULE", &text, "a seed, a number from 0 to 2^64-1"))
+                })
                 .transpose()?,
             timeout: match get("SOFTCUDA_TIMEOUT") {
                 None => Some(Duration::from_secs(60)),
-                Some(text) => parse_timeout(&text)
-                    .ok_or_else(|| wrong("TIMEOUT", &text, "seconds such as 10 or 0.5, or 0 for none"))?,
+                Some(text) => parse_timeout(&text).ok_or_else(|| {
+                    wrong("TIMEOUT", &text, "seconds such as 10 or 0.5, or 0 for none")
+                })?,
             },
             threads: match get("SOFTCUDA_THREADS") {
                 None => std::thread::available_parallelism().map_or(1, |n| n.get()),
@@ -139,7 +159,9 @@ impl Settings {
                     .filter(|threads| (1..=1024).contains(threads))
                     .ok_or_else(|| wrong("THREADS", &text, "a number of threads from 1 to 1024"))?,
             },
-            profile: get("SOFTCUDA_PROFILE").filter(|path| !path.is_empty()).map(PathBuf::from),
+            profile: get("SOFTCUDA_PROFILE")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
             failures: match get("SOFTCUDA_FAIL") {
                 None => Failures::default(),
                 Some(text) => Failures::parse(&text)?,
@@ -150,7 +172,10 @@ impl Settings {
 
     /// The newest PTX ISA version the pretended driver takes: that of its CUDA version.
     pub fn newest_ptx(&self) -> (u32, u32) {
-        let (major, minor) = (self.driver_version as u32 / 1000, self.driver_version as u32 % 1000 / 10);
+        let (major, minor) = (
+            self.driver_version as u32 / 1000,
+            self.driver_version as u32 % 1000 / 10,
+        );
         match (major, minor) {
             (10, minor) => (6, 3 + minor),
             (11, minor) => (7, minor),
@@ -169,7 +194,11 @@ impl Failures {
     /// A sentence that names the item that is none.
     pub fn parse(text: &str) -> Result<Failures, String> {
         let mut failures = Failures::default();
-        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        for item in text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+        {
             failures.add(item).ok_or_else(|| {
                 wrong(
                     "FAIL",
@@ -191,10 +220,17 @@ impl Failures {
             ("old-driver", _, None) => self.old_driver = true,
             ("alloc", _, Some(nth)) => self.allocations.push(nth),
             (_, Some(("kernel", name)), nth) if !name.is_empty() => {
-                self.kernels.push(PlannedLaunch { kernel: name.to_owned(), nth });
+                self.kernels.push(PlannedLaunch {
+                    kernel: name.to_owned(),
+                    nth,
+                });
             }
             (_, Some((function, code)), nth) if function.starts_with("cu") => {
-                self.calls.push(PlannedCall { function: function.to_owned(), code: Code::parse(code)?, nth });
+                self.calls.push(PlannedCall {
+                    function: function.to_owned(),
+                    code: Code::parse(code)?,
+                    nth,
+                });
             }
             _ => return None,
         }
@@ -265,30 +301,59 @@ mod tests {
             ("SOFTCUDA_FAIL", "kernel:"),
         ] {
             let sentence = with(name, value).expect_err(value);
-            assert!(sentence.starts_with(&format!("{name} is \"{value}\", but must be ")), "{sentence}");
+            assert!(
+                sentence.starts_with(&format!("{name} is \"{value}\", but must be ")),
+                "{sentence}"
+            );
             assert!(!sentence.contains('\n'));
         }
     }
 
     #[test]
     fn failures_parse_to_what_they_say() {
-        let failures = Failures::parse("no-device, alloc@3,kernel:add@2,cuStreamCreate:OUT_OF_MEMORY").unwrap();
+        let failures =
+            Failures::parse("no-device, alloc@3,kernel:add@2,cuStreamCreate:OUT_OF_MEMORY")
+                .unwrap();
         assert!(failures.no_device && !failures.old_driver);
         assert_eq!(failures.allocations, [3]);
-        assert_eq!(failures.kernels, [PlannedLaunch { kernel: "add".into(), nth: Some(2) }]);
-        let call = PlannedCall { function: "cuStreamCreate".into(), code: Code::OUT_OF_MEMORY, nth: None };
+        assert_eq!(
+            failures.kernels,
+            [PlannedLaunch {
+                kernel: "add".into(),
+                nth: Some(2)
+            }]
+        );
+        let call = PlannedCall {
+            function: "cuStreamCreate".into(),
+            code: Code::OUT_OF_MEMORY,
+            nth: None,
+        };
         assert_eq!(failures.calls, [call]);
     }
 
     #[test]
     fn each_driver_takes_the_ptx_of_its_toolkit() {
-        for (version, ptx) in [("11.8", (7, 8)), ("12.4", (8, 4)), ("12.6", (8, 5)), ("12.9", (8, 8)), ("13.2", (9, 2))] {
-            assert_eq!(with("SOFTCUDA_DRIVER_VERSION", version).unwrap().newest_ptx(), ptx);
+        for (version, ptx) in [
+            ("11.8", (7, 8)),
+            ("12.4", (8, 4)),
+            ("12.6", (8, 5)),
+            ("12.9", (8, 8)),
+            ("13.2", (9, 2)),
+        ] {
+            assert_eq!(
+                with("SOFTCUDA_DRIVER_VERSION", version)
+                    .unwrap()
+                    .newest_ptx(),
+                ptx
+            );
         }
     }
 
     #[test]
     fn memory_takes_binary_suffixes() {
-        assert_eq!(with("SOFTCUDA_MEMORY", "3M").unwrap().target.memory, 3 << 20);
+        assert_eq!(
+            with("SOFTCUDA_MEMORY", "3M").unwrap().target.memory,
+            3 << 20
+        );
     }
 }

@@ -240,9 +240,16 @@ impl<T> Table<T> {
 
     /// Takes out all objects that `which` says.
     pub fn take_all(&mut self, which: impl Fn(&T) -> bool) -> Vec<T> {
-        let taken: Vec<Handle> =
-            self.0.iter().filter(|(_, object)| which(object)).map(|(&handle, _)| handle).collect();
-        taken.iter().filter_map(|handle| self.0.remove(handle)).collect()
+        let taken: Vec<Handle> = self
+            .0
+            .iter()
+            .filter(|(_, object)| which(object))
+            .map(|(&handle, _)| handle)
+            .collect();
+        taken
+            .iter()
+            .filter_map(|handle| self.0.remove(handle))
+            .collect()
     }
 
     /// The object of `handle`.
@@ -381,7 +388,10 @@ impl Driver {
             allocations: 0,
             next_number: 1,
         };
-        let pool = driver.pools.add(Pool { reuse: [1; 3], ..Pool::default() });
+        let pool = driver.pools.add(Pool {
+            reuse: [1; 3],
+            ..Pool::default()
+        });
         driver.default_pool = Some(pool);
         driver.current_pool = Some(pool);
         driver
@@ -398,7 +408,10 @@ impl Driver {
     /// # Errors
     /// `CONTEXT_IS_DESTROYED`, or the fault's error.
     pub fn healthy(&self, context: Handle) -> Result<(), Code> {
-        let context = self.contexts.get(context).map_err(|_| Code::CONTEXT_IS_DESTROYED)?;
+        let context = self
+            .contexts
+            .get(context)
+            .map_err(|_| Code::CONTEXT_IS_DESTROYED)?;
         context.error.map_or(Ok(()), Err)
     }
 

@@ -173,7 +173,11 @@ entries! {
 const PRIORITY_ATTRIBUTE: u32 = 8;
 
 fn known_attribute(attribute: u32) -> Result<u32, Code> {
-    if matches!(attribute, 1 | 3 | 8 | 9 | 10) { Ok(attribute) } else { Err(Code::INVALID_VALUE) }
+    if matches!(attribute, 1 | 3 | 8 | 9 | 10) {
+        Ok(attribute)
+    } else {
+        Err(Code::INVALID_VALUE)
+    }
 }
 
 /// What `cuStreamAddCallback` was given.
@@ -207,7 +211,10 @@ unsafe fn create(stream: *mut Handle, flags: u32, priority: i32) -> Outcome {
 fn destroy(stream: Handle) -> Outcome {
     let (mut driver, _) = current()?;
     if matches!(stream, 0 | LEGACY | PER_THREAD)
-        || driver.contexts.iter().any(|(_, context)| context.legacy == stream)
+        || driver
+            .contexts
+            .iter()
+            .any(|(_, context)| context.legacy == stream)
     {
         return Err(Code::INVALID_HANDLE);
     }
@@ -237,7 +244,11 @@ pub(super) fn submit(mut driver: Guard, context: Handle, stream: Handle, work: W
     }
     capture::forbid_legacy(&mut driver, context, stream)?;
     let driver = run(driver, stream, work)?;
-    if driver.settings.blocking { driver.healthy(context) } else { Ok(()) }
+    if driver.settings.blocking {
+        driver.healthy(context)
+    } else {
+        Ok(())
+    }
 }
 
 /// Waits for or records an event. `CU_EVENT_WAIT_EXTERNAL` and `CU_EVENT_RECORD_EXTERNAL` (1) make a capturing
@@ -291,7 +302,15 @@ fn run(mut driver: Guard, stream: Handle, work: Work) -> Result<Guard, Code> {
         }
         work => {
             let name = format!("stream {number}");
-            driver.perform(&Place { context, lane, clock: &clock, name: &name }, &work);
+            driver.perform(
+                &Place {
+                    context,
+                    lane,
+                    clock: &clock,
+                    name: &name,
+                },
+                &work,
+            );
         }
     }
     driver.streams.get_mut(stream)?.clock = clock;
@@ -327,7 +346,10 @@ impl Driver {
                     return Ok(stream);
                 }
                 let stream = self.open_stream(context, 0, 0);
-                self.contexts.get_mut(context)?.per_thread.insert(thread, stream);
+                self.contexts
+                    .get_mut(context)?
+                    .per_thread
+                    .insert(thread, stream);
                 Ok(stream)
             }
             stream => self.streams.get(stream).map(|_| stream),
@@ -364,8 +386,10 @@ impl Driver {
 
     /// How findings call a stream.
     pub fn stream_name(&self, stream: Handle) -> Arc<str> {
-        self.streams.get(stream).map_or("a stream that is gone".into(), |stream| {
-            format!("stream {}", stream.number).into()
-        })
+        self.streams
+            .get(stream)
+            .map_or("a stream that is gone".into(), |stream| {
+                format!("stream {}", stream.number).into()
+            })
     }
 }

@@ -141,8 +141,19 @@ impl Side {
 impl Copy {
     /// `bytes` bytes in one piece.
     pub fn flat(from: (u64, bool), to: (u64, bool), bytes: u64) -> Copy {
-        let side = |(address, device)| Side { address, pitch: bytes, slice: bytes, device };
-        Copy { from: side(from), to: side(to), width: bytes, height: 1, depth: 1 }
+        let side = |(address, device)| Side {
+            address,
+            pitch: bytes,
+            slice: bytes,
+            device,
+        };
+        Copy {
+            from: side(from),
+            to: side(to),
+            width: bytes,
+            height: 1,
+            depth: 1,
+        }
     }
 
     /// Whether nothing is to be copied.
@@ -170,7 +181,11 @@ impl Copy {
                 .flat_map(|z| (0..rows).map(move |y| (y, z)))
                 .map(|(y, z)| {
                     let start = side.row(y, z);
-                    Touch { start, end: start + self.width, write }
+                    Touch {
+                        start,
+                        end: start + self.width,
+                        write,
+                    }
                 })
                 .collect()
         };
@@ -190,7 +205,11 @@ impl Fill {
         let bytes = self.width * self.element;
         if self.height == 1 || self.pitch == bytes {
             let end = self.address + bytes * self.height;
-            return vec![Touch { start: self.address, end, write: true }];
+            return vec![Touch {
+                start: self.address,
+                end,
+                write: true,
+            }];
         }
         if self.height > TRACKED_ROWS {
             return Vec::new();
@@ -198,7 +217,11 @@ impl Fill {
         (0..self.height)
             .map(|y| {
                 let start = self.address + y * self.pitch;
-                Touch { start, end: start + bytes, write: true }
+                Touch {
+                    start,
+                    end: start + bytes,
+                    write: true,
+                }
             })
             .collect()
     }
@@ -243,8 +266,14 @@ impl Driver {
         {
             return Err(Code::INVALID_VALUE);
         }
-        let rows = (fill.height - 1).checked_mul(fill.pitch).ok_or(Code::INVALID_VALUE)?;
-        self.check_range(fill.address, rows.checked_add(row).ok_or(Code::INVALID_VALUE)?, true)
+        let rows = (fill.height - 1)
+            .checked_mul(fill.pitch)
+            .ok_or(Code::INVALID_VALUE)?;
+        self.check_range(
+            fill.address,
+            rows.checked_add(row).ok_or(Code::INVALID_VALUE)?,
+            true,
+        )
     }
 
     /// A range of device memory must lie in one allocation; of host memory, it must not be null.
@@ -284,16 +313,33 @@ impl Driver {
             Work::Fill(fill) if fill.width > 0 && fill.height > 0 => {
                 self.run_fill(fill);
                 let bytes = fill.width * fill.element * fill.height;
-                (fill.touches(), format!("fill of {bytes} bytes on {}", place.name))
+                (
+                    fill.touches(),
+                    format!("fill of {bytes} bytes on {}", place.name),
+                )
             }
             Work::Allocate { address, bytes } => {
-                let touch = Touch { start: *address, end: address + bytes, write: true };
-                (vec![touch], format!("allocation of {bytes} bytes on {}", place.name))
+                let touch = Touch {
+                    start: *address,
+                    end: address + bytes,
+                    write: true,
+                };
+                (
+                    vec![touch],
+                    format!("allocation of {bytes} bytes on {}", place.name),
+                )
             }
             Work::Free(address) => {
                 let bytes = self.blocks.get(address).map_or(0, |block| block.bytes);
-                let touch = Touch { start: *address, end: address + bytes, write: true };
-                (vec![touch], format!("free of {bytes} bytes on {}", place.name))
+                let touch = Touch {
+                    start: *address,
+                    end: address + bytes,
+                    write: true,
+                };
+                (
+                    vec![touch],
+                    format!("free of {bytes} bytes on {}", place.name),
+                )
             }
             _ => return,
         };
@@ -304,7 +350,10 @@ impl Driver {
     fn run_kernel(&mut self, place: &Place, work: &KernelWork) -> Option<(Vec<Touch>, String)> {
         self.launches += 1;
         let name = &work.kernel.name;
-        let label = format!("kernel `{name}` (launch {}) on {}", self.launches, place.name);
+        let label = format!(
+            "kernel `{name}` (launch {}) on {}",
+            self.launches, place.name
+        );
         if let Some(planted) = self.planted_fault(name) {
             say(&format!("planted fault in {label} ({planted})"));
             self.fail(place.context, Code::ILLEGAL_ADDRESS);
@@ -315,7 +364,13 @@ impl Driver {
         let result = self.machine.launch(&work.kernel, &work.launch);
         match result {
             Ok(counters) => {
-                self.profile.record(&self.settings.target, self.launches, work, &counters, begun.elapsed());
+                self.profile.record(
+                    &self.settings.target,
+                    self.launches,
+                    work,
+                    &counters,
+                    begun.elapsed(),
+                );
                 Some((touches_of(&counters), label))
             }
             Err(fault) => {
@@ -388,8 +443,12 @@ impl Driver {
         }
         let mut first = None;
         for touch in touches.into_iter().filter(|touch| touch.start < touch.end) {
-            let Some(allocation) = self.memory.find(touch.start) else { continue };
-            let result = self.order.access(place.lane, place.clock, allocation.address, touch, label);
+            let Some(allocation) = self.memory.find(touch.start) else {
+                continue;
+            };
+            let result =
+                self.order
+                    .access(place.lane, place.clock, allocation.address, touch, label);
             first = first.or(result.err().map(|conflict| (allocation, conflict)));
         }
         if let Some((allocation, conflict)) = first {
@@ -422,10 +481,19 @@ fn render(conflict: &Conflict, later: &Label, allocation: &crate::memory::Alloca
 
 fn touches_of(counters: &Counters) -> Vec<Touch> {
     let touch = |write| {
-        move |&(start, bytes): &(u64, u64)| Touch { start, end: start + bytes, write }
+        move |&(start, bytes): &(u64, u64)| Touch {
+            start,
+            end: start + bytes,
+            write,
+        }
     };
     // Written ranges first: of a range that is read and written, the write is the one to report.
-    counters.writes.iter().map(touch(true)).chain(counters.reads.iter().map(touch(false))).collect()
+    counters
+        .writes
+        .iter()
+        .map(touch(true))
+        .chain(counters.reads.iter().map(touch(false)))
+        .collect()
 }
 
 /// The driver's error for a fault of the machine.

@@ -4,9 +4,7 @@
 //! follow each other; everything common (inside one allocation, consecutive, all the same) is decided
 //! from that, and only the rest goes lane by lane.
 
-use super::block::{
-    BlockState, LOCAL_BASE, PARAM_BASE, SHARED_BASE, SHARED_WINDOW, WINDOW,
-};
+use super::block::{BlockState, LOCAL_BASE, PARAM_BASE, SHARED_BASE, SHARED_WINDOW, WINDOW};
 use super::convert::{get128, put128};
 use super::lanes::{Lane, Slot, leveled};
 use super::warp::Warp;
@@ -44,24 +42,31 @@ unsafe fn survey_body(addresses: &[u64; 32], mask: u32, bytes: u64) -> Survey {
     for lane in 0..32 {
         let active = mask >> lane & 1 == 1;
         let address = addresses[lane];
-        min = if active && address < min { address } else { min };
-        max = if active && address > max { address } else { max };
+        min = if active && address < min {
+            address
+        } else {
+            min
+        };
+        max = if active && address > max {
+            address
+        } else {
+            max
+        };
         bits |= if active { address } else { 0 };
         gaps |= address.wrapping_sub(addresses[0]) ^ (lane as u64 * bytes);
     }
-    Survey { min, max, bits, linear: gaps == 0 && mask == u32::MAX }
+    Survey {
+        min,
+        max,
+        bits,
+        linear: gaps == 0 && mask == u32::MAX,
+    }
 }
 
 /// # Safety
 /// `slot` is a register of the frame at `base`, 64 bits a lane where `wide`.
 #[inline(always)]
-unsafe fn addresses_body(
-    base: *const Slot,
-    slot: u32,
-    wide: bool,
-    imm: i64,
-    out: &mut [u64; 32],
-) {
+unsafe fn addresses_body(base: *const Slot, slot: u32, wide: bool, imm: i64, out: &mut [u64; 32]) {
     // SAFETY: the caller's promise.
     unsafe {
         if wide {
@@ -86,7 +91,11 @@ pub(crate) struct At {
 
 /// A register operand of an access: the scalar, or element `i` of the list.
 fn register(lists: &[u32], inst: &Inst, scalar: u32, element: usize) -> u32 {
-    if inst.d == NONE { scalar } else { lists[inst.d as usize + element] }
+    if inst.d == NONE {
+        scalar
+    } else {
+        lists[inst.d as usize + element]
+    }
 }
 
 /// Reads an element and extends it as its type says.
@@ -283,7 +292,10 @@ impl Warp {
         let bytes = u64::from(run.access.ty.bytes()) * u64::from(run.access.count);
         let part = |mask: u32, space: MemSpace| Run {
             mask,
-            access: Access { space, ..run.access },
+            access: Access {
+                space,
+                ..run.access
+            },
             ..*run
         };
         // SAFETY: the level is the processor's.
@@ -350,11 +362,17 @@ impl Warp {
         kind: AccessKind,
         strong: bool,
     ) -> Result<(), Box<Fault>> {
-        if !block.tally.touch(&block.env.machine.memory, found.min, found.max, bytes) {
+        if !block
+            .tally
+            .touch(&block.env.machine.memory, found.min, found.max, bytes)
+        {
             // Not all in one allocation: each lane by itself.
             for lane in lanes(mask) {
                 let address = list[lane];
-                if !block.tally.touch(&block.env.machine.memory, address, address, bytes) {
+                if !block
+                    .tally
+                    .touch(&block.env.machine.memory, address, address, bytes)
+                {
                     self.outside(block, at, lane, address, bytes, kind)?;
                 }
             }
@@ -394,7 +412,15 @@ impl Warp {
                 strong,
             );
             if let Some((lane, other)) = race {
-                return Err(self.global_race(block, at, lane, list[lane as usize], bytes, kind, other));
+                return Err(self.global_race(
+                    block,
+                    at,
+                    lane,
+                    list[lane as usize],
+                    bytes,
+                    kind,
+                    other,
+                ));
             }
         }
         Ok(())
@@ -416,7 +442,11 @@ impl Warp {
             return Ok(());
         }
         let freed = memory.find(address).is_some_and(|a| a.freed.is_some());
-        let what = if freed { "use after free" } else { "out-of-bounds access" };
+        let what = if freed {
+            "use after free"
+        } else {
+            "out-of-bounds access"
+        };
         let message = format!(
             "{what}: {} of {bytes} bytes at {address:#x}; it is {}",
             kind.name(),
@@ -505,7 +535,9 @@ impl Warp {
     ) -> Result<Option<(u32, Party)>, Box<Fault>> {
         let size = u64::from(block.env.shared_bytes);
         if found.max.saturating_add(bytes) > size {
-            let lane = lanes(mask).find(|&lane| list[lane].saturating_add(bytes) > size).unwrap_or(0);
+            let lane = lanes(mask)
+                .find(|&lane| list[lane].saturating_add(bytes) > size)
+                .unwrap_or(0);
             let other = list[lane] >= SHARED_WINDOW;
             let message = format!(
                 "out-of-bounds access: {} of {bytes} bytes at {:#x} of shared memory; {}",
@@ -534,19 +566,14 @@ impl Warp {
                         list[lane]
                     );
                     let kind = FaultKind::Uninitialised;
-                    return Err(block.fault(
-                        kind,
-                        self,
-                        at.function,
-                        at.pc,
-                        lane as u32,
-                        &message,
-                    ));
+                    return Err(block.fault(kind, self, at.function, at.pc, lane as u32, &message));
                 }
             }
         }
         if checks.races {
-            return Ok(block.watch.shared(self, list, mask, bytes, kind, at, strong));
+            return Ok(block
+                .watch
+                .shared(self, list, mask, bytes, kind, at, strong));
         }
         Ok(None)
     }
@@ -581,7 +608,11 @@ impl Warp {
             };
             let pointer = memory.as_mut_ptr();
             for index in 0..usize::from(run.access.count) {
-                let scalar = if kind == AccessKind::Read { run.inst.dst } else { run.inst.b };
+                let scalar = if kind == AccessKind::Read {
+                    run.inst.dst
+                } else {
+                    run.inst.b
+                };
                 let slot = register(run.lists, run.inst, scalar, index);
                 let (ty, width) = (run.access.ty, run.access.width);
                 // SAFETY: the bytes were found inside the lane's local memory; the register is of the
@@ -597,7 +628,8 @@ impl Warp {
                             put(run.regs, slot, width, lane, read_element(at, ty));
                         }
                         (_, Type::B128) => {
-                            at.cast::<u128>().write_unaligned(get128(run.regs, slot, lane));
+                            at.cast::<u128>()
+                                .write_unaligned(get128(run.regs, slot, lane));
                         }
                         _ => write_element(at, ty, get(run.regs, slot, width, lane)),
                     }
@@ -665,7 +697,12 @@ unsafe fn load(run: &Run, list: &[u64; 32], found: Survey, base: *mut u8) {
         if ty == Type::B128 {
             for lane in lanes(run.mask) {
                 let value = pointer(list[lane]).cast::<u128>().read_unaligned();
-                put128(run.regs, register(run.lists, run.inst, run.inst.dst, 0), lane, value);
+                put128(
+                    run.regs,
+                    register(run.lists, run.inst, run.inst.dst, 0),
+                    lane,
+                    value,
+                );
             }
             return;
         }
@@ -733,7 +770,9 @@ unsafe fn store(run: &Run, list: &[u64; 32], found: Survey, base: *mut u8) {
 /// As [`store`].
 unsafe fn atomic(run: &Run, list: &[u64; 32], base: *mut u8, parallel: bool, global: bool) {
     use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-    let crate::lower::inst::Op::Atom(op, _) = run.inst.op else { return };
+    let crate::lower::inst::Op::Atom(op, _) = run.inst.op else {
+        return;
+    };
     let (ty, width) = (run.access.ty, run.access.width);
     let size = ty.bytes() as usize;
     let count = usize::from(run.access.count);
@@ -760,15 +799,23 @@ unsafe fn atomic(run: &Run, list: &[u64; 32], base: *mut u8, parallel: bool, glo
                     continue;
                 }
                 let b = get(run.regs, source, width, lane);
-                let c = if op == AtomOp::Cas { get(run.regs, run.inst.c, width, lane) } else { 0 };
+                let c = if op == AtomOp::Cas {
+                    get(run.regs, run.inst.c, width, lane)
+                } else {
+                    0
+                };
                 let new = |old: u64| modify(op, ty, old, b, c, global);
                 let old = if parallel && size == 4 {
                     let cell = AtomicU32::from_ptr(at.cast());
                     let update = |old: u32| Some(new(u64::from(old)) as u32);
-                    u64::from(cell.fetch_update(Relaxed, Relaxed, update).unwrap_or_else(|v| v))
+                    u64::from(
+                        cell.fetch_update(Relaxed, Relaxed, update)
+                            .unwrap_or_else(|v| v),
+                    )
                 } else if parallel && size == 8 {
                     let cell = AtomicU64::from_ptr(at.cast());
-                    cell.fetch_update(Relaxed, Relaxed, |old| Some(new(old))).unwrap_or_else(|v| v)
+                    cell.fetch_update(Relaxed, Relaxed, |old| Some(new(old)))
+                        .unwrap_or_else(|v| v)
                 } else {
                     let old = read_element(at, ty);
                     write_element(at, ty, new(old));

@@ -214,7 +214,12 @@ impl<'m> BlockState<'m> {
         let warps = barrier.warps;
         barrier.result = (barrier.count, barrier.arrived);
         barrier.generation = barrier.generation.wrapping_add(1);
-        (barrier.arrived, barrier.count, barrier.expected, barrier.warps) = (0, 0, None, 0);
+        (
+            barrier.arrived,
+            barrier.count,
+            barrier.expected,
+            barrier.warps,
+        ) = (0, 0, None, 0);
         self.watch.barrier(warps);
     }
 }
@@ -259,8 +264,11 @@ impl<'m> Block<'m> {
         let [gx, gy, _] = env.launch.grid.map(u64::from);
         let state = &mut self.state;
         state.index = index;
-        state.id =
-            [(index % gx) as u32, (index / gx % gy) as u32, (index / gx / gy) as u32];
+        state.id = [
+            (index % gx) as u32,
+            (index / gx % gy) as u32,
+            (index / gx / gy) as u32,
+        ];
         state.shared_written.fill(0);
         if !env.machine.options.checks.uninitialised {
             // What shared memory holds at first is undefined, but the same at any number of cores.
@@ -269,10 +277,16 @@ impl<'m> Block<'m> {
         state.barriers = [Barrier::default(); 16];
         state.alive = env.threads;
         let ordered = env.launch.cooperative || env.kernel.traits.ordered;
-        state.watch.start_block(index, &env.machine.race_shadow, ordered);
+        state
+            .watch
+            .start_block(index, &env.machine.race_shadow, ordered);
         for warp in &mut self.warps {
             let threads = env.threads - warp.index * 32;
-            let lanes = if threads >= 32 { u32::MAX } else { (1 << threads) - 1 };
+            let lanes = if threads >= 32 {
+                u32::MAX
+            } else {
+                (1 << threads) - 1
+            };
             let state = &self.state;
             let index = warp.index;
             let special = |special, lane| state.special(index, special, lane);
@@ -395,6 +409,13 @@ impl<'m> Block<'m> {
                 }
             }
         }
-        self.state.fault(FaultKind::Barrier, &self.warps[warp], function, pc, lane, &message)
+        self.state.fault(
+            FaultKind::Barrier,
+            &self.warps[warp],
+            function,
+            pc,
+            lane,
+            &message,
+        )
     }
 }

@@ -23,7 +23,9 @@ impl Warp {
         let call = &kernel.program[function as usize].calls[site as usize];
         for lane in (0..32).filter(|lane| fragment.mask >> lane & 1 == 1) {
             let argument = |warp: &mut Warp, number: usize| -> u64 {
-                let Some(&(offset, bytes)) = call.arguments.get(number) else { return 0 };
+                let Some(&(offset, bytes)) = call.arguments.get(number) else {
+                    return 0;
+                };
                 let bytes = bytes.min(8) as usize;
                 let mut value = [0; 8];
                 if let Some(from) = warp.local.get(lane, base + u64::from(offset), bytes) {
@@ -46,18 +48,16 @@ impl Warp {
                     let line = argument(self, 2) as u32;
                     let text = format!("{file}:{line}: assertion `{message}` failed");
                     let kind = FaultKind::Assert;
-                    return Err(block.fault(
-                        kind,
-                        self,
-                        function,
-                        fragment.pc,
-                        lane as u32,
-                        &text,
-                    ));
+                    return Err(block.fault(kind, self, function, fragment.pc, lane as u32, &text));
                 }
                 Callee::Malloc => {
                     let bytes = argument(self, 0);
-                    block.env.machine.memory.allocate(bytes, "device malloc").unwrap_or(0)
+                    block
+                        .env
+                        .machine
+                        .memory
+                        .allocate(bytes, "device malloc")
+                        .unwrap_or(0)
                 }
                 Callee::Free => {
                     let address = argument(self, 0);
@@ -106,7 +106,10 @@ impl Warp {
             if offset + out.len() as u64 > u64::from(block.env.shared_bytes) {
                 return false;
             }
-            block.shared_pointer().wrapping_add(offset as usize).cast_const()
+            block
+                .shared_pointer()
+                .wrapping_add(offset as usize)
+                .cast_const()
         } else {
             match block.env.machine.memory.slice(address, out.len() as u64) {
                 Ok(pointer) => pointer.cast_const(),
@@ -247,7 +250,10 @@ fn float_text(value: f64, conversion: u8, precision: Option<usize>) -> String {
                         None => text,
                     }
                 } else {
-                    trim(format!("{value:.*}", (precision as i32 - 1 - exponent) as usize))
+                    trim(format!(
+                        "{value:.*}",
+                        (precision as i32 - 1 - exponent) as usize
+                    ))
                 }
             }
             b'a' => {
@@ -326,8 +332,11 @@ impl Flags {
                 b'0'..=b'9' => {
                     started = true;
                     let digit = usize::from(byte - b'0');
-                    let number =
-                        if in_precision { flags.precision.get_or_insert(0) } else { &mut flags.width };
+                    let number = if in_precision {
+                        flags.precision.get_or_insert(0)
+                    } else {
+                        &mut flags.width
+                    };
                     *number = (*number * 10 + digit).min(1024);
                 }
                 _ => {}
@@ -338,7 +347,11 @@ impl Flags {
 
     fn pad(&self, text: String) -> String {
         let width = self.width;
-        if self.left { format!("{text:<width$}") } else { format!("{text:>width$}") }
+        if self.left {
+            format!("{text:<width$}")
+        } else {
+            format!("{text:>width$}")
+        }
     }
 
     fn integer(&self, digits: String, negative: bool) -> String {

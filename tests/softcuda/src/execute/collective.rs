@@ -61,7 +61,10 @@ impl Warp {
                 Op::Barrier { op, aligned } => {
                     return self.barrier(block, index, op, aligned, inst, regs, preds, active, at);
                 }
-                Op::CpAsync { wide_address, bytes } => {
+                Op::CpAsync {
+                    wide_address,
+                    bytes,
+                } => {
                     self.start_copies(block, inst, wide_address, bytes, regs, active, at)?;
                 }
                 Op::CpAsyncCommit => {
@@ -78,7 +81,10 @@ impl Warp {
                         self.finish_copies(block, active, 0)?;
                     }
                 }
-                Op::CpAsyncMbarrier { noinc, wide_address } => {
+                Op::CpAsyncMbarrier {
+                    noinc,
+                    wide_address,
+                } => {
                     for lane in lanes(active) {
                         self.committed[lane] += 1;
                     }
@@ -86,7 +92,11 @@ impl Warp {
                     // The copies are done when they are started, so the arrival is immediate. Without
                     // `noinc` the pending count was raised first, which cancels out.
                     if noinc {
-                        let arrive = Inst { b: NONE, dst: NONE, ..*inst };
+                        let arrive = Inst {
+                            b: NONE,
+                            dst: NONE,
+                            ..*inst
+                        };
                         self.mbarrier(
                             block,
                             MbarrierOp::Arrive,
@@ -100,12 +110,37 @@ impl Warp {
                         )?;
                     }
                 }
-                Op::CpBulk { to_shared, wide_address } => {
-                    self.bulk(block, inst, to_shared, wide_address, regs, preds, active, at)?;
+                Op::CpBulk {
+                    to_shared,
+                    wide_address,
+                } => {
+                    self.bulk(
+                        block,
+                        inst,
+                        to_shared,
+                        wide_address,
+                        regs,
+                        preds,
+                        active,
+                        at,
+                    )?;
                 }
-                Op::Mbarrier { op, wide_address, space } => {
-                    let failed = self
-                        .mbarrier(block, op, inst, wide_address, space, regs, preds, active, at)?;
+                Op::Mbarrier {
+                    op,
+                    wide_address,
+                    space,
+                } => {
+                    let failed = self.mbarrier(
+                        block,
+                        op,
+                        inst,
+                        wide_address,
+                        space,
+                        regs,
+                        preds,
+                        active,
+                        at,
+                    )?;
                     if failed {
                         // A wait that fails is about to be tried again: let the others work first.
                         self.fragments[index].spins = u32::MAX / 2;
@@ -187,8 +222,9 @@ impl Warp {
         if !uniform {
             // Lanes with different masks are different groups: each waits for its own.
             let mask = members(first);
-            let group =
-                lanes(active).filter(|&l| members(l) == mask).fold(0, |m, lane| m | 1 << lane);
+            let group = lanes(active)
+                .filter(|&l| members(l) == mask)
+                .fold(0, |m, lane| m | 1 << lane);
             self.split(index, group, at.pc, at.pc, NONE);
             return Ok(Next::Choose);
         }
@@ -198,8 +234,7 @@ impl Warp {
         let mut together = active;
         let joins = |f: &super::warp::Fragment| {
             let same_place = f.frame == frame && f.pc == at.pc;
-            f.state == (State::Sync { members: mask })
-                && (same_place || inst.op == Op::WarpSync)
+            f.state == (State::Sync { members: mask }) && (same_place || inst.op == Op::WarpSync)
         };
         for fragment in &self.fragments {
             if joins(fragment) {
@@ -234,7 +269,9 @@ impl Warp {
         if !block.env.machine.options.checks.barriers {
             return Ok(());
         }
-        let Some((join_function, join_pc, away)) = self.waiting_at_join() else { return Ok(()) };
+        let Some((join_function, join_pc, away)) = self.waiting_at_join() else {
+            return Ok(());
+        };
         for fragment in &self.fragments {
             let function = self.frames[fragment.frame as usize].function;
             let lane = fragment.mask.trailing_zeros();
@@ -329,7 +366,11 @@ impl Warp {
         }
         block.tally.barrier();
         // With a count, whole warps arrive, exited lanes included.
-        let arriving = if count.is_some() && active == self.alive() { 32 } else { active.count_ones() };
+        let arriving = if count.is_some() && active == self.alive() {
+            32
+        } else {
+            active.count_ones()
+        };
         // SAFETY: the caller's promise.
         let holds = unsafe { source(preds, inst.c) } & active;
         let barrier = &mut block.barriers[id as usize];
@@ -364,7 +405,9 @@ impl Warp {
         preds: *mut u32,
         mask: u32,
     ) {
-        let Op::Barrier { op, .. } = inst.op else { return };
+        let Op::Barrier { op, .. } = inst.op else {
+            return;
+        };
         // SAFETY: the caller's promise: the barrier's number is a word register of the frame.
         unsafe {
             let id = u32::get(regs, inst.a, mask.trailing_zeros() as usize);
@@ -376,7 +419,11 @@ impl Warp {
                     }
                 }
                 BarrierOp::And | BarrierOp::Or => {
-                    let holds = if op == BarrierOp::And { count >= arrived } else { count > 0 };
+                    let holds = if op == BarrierOp::And {
+                        count >= arrived
+                    } else {
+                        count > 0
+                    };
                     set_pred(preds, inst.dst, if holds { u32::MAX } else { 0 }, mask);
                 }
                 BarrierOp::Sync | BarrierOp::Arrive => {}
@@ -417,7 +464,9 @@ impl Warp {
                 to[lane] -= SHARED_BASE;
             }
         }
-        let reading = lanes(active).filter(|&l| sizes[l] > 0).fold(0, |m, lane| m | 1 << lane);
+        let reading = lanes(active)
+            .filter(|&l| sizes[l] > 0)
+            .fold(0, |m, lane| m | 1 << lane);
         for lane in lanes(active) {
             if to[lane] % u64::from(bytes) != 0
                 || reading >> lane & 1 == 1 && from[lane] % u64::from(bytes) != 0
@@ -445,8 +494,19 @@ impl Warp {
                 // SAFETY: the level is the processor's.
                 let found = unsafe { survey(level, &from, reading, u64::from(bytes)) };
                 let wide = u64::from(bytes);
-                self.check_global(block, reading, at, &from, found, wide, AccessKind::Read, false)?;
-                block.tally.global(at, &from, reading, wide, AccessKind::Read);
+                self.check_global(
+                    block,
+                    reading,
+                    at,
+                    &from,
+                    found,
+                    wide,
+                    AccessKind::Read,
+                    false,
+                )?;
+                block
+                    .tally
+                    .global(at, &from, reading, wide, AccessKind::Read);
             } else {
                 for lane in lanes(reading) {
                     let one = 1 << lane;
@@ -455,19 +515,31 @@ impl Warp {
                     let found = unsafe { survey(level, &from, one, size) };
                     self.check_global(block, one, at, &from, found, size, AccessKind::Read, false)?;
                 }
-                block.tally.global(at, &from, reading, u64::from(bytes), AccessKind::Read);
+                block
+                    .tally
+                    .global(at, &from, reading, u64::from(bytes), AccessKind::Read);
             }
         }
         // SAFETY: as above.
         let found = unsafe { survey(level, &to, active, u64::from(bytes)) };
         let written = block.shared_written.clone();
         let wide = u64::from(bytes);
-        let race =
-            self.check_shared(block, active, at, &to, found, wide, AccessKind::Write, false)?;
+        let race = self.check_shared(
+            block,
+            active,
+            at,
+            &to,
+            found,
+            wide,
+            AccessKind::Write,
+            false,
+        )?;
         self.fail_on_race(block, at, &to, wide, AccessKind::Write, race)?;
         // What is on its way isn't there yet.
         block.shared_written = written;
-        block.tally.shared(at, &to, active, u64::from(bytes), AccessKind::Write);
+        block
+            .tally
+            .shared(at, &to, active, u64::from(bytes), AccessKind::Write);
         for lane in lanes(active) {
             self.copies.push(PendingCopy {
                 lane: lane as u32,
@@ -521,7 +593,12 @@ impl Warp {
                 left.push(copy);
                 continue;
             }
-            if block.env.machine.memory.contains(copy.from, u64::from(copy.source_bytes)) {
+            if block
+                .env
+                .machine
+                .memory
+                .contains(copy.from, u64::from(copy.source_bytes))
+            {
                 let base = block.shared_pointer();
                 let (read, all) = (copy.source_bytes as usize, copy.bytes as usize);
                 // SAFETY: both ranges were checked when the copy was started; the device's memory stays
@@ -563,9 +640,17 @@ impl Warp {
                 } else {
                     u64::from(u32::get(regs, inst.a, lane))
                 };
-                (shared, u64::get(regs, inst.b, lane), u32::get(regs, inst.c, lane))
+                (
+                    shared,
+                    u64::get(regs, inst.b, lane),
+                    u32::get(regs, inst.c, lane),
+                )
             };
-            let shared = if shared >= SHARED_BASE { shared - SHARED_BASE } else { shared };
+            let shared = if shared >= SHARED_BASE {
+                shared - SHARED_BASE
+            } else {
+                shared
+            };
             if bytes % 16 != 0 || shared % 16 != 0 || global % 16 != 0 {
                 let message = format!(
                     "misaligned access: bulk copy of {bytes} bytes between {global:#x} and \
@@ -584,8 +669,12 @@ impl Warp {
                 (g[lane], s[lane]) = (global + chunk, shared + chunk);
                 let level = block.env.level;
                 // SAFETY: the level is the processor's.
-                let (found_g, found_s) =
-                    unsafe { (survey(level, &g, 1 << lane, 16), survey(level, &s, 1 << lane, 16)) };
+                let (found_g, found_s) = unsafe {
+                    (
+                        survey(level, &g, 1 << lane, 16),
+                        survey(level, &s, 1 << lane, 16),
+                    )
+                };
                 let race =
                     self.check_shared(block, 1 << lane, at, &s, found_s, 16, write, false)?;
                 self.fail_on_race(block, at, &s, 16, write, race)?;
@@ -603,7 +692,13 @@ impl Warp {
                 }
             }
             if to_shared {
-                let complete = Inst { a: inst.d, b: inst.c, imm: 0, dst: NONE, ..*inst };
+                let complete = Inst {
+                    a: inst.d,
+                    b: inst.c,
+                    imm: 0,
+                    dst: NONE,
+                    ..*inst
+                };
                 // SAFETY: the caller's promise.
                 unsafe {
                     self.mbarrier(
@@ -696,13 +791,20 @@ impl Warp {
                 };
                 (base.wrapping_add_signed(inst.imm), operand)
             };
-            let offset = if address >= SHARED_BASE { address - SHARED_BASE } else { address };
+            let offset = if address >= SHARED_BASE {
+                address - SHARED_BASE
+            } else {
+                address
+            };
             let mut list = [0; 32];
             list[lane] = offset;
             // SAFETY: the level is the processor's.
             let found = unsafe { survey(block.env.level, &list, 1 << lane, 8) };
-            let kind =
-                if op == MbarrierOp::Init { AccessKind::Write } else { AccessKind::Atomic };
+            let kind = if op == MbarrierOp::Init {
+                AccessKind::Write
+            } else {
+                AccessKind::Atomic
+            };
             if offset % 8 != 0 {
                 let message = format!("misaligned access: mbarrier at {offset:#x}");
                 let kind = FaultKind::MisalignedAddress;
@@ -718,9 +820,21 @@ impl Warp {
             let mut result = None;
             match op {
                 MbarrierOp::Init => {
-                    state = Phase { phase: 0, expected: n, pending: n, bytes: 0 };
+                    state = Phase {
+                        phase: 0,
+                        expected: n,
+                        pending: n,
+                        bytes: 0,
+                    };
                 }
-                MbarrierOp::Inval => state = Phase { phase: 0, expected: 0, pending: 0, bytes: 0 },
+                MbarrierOp::Inval => {
+                    state = Phase {
+                        phase: 0,
+                        expected: 0,
+                        pending: 0,
+                        bytes: 0,
+                    }
+                }
                 MbarrierOp::Arrive => state.pending -= n,
                 MbarrierOp::ArriveDrop => {
                     state.pending -= n;
@@ -749,7 +863,10 @@ impl Warp {
             }
             let moves = !matches!(
                 op,
-                MbarrierOp::Init | MbarrierOp::Inval | MbarrierOp::TestWait | MbarrierOp::TestWaitParity
+                MbarrierOp::Init
+                    | MbarrierOp::Inval
+                    | MbarrierOp::TestWait
+                    | MbarrierOp::TestWaitParity
             );
             if moves && state.pending == 0 && state.bytes == 0 {
                 state.phase ^= 1;
@@ -861,7 +978,12 @@ unsafe fn exchange(
                 let values: [u32; 32] = std::array::from_fn(|lane| u32::get(regs, inst.a, lane));
                 for lane in lanes(active) {
                     let group = members(lane) & active;
-                    u32::put(regs, inst.dst, lane, reduce(op, ty, abs, inst.imm != 0, group, &values));
+                    u32::put(
+                        regs,
+                        inst.dst,
+                        lane,
+                        reduce(op, ty, abs, inst.imm != 0, group, &values),
+                    );
                 }
             }
             Op::Elect => {
@@ -880,23 +1002,29 @@ unsafe fn exchange(
 
 fn reduce(op: AtomOp, ty: Type, abs: bool, nan: bool, group: u32, values: &[u32; 32]) -> u32 {
     let mut result = None;
-    let value = |lane: usize| if abs { values[lane] & 0x7fff_ffff } else { values[lane] };
+    let value = |lane: usize| {
+        if abs {
+            values[lane] & 0x7fff_ffff
+        } else {
+            values[lane]
+        }
+    };
     let mut poisoned = false;
     for lane in lanes(group) {
         poisoned |= ty == Type::F32 && f32::from_bits(values[lane]).is_nan();
         result = Some(match result {
             None => value(lane),
-            Some(old) => super::access::modify(
-                op,
-                ty,
-                u64::from(old),
-                u64::from(value(lane)),
-                0,
-                false,
-            ) as u32,
+            Some(old) => {
+                super::access::modify(op, ty, u64::from(old), u64::from(value(lane)), 0, false)
+                    as u32
+            }
         });
     }
-    if poisoned && nan { 0x7fff_ffff } else { result.unwrap_or(0) }
+    if poisoned && nan {
+        0x7fff_ffff
+    } else {
+        result.unwrap_or(0)
+    }
 }
 
 /// # Safety

@@ -17,13 +17,7 @@ leveled!(
 /// # Safety
 /// The registers of `inst` are in the frame at `base` and as wide as `ty`.
 #[inline(always)]
-unsafe fn compare_body(
-    compare: Compare,
-    ty: Type,
-    ftz: bool,
-    base: *mut Slot,
-    inst: &Inst,
-) -> u32 {
+unsafe fn compare_body(compare: Compare, ty: Type, ftz: bool, base: *mut Slot, inst: &Inst) -> u32 {
     macro_rules! ordered {
         ($t:ty) => {
             match compare {

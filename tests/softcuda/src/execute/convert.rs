@@ -45,7 +45,11 @@ fn integer_value(bits: u64, ty: Type) -> i128 {
 
 fn integer_range(ty: Type) -> (i128, i128) {
     let bits = ty.bytes() * 8;
-    if ty.signed() { (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) }
+    if ty.signed() {
+        (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+    } else {
+        (0, (1 << bits) - 1)
+    }
 }
 
 /// The low `bytes` of a value, extended to 64 bits as the type says.
@@ -88,24 +92,44 @@ pub(super) fn scalar(bits: u64, from: Type, to: Type, mode: Mode) -> u64 {
         }
         (false, false) => {
             let mut number = flush(soft::unpack(bits, from), from, mode.ftz);
-            if mode.relu && matches!(number, Number::Finite { negative: true, .. } | Number::Infinite { negative: true })
+            if mode.relu
+                && matches!(
+                    number,
+                    Number::Finite { negative: true, .. } | Number::Infinite { negative: true }
+                )
             {
                 number = soft::of_integer(0);
             }
             if mode.integral {
                 number = soft::integral(number, mode.rounding);
             }
-            let rounding = if mode.integral { Rounding::Nearest } else { mode.rounding };
+            let rounding = if mode.integral {
+                Rounding::Nearest
+            } else {
+                mode.rounding
+            };
             finish_float(soft::pack(number, to, rounding, mode.satfinite), to, mode)
         }
     }
 }
 
 fn flush(number: Number, ty: Type, ftz: bool) -> Number {
-    if let (Number::Finite { negative, significand, .. }, Type::F32, true) = (number, ty, ftz)
+    if let (
+        Number::Finite {
+            negative,
+            significand,
+            ..
+        },
+        Type::F32,
+        true,
+    ) = (number, ty, ftz)
         && significand < 1 << 23
     {
-        return Number::Finite { negative, significand: 0, exponent: 0 };
+        return Number::Finite {
+            negative,
+            significand: 0,
+            exponent: 0,
+        };
     }
     number
 }
@@ -215,7 +239,11 @@ unsafe fn body(
             }
         }
         if (Mode { ftz: false, ..mode })
-            == (Mode { rounding: Rounding::Zero, integral: true, ..Mode::PLAIN })
+            == (Mode {
+                rounding: Rounding::Zero,
+                integral: true,
+                ..Mode::PLAIN
+            })
             && (to, from, wide) == (Type::S32, Type::F32, false)
         {
             // `as` truncates, saturates and sends NaN to 0, as PTX does.
@@ -279,14 +307,7 @@ unsafe fn general(
 ///
 /// # Safety
 /// The registers are in the frame at `base`.
-pub(crate) unsafe fn pack(
-    bits: u8,
-    to: Width,
-    list: &[u32],
-    base: *mut Slot,
-    dst: u32,
-    mask: u32,
-) {
+pub(crate) unsafe fn pack(bits: u8, to: Width, list: &[u32], base: *mut Slot, dst: u32, mask: u32) {
     // SAFETY: the caller's promise.
     unsafe {
         if (bits, to, mask) == (32, Width::Double, u32::MAX) {
@@ -296,7 +317,12 @@ pub(crate) unsafe fn pack(
                 high[lane] = u32::get(base, list[1], lane);
             }
             for lane in 0..32 {
-                u64::put(base, dst, lane, u64::from(high[lane]) << 32 | u64::from(low[lane]));
+                u64::put(
+                    base,
+                    dst,
+                    lane,
+                    u64::from(high[lane]) << 32 | u64::from(low[lane]),
+                );
             }
             return;
         }

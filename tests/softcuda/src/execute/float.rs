@@ -22,14 +22,22 @@ leveled!(
 /// NaN results have one pattern, 0x7fffffff.
 #[inline(always)]
 pub(super) fn canonical(value: f32) -> f32 {
-    if value.is_nan() { f32::from_bits(0x7fff_ffff) } else { value }
+    if value.is_nan() {
+        f32::from_bits(0x7fff_ffff)
+    } else {
+        value
+    }
 }
 
 /// Subnormals become zero of the same sign.
 #[inline(always)]
 pub(super) fn flush(value: f32) -> f32 {
     let bits = value.to_bits();
-    let flushed = if bits & 0x7f80_0000 == 0 { bits & 0x8000_0000 } else { bits };
+    let flushed = if bits & 0x7f80_0000 == 0 {
+        bits & 0x8000_0000
+    } else {
+        bits
+    };
     f32::from_bits(flushed)
 }
 
@@ -101,7 +109,11 @@ pub(super) fn exp2(x: f64) -> f64 {
 #[inline(always)]
 pub(super) fn ex2(x: f32) -> f32 {
     let clamped = f64::from(x).clamp(-200.0, 200.0);
-    if x.is_nan() { canonical(x) } else { exp2(clamped) as f32 }
+    if x.is_nan() {
+        canonical(x)
+    } else {
+        exp2(clamped) as f32
+    }
 }
 
 /// log₂ x as f32, for every x.
@@ -180,19 +192,30 @@ pub(super) fn tanh(x: f32) -> f32 {
     let large = 1.0 - 2.0 / (e + 1.0);
     let small = clamped - clamped * clamped * clamped / 3.0;
     let value = if wide.abs() < 0.01 { small } else { large };
-    if x.is_nan() { f32::from_bits(0x7fff_ffff) } else { value as f32 }
+    if x.is_nan() {
+        f32::from_bits(0x7fff_ffff)
+    } else {
+        value as f32
+    }
 }
 
 /// # Safety
 /// The registers of `inst` are in the frame at `base` and hold f32.
 #[inline(always)]
 unsafe fn body_f32(op: FloatOp, mode: Mode, base: *mut Slot, inst: &Inst, mask: u32) {
-    let flushing = Mode { ftz: true, ..Mode::PLAIN };
+    let flushing = Mode {
+        ftz: true,
+        ..Mode::PLAIN
+    };
     // SAFETY: the caller's promise.
     unsafe {
         if mode.plain() {
             plain_f32::<false>(op, base, inst, mask);
-        } else if (Mode { approx: false, ..mode }) == flushing {
+        } else if (Mode {
+            approx: false,
+            ..mode
+        }) == flushing
+        {
             plain_f32::<true>(op, base, inst, mask);
         } else {
             general_f32(op, mode, base, inst, mask);
@@ -207,20 +230,26 @@ unsafe fn body_f32(op: FloatOp, mode: Mode, base: *mut Slot, inst: &Inst, mask: 
 #[inline(always)]
 unsafe fn plain_f32<const FTZ: bool>(op: FloatOp, base: *mut Slot, inst: &Inst, mask: u32) {
     let z = |x: f32| if FTZ { flush(x) } else { x };
-    macro_rules! un { ($f:expr) => {{
-        let f = $f;
-        map1::<f32, f32>(base, inst, mask, |a| z(canonical(f(z(a)))))
-    }}; }
-    macro_rules! bin { ($f:expr) => {{
-        let f = $f;
-        map2::<f32, f32, f32>(base, inst, mask, |a, b| z(canonical(f(z(a), z(b)))))
-    }}; }
-    macro_rules! tri { ($f:expr) => {{
-        let f = $f;
-        map3::<f32, f32, f32, f32>(base, inst, mask, |a, b, c| {
-            z(canonical(f(z(a), z(b), z(c))))
-        })
-    }}; }
+    macro_rules! un {
+        ($f:expr) => {{
+            let f = $f;
+            map1::<f32, f32>(base, inst, mask, |a| z(canonical(f(z(a)))))
+        }};
+    }
+    macro_rules! bin {
+        ($f:expr) => {{
+            let f = $f;
+            map2::<f32, f32, f32>(base, inst, mask, |a, b| z(canonical(f(z(a), z(b)))))
+        }};
+    }
+    macro_rules! tri {
+        ($f:expr) => {{
+            let f = $f;
+            map3::<f32, f32, f32, f32>(base, inst, mask, |a, b, c| {
+                z(canonical(f(z(a), z(b), z(c))))
+            })
+        }};
+    }
     // SAFETY: the caller's promise.
     unsafe {
         match op {
@@ -329,8 +358,16 @@ pub(super) fn scalar_f32(op: FloatOp, mode: Mode, a: f32, b: f32, c: f32) -> f32
     let value = match op {
         FloatOp::Min | FloatOp::Max | FloatOp::Min3 | FloatOp::Max3 => {
             let three = matches!(op, FloatOp::Min3 | FloatOp::Max3);
-            let pick = if matches!(op, FloatOp::Min | FloatOp::Min3) { min } else { max };
-            let (x, y) = if mode.xorsign { (a.abs(), b.abs()) } else { (a, b) };
+            let pick = if matches!(op, FloatOp::Min | FloatOp::Min3) {
+                min
+            } else {
+                max
+            };
+            let (x, y) = if mode.xorsign {
+                (a.abs(), b.abs())
+            } else {
+                (a, b)
+            };
             let mut value = pick(x, y);
             if three {
                 value = pick(value, c);
@@ -361,7 +398,11 @@ pub(super) fn scalar_f32(op: FloatOp, mode: Mode, a: f32, b: f32, c: f32) -> f32
     } else {
         canonical(value)
     };
-    let value = if mode.relu && value <= 0.0 { 0.0 } else { value };
+    let value = if mode.relu && value <= 0.0 {
+        0.0
+    } else {
+        value
+    };
     // Saturation sends NaN to 0.
     let value = if mode.sat {
         if value >= 1.0 {
@@ -383,7 +424,11 @@ pub(super) fn scalar_f32(op: FloatOp, mode: Mode, a: f32, b: f32, c: f32) -> f32
 unsafe fn general_f32(op: FloatOp, mode: Mode, base: *mut Slot, inst: &Inst, mask: u32) {
     let operand = |slot: u32, lane: usize| {
         // SAFETY: the caller's promise; absent operands aren't read.
-        if slot == crate::lower::inst::NONE { 0.0 } else { unsafe { f32::get(base, slot, lane) } }
+        if slot == crate::lower::inst::NONE {
+            0.0
+        } else {
+            unsafe { f32::get(base, slot, lane) }
+        }
     };
     for lane in 0..32 {
         if mask >> lane & 1 == 1 {
@@ -409,9 +454,21 @@ fn upper(value: f64) -> f64 {
 /// The registers of `inst` are in the frame at `base` and hold f64.
 #[inline(always)]
 unsafe fn body_f64(op: FloatOp, mode: Mode, base: *mut Slot, inst: &Inst, mask: u32) {
-    macro_rules! un { ($f:expr) => { map1::<f64, f64>(base, inst, mask, $f) }; }
-    macro_rules! bin { ($f:expr) => { map2::<f64, f64, f64>(base, inst, mask, $f) }; }
-    macro_rules! tri { ($f:expr) => { map3::<f64, f64, f64, f64>(base, inst, mask, $f) }; }
+    macro_rules! un {
+        ($f:expr) => {
+            map1::<f64, f64>(base, inst, mask, $f)
+        };
+    }
+    macro_rules! bin {
+        ($f:expr) => {
+            map2::<f64, f64, f64>(base, inst, mask, $f)
+        };
+    }
+    macro_rules! tri {
+        ($f:expr) => {
+            map3::<f64, f64, f64, f64>(base, inst, mask, $f)
+        };
+    }
     let rounding = mode.rounding;
     // SAFETY: the caller's promise.
     unsafe {

@@ -41,27 +41,47 @@ fn narrow(value: f64, bf16: bool) -> u16 {
     let bits = near.to_bits();
     let inexact = back != value && near.is_finite() && bits & 1 == 0;
     let away = (value > back) == (value > 0.0);
-    let odd = if away { bits.wrapping_add(1) } else { bits.wrapping_sub(1) };
+    let odd = if away {
+        bits.wrapping_add(1)
+    } else {
+        bits.wrapping_sub(1)
+    };
     let value = f32::from_bits(if inexact { odd } else { bits });
     // An f32 that overflowed to infinity is past the largest narrow value as well.
-    if bf16 { soft::f32_to_bf16(value) } else { soft::f32_to_f16(value) }
+    if bf16 {
+        soft::f32_to_bf16(value)
+    } else {
+        soft::f32_to_f16(value)
+    }
 }
 
 #[inline(always)]
 fn widen(bits: u16, bf16: bool) -> f32 {
-    if bf16 { soft::bf16_to_f32(bits) } else { soft::f16_to_f32(bits) }
+    if bf16 {
+        soft::bf16_to_f32(bits)
+    } else {
+        soft::f16_to_f32(bits)
+    }
 }
 
 #[inline(always)]
 fn narrow_f32(value: f32, bf16: bool) -> u16 {
-    if bf16 { soft::f32_to_bf16(value) } else { soft::f32_to_f16(value) }
+    if bf16 {
+        soft::f32_to_bf16(value)
+    } else {
+        soft::f32_to_f16(value)
+    }
 }
 
 /// Subnormal f16 become zero; bf16 flushes as f32 does.
 #[inline(always)]
 fn flush(bits: u16, bf16: bool) -> u16 {
     let exponent = if bf16 { 0x7f80 } else { 0x7c00 };
-    if bits & exponent == 0 { bits & 0x8000 } else { bits }
+    if bits & exponent == 0 {
+        bits & 0x8000
+    } else {
+        bits
+    }
 }
 
 /// One operation on 16-bit operands.
@@ -76,7 +96,13 @@ fn scalar(op: FloatOp, bf16: bool, mode: Mode, a: u16, b: u16, c: u16) -> u16 {
         _ => {}
     }
     let (x, y, w) = (widen(a, bf16), widen(b, bf16), widen(c, bf16));
-    let plain = Mode { ftz: false, sat: false, relu: false, rounding: Rounding::Nearest, ..mode };
+    let plain = Mode {
+        ftz: false,
+        sat: false,
+        relu: false,
+        rounding: Rounding::Nearest,
+        ..mode
+    };
     let value = match op {
         FloatOp::Add => narrow_f32(x + y, bf16),
         FloatOp::Sub => narrow_f32(x - y, bf16),
@@ -91,7 +117,11 @@ fn scalar(op: FloatOp, bf16: bool, mode: Mode, a: u16, b: u16, c: u16) -> u16 {
     let magnitude = value & 0x7fff;
     let nan = magnitude > if bf16 { 0x7f80 } else { 0x7c00 };
     let negative = value & 0x8000 != 0;
-    let value = if mode.relu && !nan && negative { 0 } else { value };
+    let value = if mode.relu && !nan && negative {
+        0
+    } else {
+        value
+    };
     let one = if bf16 { 0x3f80 } else { 0x3c00 };
     let value = if mode.sat {
         if nan || negative { 0 } else { value.min(one) }
@@ -111,7 +141,13 @@ unsafe fn body(op: FloatOp, ty: Type, mode: Mode, base: *mut Slot, inst: &Inst, 
         ($op:expr, $bf16:expr, $mode:expr) => {{
             let mut out = [0u32; 32];
             for (lane, out) in out.iter_mut().enumerate() {
-                let get = |slot: u32| if slot == NONE { 0 } else { u32::get(base, slot, lane) };
+                let get = |slot: u32| {
+                    if slot == NONE {
+                        0
+                    } else {
+                        u32::get(base, slot, lane)
+                    }
+                };
                 let (a, b, c) = (get(inst.a), get(inst.b), get(inst.c));
                 let low = scalar($op, $bf16, $mode, a as u16, b as u16, c as u16);
                 let high = if packed {

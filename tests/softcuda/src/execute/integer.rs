@@ -38,8 +38,16 @@ fn bfe(value: u64, bits: u32, pos: u32, len: u32, signed: bool) -> u64 {
     let sign = signed && len != 0 && value >> top & 1 == 1;
     // Bits of the field that lie inside the value; the rest is the sign.
     let inside = len.min(bits.saturating_sub(pos));
-    let keep = if inside >= 64 { u64::MAX } else { (1u64 << inside) - 1 };
-    if sign { field & keep | !keep } else { field & keep }
+    let keep = if inside >= 64 {
+        u64::MAX
+    } else {
+        (1u64 << inside) - 1
+    };
+    if sign {
+        field & keep | !keep
+    } else {
+        field & keep
+    }
 }
 
 #[inline(always)]
@@ -49,7 +57,11 @@ fn bfi(a: u64, b: u64, bits: u32, pos: u32, len: u32) -> u64 {
         return b;
     }
     let len = len.min(bits - pos);
-    let keep = if len >= 64 { u64::MAX } else { (1u64 << len) - 1 };
+    let keep = if len >= 64 {
+        u64::MAX
+    } else {
+        (1u64 << len) - 1
+    };
     b & !(keep << pos) | (a & keep) << pos
 }
 
@@ -59,7 +71,11 @@ fn fns(mask: u32, start: u32, offset: i32) -> u32 {
         return u32::MAX;
     }
     if offset == 0 {
-        return if mask >> start & 1 == 1 { start } else { u32::MAX };
+        return if mask >> start & 1 == 1 {
+            start
+        } else {
+            u32::MAX
+        };
     }
     let step = offset.signum();
     let mut left = offset.unsigned_abs();
@@ -89,7 +105,11 @@ fn szext(value: u32, bits: u32, signed: bool, clamp: bool) -> u32 {
 
 #[inline(always)]
 fn bmsk(start: u32, width: u32, clamp: bool) -> u32 {
-    let low = if clamp && start >= 32 { 0 } else { u32::MAX << (start & 31) };
+    let low = if clamp && start >= 32 {
+        0
+    } else {
+        u32::MAX << (start & 31)
+    };
     let sum = (start & 31) + (width & 31);
     let overflow = sum >= 32 || clamp && (start >= 32 || width >= 32);
     let high = if overflow { 0 } else { u32::MAX << sum };
@@ -99,13 +119,21 @@ fn bmsk(start: u32, width: u32, clamp: bool) -> u32 {
 #[inline(always)]
 fn byte(value: u32, index: u32, signed: bool) -> i64 {
     let byte = (value >> (index * 8)) as u8;
-    if signed { i64::from(byte as i8) } else { i64::from(byte) }
+    if signed {
+        i64::from(byte as i8)
+    } else {
+        i64::from(byte)
+    }
 }
 
 #[inline(always)]
 fn half(value: u32, index: u32, signed: bool) -> i64 {
     let half = (value >> (index * 16)) as u16;
-    if signed { i64::from(half as i16) } else { i64::from(half) }
+    if signed {
+        i64::from(half as i16)
+    } else {
+        i64::from(half)
+    }
 }
 
 #[inline(always)]
@@ -150,9 +178,18 @@ unsafe fn body(op: IntOp, ty: Type, base: *mut Slot, inst: &Inst, mask: u32) {
     macro_rules! bits {
         ($t:ident => $e:expr) => {
             match ty.unsigned() {
-                Type::U16 | Type::U8 => { type $t = u16; $e }
-                Type::U64 => { type $t = u64; $e }
-                _ => { type $t = u32; $e }
+                Type::U16 | Type::U8 => {
+                    type $t = u16;
+                    $e
+                }
+                Type::U64 => {
+                    type $t = u64;
+                    $e
+                }
+                _ => {
+                    type $t = u32;
+                    $e
+                }
             }
         };
     }
@@ -160,12 +197,30 @@ unsafe fn body(op: IntOp, ty: Type, base: *mut Slot, inst: &Inst, mask: u32) {
     macro_rules! ints {
         ($t:ident => $e:expr) => {
             match ty {
-                Type::S16 | Type::S8 => { type $t = i16; $e }
-                Type::S32 => { type $t = i32; $e }
-                Type::S64 => { type $t = i64; $e }
-                Type::U16 | Type::B16 | Type::U8 | Type::B8 => { type $t = u16; $e }
-                Type::U64 | Type::B64 => { type $t = u64; $e }
-                _ => { type $t = u32; $e }
+                Type::S16 | Type::S8 => {
+                    type $t = i16;
+                    $e
+                }
+                Type::S32 => {
+                    type $t = i32;
+                    $e
+                }
+                Type::S64 => {
+                    type $t = i64;
+                    $e
+                }
+                Type::U16 | Type::B16 | Type::U8 | Type::B8 => {
+                    type $t = u16;
+                    $e
+                }
+                Type::U64 | Type::B64 => {
+                    type $t = u64;
+                    $e
+                }
+                _ => {
+                    type $t = u32;
+                    $e
+                }
             }
         };
     }
@@ -173,14 +228,32 @@ unsafe fn body(op: IntOp, ty: Type, base: *mut Slot, inst: &Inst, mask: u32) {
     macro_rules! wide {
         ($t:ident => $e:expr) => {
             match ty.unsigned() {
-                Type::U64 => { type $t = u64; $e }
-                _ => { type $t = u32; $e }
+                Type::U64 => {
+                    type $t = u64;
+                    $e
+                }
+                _ => {
+                    type $t = u32;
+                    $e
+                }
             }
         };
     }
-    macro_rules! un { ($a:ty, $d:ty, $f:expr) => { map1::<$a, $d>(base, inst, mask, $f) }; }
-    macro_rules! bin { ($t:ty, $f:expr) => { map2::<$t, $t, $t>(base, inst, mask, $f) }; }
-    macro_rules! tri { ($t:ty, $f:expr) => { map3::<$t, $t, $t, $t>(base, inst, mask, $f) }; }
+    macro_rules! un {
+        ($a:ty, $d:ty, $f:expr) => {
+            map1::<$a, $d>(base, inst, mask, $f)
+        };
+    }
+    macro_rules! bin {
+        ($t:ty, $f:expr) => {
+            map2::<$t, $t, $t>(base, inst, mask, $f)
+        };
+    }
+    macro_rules! tri {
+        ($t:ty, $f:expr) => {
+            map3::<$t, $t, $t, $t>(base, inst, mask, $f)
+        };
+    }
     let signed = ty.signed();
     let imm = inst.imm;
     // SAFETY: the caller's promise; lowering chose slots by these types.
@@ -199,10 +272,18 @@ unsafe fn body(op: IntOp, ty: Type, base: *mut Slot, inst: &Inst, mask: u32) {
             }
             IntOp::MulHi | IntOp::MadHi | IntOp::MadHiSat => mul_hi(op, ty, base, inst, mask),
             IntOp::MulWide => match ty {
-                Type::U16 => map2(base, inst, mask, |a: u16, b: u16| u32::from(a) * u32::from(b)),
-                Type::S16 => map2(base, inst, mask, |a: i16, b: i16| i32::from(a) * i32::from(b)),
-                Type::S32 => map2(base, inst, mask, |a: i32, b: i32| i64::from(a) * i64::from(b)),
-                _ => map2(base, inst, mask, |a: u32, b: u32| u64::from(a) * u64::from(b)),
+                Type::U16 => map2(base, inst, mask, |a: u16, b: u16| {
+                    u32::from(a) * u32::from(b)
+                }),
+                Type::S16 => map2(base, inst, mask, |a: i16, b: i16| {
+                    i32::from(a) * i32::from(b)
+                }),
+                Type::S32 => map2(base, inst, mask, |a: i32, b: i32| {
+                    i64::from(a) * i64::from(b)
+                }),
+                _ => map2(base, inst, mask, |a: u32, b: u32| {
+                    u64::from(a) * u64::from(b)
+                }),
             },
             IntOp::MadWide => match ty {
                 Type::U16 => map3(base, inst, mask, |a: u16, b: u16, c: u32| {
@@ -218,11 +299,9 @@ unsafe fn body(op: IntOp, ty: Type, base: *mut Slot, inst: &Inst, mask: u32) {
                     (u64::from(a) * u64::from(b)).wrapping_add(c)
                 }),
             },
-            IntOp::Mul24
-            | IntOp::Mul24Hi
-            | IntOp::Mad24
-            | IntOp::Mad24Hi
-            | IntOp::Mad24HiSat => mul24(op, signed, base, inst, mask),
+            IntOp::Mul24 | IntOp::Mul24Hi | IntOp::Mad24 | IntOp::Mad24Hi | IntOp::Mad24HiSat => {
+                mul24(op, signed, base, inst, mask)
+            }
             IntOp::Sad => {
                 ints!(T => tri!(T, |a: T, b: T, c: T| {
                     (if a > b { a.wrapping_sub(b) } else { b.wrapping_sub(a) }).wrapping_add(c)
@@ -291,8 +370,7 @@ unsafe fn body(op: IntOp, ty: Type, base: *mut Slot, inst: &Inst, mask: u32) {
                 let first = if op == IntOp::Dp2aHi { 2 } else { 0 };
                 tri!(u32, |a, b, c: u32| {
                     (0..2).fold(c, |sum, i| {
-                        let product =
-                            half(a, i, imm & 1 == 1) * byte(b, first + i, imm & 2 == 2);
+                        let product = half(a, i, imm & 1 == 1) * byte(b, first + i, imm & 2 == 2);
                         sum.wrapping_add(product as u32)
                     })
                 });
@@ -332,7 +410,12 @@ unsafe fn body(op: IntOp, ty: Type, base: *mut Slot, inst: &Inst, mask: u32) {
                     flushed || value >= 0.0
                 };
                 if imm & 1 == 1 {
-                    map3(base, inst, mask, |a: u64, b: u64, c: u32| if choose(c) { a } else { b });
+                    map3(
+                        base,
+                        inst,
+                        mask,
+                        |a: u64, b: u64, c: u32| if choose(c) { a } else { b },
+                    );
                 } else {
                     tri!(u32, |a, b, c| if choose(c) { a } else { b });
                 }
@@ -352,12 +435,10 @@ unsafe fn mul_hi(op: IntOp, ty: Type, base: *mut Slot, inst: &Inst, mask: u32) {
             let hi = |a: $t, b: $t| ((<$w>::from(a) * <$w>::from(b)) >> <$t>::BITS) as $t;
             match op {
                 IntOp::MulHi => map2::<$t, $t, $t>(base, inst, mask, hi),
-                IntOp::MadHiSat => map3::<$t, $t, $t, $t>(base, inst, mask, |a, b, c| {
-                    hi(a, b).saturating_add(c)
-                }),
-                _ => map3::<$t, $t, $t, $t>(base, inst, mask, |a, b, c| {
-                    hi(a, b).wrapping_add(c)
-                }),
+                IntOp::MadHiSat => {
+                    map3::<$t, $t, $t, $t>(base, inst, mask, |a, b, c| hi(a, b).saturating_add(c))
+                }
+                _ => map3::<$t, $t, $t, $t>(base, inst, mask, |a, b, c| hi(a, b).wrapping_add(c)),
             }
         }};
     }
@@ -386,7 +467,13 @@ unsafe fn mul24(op: IntOp, signed: bool, base: *mut Slot, inst: &Inst, mask: u32
         }
     };
     let high = matches!(op, IntOp::Mul24Hi | IntOp::Mad24Hi | IntOp::Mad24HiSat);
-    let part = move |a, b| (if high { product(a, b) >> 16 } else { product(a, b) }) as u32;
+    let part = move |a, b| {
+        (if high {
+            product(a, b) >> 16
+        } else {
+            product(a, b)
+        }) as u32
+    };
     // SAFETY: the caller's promise.
     unsafe {
         match op {
@@ -394,9 +481,7 @@ unsafe fn mul24(op: IntOp, signed: bool, base: *mut Slot, inst: &Inst, mask: u32
             IntOp::Mad24HiSat => map3::<u32, u32, u32, u32>(base, inst, mask, |a, b, c| {
                 (part(a, b) as i32).saturating_add(c as i32) as u32
             }),
-            _ => map3::<u32, u32, u32, u32>(base, inst, mask, |a, b, c| {
-                part(a, b).wrapping_add(c)
-            }),
+            _ => map3::<u32, u32, u32, u32>(base, inst, mask, |a, b, c| part(a, b).wrapping_add(c)),
         }
     }
 }
@@ -483,7 +568,11 @@ pub(crate) unsafe fn carry(
         }
         // SAFETY: the caller's promise.
         let get = |slot| unsafe {
-            if wide { u64::get(base, slot, lane) } else { u64::from(u32::get(base, slot, lane)) }
+            if wide {
+                u64::get(base, slot, lane)
+            } else {
+                u64::from(u32::get(base, slot, lane))
+            }
         };
         let (mut a, mut b) = (u128::from(get(inst.a)), u128::from(get(inst.b)));
         if let Some(high) = op.multiply {
@@ -495,7 +584,11 @@ pub(crate) unsafe fn carry(
             };
             let bits = if wide { 64 } else { 32 };
             a = if high { product >> bits } else { product };
-            a &= if wide { u128::from(u64::MAX) } else { u128::from(u32::MAX) };
+            a &= if wide {
+                u128::from(u64::MAX)
+            } else {
+                u128::from(u32::MAX)
+            };
             b = u128::from(get(inst.c));
         }
         let bits = if wide { 64 } else { 32 };

@@ -158,7 +158,12 @@ pub(crate) unsafe fn write<D: Lane>(base: *mut Slot, dst: u32, values: &[D; 32],
             for (lane, value) in values.iter().enumerate() {
                 // Read, select, write: no branch, so a vector blend.
                 let old = D::get(base, dst, lane);
-                D::put(base, dst, lane, if mask >> lane & 1 == 1 { *value } else { old });
+                D::put(
+                    base,
+                    dst,
+                    lane,
+                    if mask >> lane & 1 == 1 { *value } else { old },
+                );
             }
         }
     }

@@ -154,7 +154,11 @@ pub(super) unsafe fn product(
     lists: &[u32],
     regs: *mut Slot,
 ) {
-    let size = (usize::from(shape.m), usize::from(shape.n), usize::from(shape.k));
+    let size = (
+        usize::from(shape.m),
+        usize::from(shape.n),
+        usize::from(shape.k),
+    );
     let (m, n, k) = size;
     let list = &lists[inst.d as usize..];
     let (d, list) = list.split_at(inst.dst as usize);
@@ -163,28 +167,33 @@ pub(super) unsafe fn product(
     let c = &list[..inst.c as usize];
     // SAFETY: the caller's promise throughout.
     unsafe {
-        let each = |slots: &[u32], ty: Type, operand: Operand, f: &mut dyn FnMut(usize, usize, u64)| {
-            for lane in 0..32 {
-                for (r, &slot) in slots.iter().enumerate() {
-                    for j in 0..per_register(ty) {
-                        let (row, column) =
-                            place(operand, size, shape.wmma, ty, slots.len(), lane, r, j);
-                        f(row, column, element(regs, slot, ty, lane, j));
+        let each =
+            |slots: &[u32], ty: Type, operand: Operand, f: &mut dyn FnMut(usize, usize, u64)| {
+                for lane in 0..32 {
+                    for (r, &slot) in slots.iter().enumerate() {
+                        for j in 0..per_register(ty) {
+                            let (row, column) =
+                                place(operand, size, shape.wmma, ty, slots.len(), lane, r, j);
+                            f(row, column, element(regs, slot, ty, lane, j));
+                        }
                     }
                 }
-            }
-        };
+            };
         let integer = shape.d == Type::S32;
         let double = shape.d == Type::F64;
         let mut results = [0u64; MOST];
         if integer || double {
             let (mut xa, mut xb) = (vec![0f64; m * k], vec![0f64; k * n]);
             let mut xd = vec![0f64; m * n];
-            each(a, shape.input, Operand::A, &mut |r, c, v| xa[r * k + c] = value(v, shape.input));
+            each(a, shape.input, Operand::A, &mut |r, c, v| {
+                xa[r * k + c] = value(v, shape.input)
+            });
             each(b, shape.input_b, Operand::B, &mut |r, c, v| {
                 xb[r * n + c] = value(v, shape.input_b);
             });
-            each(c, shape.c, Operand::C, &mut |r, c, v| xd[r * n + c] = value(v, shape.c));
+            each(c, shape.c, Operand::C, &mut |r, c, v| {
+                xd[r * n + c] = value(v, shape.c)
+            });
             for row in 0..m {
                 for column in 0..n {
                     let mut sum = xd[row * n + column];
@@ -202,14 +211,20 @@ pub(super) unsafe fn product(
                 }
             }
         } else {
-            let mut x = Matrices { a: [0.0; MOST], b: [0.0; MOST], d: [0.0; MOST] };
+            let mut x = Matrices {
+                a: [0.0; MOST],
+                b: [0.0; MOST],
+                d: [0.0; MOST],
+            };
             each(a, shape.input, Operand::A, &mut |r, c, v| {
                 x.a[r * k + c] = value(v, shape.input) as f32;
             });
             each(b, shape.input_b, Operand::B, &mut |r, c, v| {
                 x.b[r * n + c] = value(v, shape.input_b) as f32;
             });
-            each(c, shape.c, Operand::C, &mut |r, c, v| x.d[r * n + c] = value(v, shape.c) as f32);
+            each(c, shape.c, Operand::C, &mut |r, c, v| {
+                x.d[r * n + c] = value(v, shape.c) as f32
+            });
             multiply(level, &mut x, m, n, k);
             for (result, sum) in results.iter_mut().zip(&x.d).take(m * n) {
                 *result = if shape.d == Type::F16 {
@@ -245,12 +260,16 @@ pub(super) unsafe fn transpose(inst: &Inst, regs: *mut Slot) {
     // SAFETY: the caller's promise.
     unsafe {
         let words: [u32; 32] = std::array::from_fn(|lane| u32::get(regs, inst.a, lane));
-        let get = |row: usize, column: usize| {
-            words[row * 4 + column / 2] >> (16 * (column % 2)) & 0xffff
-        };
+        let get =
+            |row: usize, column: usize| words[row * 4 + column / 2] >> (16 * (column % 2)) & 0xffff;
         for lane in 0..32 {
             let (row, column) = (lane / 4, lane % 4 * 2);
-            u32::put(regs, inst.dst, lane, get(column, row) | get(column + 1, row) << 16);
+            u32::put(
+                regs,
+                inst.dst,
+                lane,
+                get(column, row) | get(column + 1, row) << 16,
+            );
         }
     }
 }
@@ -270,12 +289,16 @@ impl Warp {
         at: At,
     ) -> Result<(), Box<Fault>> {
         let (load, transposed, wide_address, space) = match inst.op {
-            Op::LdMatrix { transposed, wide_address, space } => {
-                (true, transposed, wide_address, space)
-            }
-            Op::StMatrix { transposed, wide_address, space } => {
-                (false, transposed, wide_address, space)
-            }
+            Op::LdMatrix {
+                transposed,
+                wide_address,
+                space,
+            } => (true, transposed, wide_address, space),
+            Op::StMatrix {
+                transposed,
+                wide_address,
+                space,
+            } => (false, transposed, wide_address, space),
             _ => return Ok(()),
         };
         let _ = active;
@@ -284,9 +307,19 @@ impl Warp {
         // The rows go through four scratch registers of 8 lanes each: 16 bytes a row.
         let mut rows = vec![Slot([0; 32]); 4 + 2];
         let scratch = rows.as_mut_ptr();
-        let row_lanes = if count == 4 { u32::MAX } else { (1u32 << (count * 8)) - 1 };
+        let row_lanes = if count == 4 {
+            u32::MAX
+        } else {
+            (1u32 << (count * 8)) - 1
+        };
         let elements = [0, 1, 2, 3];
-        let mut moved = Inst { dst: 0, b: 0, d: 0, a: 4, ..*inst };
+        let mut moved = Inst {
+            dst: 0,
+            b: 0,
+            d: 0,
+            a: 4,
+            ..*inst
+        };
         // SAFETY: the caller's promise; the scratch frame has the slots that are named here.
         unsafe {
             for lane in 0..32 {
@@ -323,10 +356,24 @@ impl Warp {
                 wide_address,
                 order: Order::default(),
             };
-            moved.op = if load { Op::Load(access) } else { Op::Store(access) };
-            let run =
-                Run { inst: &moved, access, lists: &elements, regs: scratch, mask: row_lanes, at };
-            let kind = if load { AccessKind::Read } else { AccessKind::Write };
+            moved.op = if load {
+                Op::Load(access)
+            } else {
+                Op::Store(access)
+            };
+            let run = Run {
+                inst: &moved,
+                access,
+                lists: &elements,
+                regs: scratch,
+                mask: row_lanes,
+                at,
+            };
+            let kind = if load {
+                AccessKind::Read
+            } else {
+                AccessKind::Write
+            };
             self.access(block, &run, kind)?;
             if load {
                 for (matrix, &slot) in registers.iter().enumerate() {
@@ -367,7 +414,11 @@ impl Warp {
     ) -> Result<(), Box<Fault>> {
         let load = matches!(inst.op, Op::WmmaLoad(_));
         let registers = &lists[inst.d as usize..][..inst.c as usize];
-        let size = (usize::from(wmma.m), usize::from(wmma.n), usize::from(wmma.k));
+        let size = (
+            usize::from(wmma.m),
+            usize::from(wmma.n),
+            usize::from(wmma.k),
+        );
         let operand = [Operand::A, Operand::B, Operand::C][usize::from(wmma.operand.min(2))];
         let bytes = i64::from(wmma.ty.bytes());
         let memory_type = match wmma.ty {
@@ -417,11 +468,32 @@ impl Warp {
                             }
                         }
                     }
-                    let op = if load { Op::Load(access) } else { Op::Store(access) };
-                    let moved = Inst { op, dst: 0, a: 2, b: 0, d: NONE, ..*inst };
-                    let run =
-                        Run { inst: &moved, access, lists: &[], regs: scratch, mask: active, at };
-                    let kind = if load { AccessKind::Read } else { AccessKind::Write };
+                    let op = if load {
+                        Op::Load(access)
+                    } else {
+                        Op::Store(access)
+                    };
+                    let moved = Inst {
+                        op,
+                        dst: 0,
+                        a: 2,
+                        b: 0,
+                        d: NONE,
+                        ..*inst
+                    };
+                    let run = Run {
+                        inst: &moved,
+                        access,
+                        lists: &[],
+                        regs: scratch,
+                        mask: active,
+                        at,
+                    };
+                    let kind = if load {
+                        AccessKind::Read
+                    } else {
+                        AccessKind::Write
+                    };
                     self.access(block, &run, kind)?;
                     if load {
                         for lane in 0..32 {
@@ -431,7 +503,11 @@ impl Warp {
                             }
                             let bits = u32::get(scratch, 0, lane);
                             let shift = 32 / e * j;
-                            let keep = if j == 0 { 0 } else { u32::get(regs, slot, lane) };
+                            let keep = if j == 0 {
+                                0
+                            } else {
+                                u32::get(regs, slot, lane)
+                            };
                             u32::put(regs, slot, lane, keep | bits << (shift % 32));
                         }
                     }

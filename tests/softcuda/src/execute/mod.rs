@@ -110,8 +110,11 @@ impl Machine {
             });
         };
         let dynamic_base = kernel.static_shared.next_multiple_of(kernel.dynamic_align);
-        let shared_bytes =
-            if launch.dynamic_shared > 0 { dynamic_base + launch.dynamic_shared } else { kernel.static_shared };
+        let shared_bytes = if launch.dynamic_shared > 0 {
+            dynamic_base + launch.dynamic_shared
+        } else {
+            kernel.static_shared
+        };
         let env = Env {
             machine: self,
             kernel,
@@ -122,7 +125,11 @@ impl Machine {
             dynamic_base,
             threads: launch.block.iter().product(),
             deadline: self.options.timeout.map(|timeout| Instant::now() + timeout),
-            grid_workspace: if launch.cooperative { self.grid_workspace()? } else { 0 },
+            grid_workspace: if launch.cooperative {
+                self.grid_workspace()?
+            } else {
+                0
+            },
             grid_id: self.launches.fetch_add(1, Ordering::Relaxed) + 1,
         };
         let blocks = launch.grid.iter().map(|&n| u64::from(n)).product();
@@ -140,7 +147,9 @@ impl Machine {
         if let Some(fault) = done.fault {
             return Err(*fault);
         }
-        Ok(done.tally.map_or_else(Counters::default, |tally| tally.finish(self, kernel, launch)))
+        Ok(done.tally.map_or_else(Counters::default, |tally| {
+            tally.finish(self, kernel, launch)
+        }))
     }
 
     /// The workspace of cooperative grids, zeroed.
@@ -151,7 +160,10 @@ impl Machine {
             None => self
                 .memory
                 .allocate(WORKSPACE_BYTES, "workspace of cooperative grids")
-                .map_err(|e| Fault { kind: FaultKind::OutOfResources, text: e.to_string() })?,
+                .map_err(|e| Fault {
+                    kind: FaultKind::OutOfResources,
+                    text: e.to_string(),
+                })?,
         };
         *workspace = Some(address);
         if let Ok(pointer) = self.memory.slice(address, WORKSPACE_BYTES) {
@@ -164,12 +176,16 @@ impl Machine {
 
     fn validate(&self, kernel: &Kernel, launch: &Launch) -> Result<(), Fault> {
         let fail = |kind: FaultKind, what: String| {
-            Err(Fault { kind, text: format!("launch of `{}`: {what}", kernel.name) })
+            Err(Fault {
+                kind,
+                text: format!("launch of `{}`: {what}", kernel.name),
+            })
         };
         use FaultKind::{CooperativeTooLarge, InvalidConfiguration as Invalid, OutOfResources};
-        for (what, sizes, limits) in
-            [("grid", launch.grid, GRID_LIMITS), ("block", launch.block, BLOCK_LIMITS)]
-        {
+        for (what, sizes, limits) in [
+            ("grid", launch.grid, GRID_LIMITS),
+            ("block", launch.block, BLOCK_LIMITS),
+        ] {
             for axis in 0..3 {
                 if sizes[axis] == 0 || sizes[axis] > limits[axis] {
                     return fail(
@@ -181,35 +197,53 @@ impl Machine {
         }
         let threads: u32 = launch.block.iter().product();
         if threads > THREADS_PER_BLOCK {
-            return fail(Invalid, format!("{threads} threads a block: at most {THREADS_PER_BLOCK}"));
+            return fail(
+                Invalid,
+                format!("{threads} threads a block: at most {THREADS_PER_BLOCK}"),
+            );
         }
         if threads > kernel.max_threads {
             let most = kernel.max_threads;
-            return fail(Invalid, format!("{threads} threads a block: its `.maxntid` is {most}"));
+            return fail(
+                Invalid,
+                format!("{threads} threads a block: its `.maxntid` is {most}"),
+            );
         }
         if let Some(shape) = kernel.required_block
             && shape != launch.block
         {
-            return fail(Invalid, format!("block {:?}: it requires {shape:?}", launch.block));
+            return fail(
+                Invalid,
+                format!("block {:?}: it requires {shape:?}", launch.block),
+            );
         }
         for axis in 0..3 {
             if launch.cluster[axis] == 0 || launch.grid[axis] % launch.cluster[axis] != 0 {
                 return fail(
                     Invalid,
-                    format!("grid {:?} isn't a multiple of cluster {:?}", launch.grid, launch.cluster),
+                    format!(
+                        "grid {:?} isn't a multiple of cluster {:?}",
+                        launch.grid, launch.cluster
+                    ),
                 );
             }
         }
         if launch.cluster != [1; 3] {
             let size: u32 = launch.cluster.iter().product();
             if self.target.sm < 90 || size > 8 {
-                return fail(Invalid, format!("clusters of {size} blocks on sm_{}", self.target.sm));
+                return fail(
+                    Invalid,
+                    format!("clusters of {size} blocks on sm_{}", self.target.sm),
+                );
             }
         }
         let params = kernel.params.last().map_or(0, |p| p.offset + p.size) as usize;
         if launch.params.len() < params {
             let found = launch.params.len();
-            return fail(Invalid, format!("{found} bytes of parameters: it takes {params}"));
+            return fail(
+                Invalid,
+                format!("{found} bytes of parameters: it takes {params}"),
+            );
         }
         let shared = u64::from(kernel.static_shared) + u64::from(launch.dynamic_shared);
         let limit = self.target.shared_per_block_optin;
@@ -217,7 +251,9 @@ impl Machine {
             let what = format!("{shared} bytes of shared memory: at most {limit} on this device");
             return fail(Invalid, what);
         }
-        let resident = self.target.occupancy(threads, kernel.registers, shared as u32);
+        let resident = self
+            .target
+            .occupancy(threads, kernel.registers, shared as u32);
         if resident == 0 {
             let registers = kernel.registers;
             return fail(
@@ -239,10 +275,18 @@ impl Machine {
     /// Independent blocks, over the cores.
     fn run_parallel(&self, env: &Env, blocks: u64) -> Done {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let asked = if self.options.threads == 0 { cores } else { self.options.threads };
+        let asked = if self.options.threads == 0 {
+            cores
+        } else {
+            self.options.threads
+        };
         let workers = (asked as u64).min(blocks).max(1);
         let order = self.options.schedule.map(|_| {
-            schedule(self.options.schedule, usize::try_from(blocks).unwrap_or(0), env.grid_id)
+            schedule(
+                self.options.schedule,
+                usize::try_from(blocks).unwrap_or(0),
+                env.grid_id,
+            )
         });
         let next = AtomicU64::new(0);
         let first_fault = AtomicU64::new(u64::MAX);
@@ -288,7 +332,10 @@ impl Machine {
                     .collect()
             })
         };
-        results.into_iter().fold(Done::default(), Done::merge).finish()
+        results
+            .into_iter()
+            .fold(Done::default(), Done::merge)
+            .finish()
     }
 
     /// Blocks that may wait for each other, on one thread: each runs to its end unless it spins, in which
@@ -299,8 +346,11 @@ impl Machine {
             env.kernel.registers,
             env.shared_bytes,
         )) * u64::from(self.target.multiprocessors);
-        let order =
-            schedule(self.options.schedule, usize::try_from(blocks).unwrap_or(0), env.grid_id);
+        let order = schedule(
+            self.options.schedule,
+            usize::try_from(blocks).unwrap_or(0),
+            env.grid_id,
+        );
         let mut next = order.into_iter();
         let mut running: Vec<Block> = Vec::new();
         let mut spare: Vec<Block> = Vec::new();
@@ -308,7 +358,11 @@ impl Machine {
         let mut exhausted = false;
         let mut order_between = self.options.checks.races.then(crate::check::Order::default);
         loop {
-            let want = if all { resident } else { (running.len() as u64 + 1).min(resident) };
+            let want = if all {
+                resident
+            } else {
+                (running.len() as u64 + 1).min(resident)
+            };
             while !exhausted && (running.len() as u64) < want {
                 let Some(index) = next.next() else {
                     exhausted = true;
@@ -345,7 +399,8 @@ impl Machine {
                         }
                     }
                     Err(fault) => {
-                        done.outputs.push((number, std::mem::take(&mut block.state.output)));
+                        done.outputs
+                            .push((number, std::mem::take(&mut block.state.output)));
                         done.take_fault(number, fault);
                         return done.finish();
                     }
@@ -354,7 +409,10 @@ impl Machine {
             }
         }
         for block in spare {
-            let other = Done { tally: Some(block.state.tally), ..Done::default() };
+            let other = Done {
+                tally: Some(block.state.tally),
+                ..Done::default()
+            };
             done = done.merge(other);
         }
         done.finish()
@@ -363,7 +421,12 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        if let Some(address) = self.workspace.lock().unwrap_or_else(|e| e.into_inner()).take() {
+        if let Some(address) = self
+            .workspace
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .take()
+        {
             // Only this machine knows the workspace, so this can't fail.
             let _ = self.memory.free(address);
         }
@@ -409,7 +472,11 @@ impl Done {
     /// What was printed, in the order of the blocks.
     fn finish(mut self) -> Done {
         self.outputs.sort_by_key(|(block, _)| *block);
-        self.output = self.outputs.drain(..).flat_map(|(_, bytes)| bytes).collect();
+        self.output = self
+            .outputs
+            .drain(..)
+            .flat_map(|(_, bytes)| bytes)
+            .collect();
         self
     }
 }

@@ -100,7 +100,10 @@ impl Warp {
             }
             self.clock += 1;
             block.tally.instruction(profile, function_index, pc, active);
-            let at = At { function: function_index, pc };
+            let at = At {
+                function: function_index,
+                pc,
+            };
             // SAFETY: lowering made every slot and predicate number one of the frame's, as wide as the
             // operation needs; the level is the processor's.
             unsafe {
@@ -110,7 +113,12 @@ impl Warp {
                     Op::F64(op, mode) => float::run_f64(level, op, mode, regs, inst, active),
                     Op::Half(op, ty, mode) => half::run(level, op, ty, mode, regs, inst, active),
                     Op::Mixed(op, ty, mode) => half::mixed(op, ty, mode, regs, inst, active),
-                    Op::Convert { to, from, to_width, mode } => {
+                    Op::Convert {
+                        to,
+                        from,
+                        to_width,
+                        mode,
+                    } => {
                         convert::run(level, to, from, to_width, mode, regs, inst, active);
                     }
                     Op::Carry(op, ty) => {
@@ -170,19 +178,44 @@ impl Warp {
                     Op::Nop => {}
                     Op::Load(access) => {
                         self.note_spin(index, access.order.strong);
-                        let run = Run { inst, access, lists, regs, mask: active, at };
+                        let run = Run {
+                            inst,
+                            access,
+                            lists,
+                            regs,
+                            mask: active,
+                            at,
+                        };
                         self.access(block, &run, AccessKind::Read)?;
                     }
                     Op::Store(access) => {
-                        let run = Run { inst, access, lists, regs, mask: active, at };
+                        let run = Run {
+                            inst,
+                            access,
+                            lists,
+                            regs,
+                            mask: active,
+                            at,
+                        };
                         self.access(block, &run, AccessKind::Write)?;
                     }
                     Op::Atom(_, access) => {
                         self.note_spin(index, inst.dst != NONE);
-                        let run = Run { inst, access, lists, regs, mask: active, at };
+                        let run = Run {
+                            inst,
+                            access,
+                            lists,
+                            regs,
+                            mask: active,
+                            at,
+                        };
                         self.access(block, &run, AccessKind::Atomic)?;
                     }
-                    Op::Cvta { space, to_generic, wide } => {
+                    Op::Cvta {
+                        space,
+                        to_generic,
+                        wide,
+                    } => {
                         cvta(space, to_generic, wide, regs, inst, active);
                     }
                     Op::IsSpace { space, wide } => {
@@ -435,8 +468,10 @@ impl Warp {
                     .fold(0u32, |mask, lane| mask | 1 << lane)
                     & fragment.mask;
                 let module_index = address.wrapping_sub(crate::lower::FUNCTION_BASE) / 16;
-                let found =
-                    kernel.function_index.iter().position(|&f| u64::from(f) == module_index);
+                let found = kernel
+                    .function_index
+                    .iter()
+                    .position(|&f| u64::from(f) == module_index);
                 let Some(callee) = found else {
                     let message =
                         format!("call of {address:#x}, which is no function of the module");
@@ -488,7 +523,9 @@ impl Warp {
     /// Copies a function's results to its caller's frame.
     fn copy_results(&mut self, kernel: &crate::lower::Kernel, frame: u32, lanes: u32) {
         let callee = &self.frames[frame as usize];
-        let Some(caller) = self.frames.get(callee.caller as usize) else { return };
+        let Some(caller) = self.frames.get(callee.caller as usize) else {
+            return;
+        };
         let program = &kernel.program[callee.function as usize];
         let call = &kernel.program[caller.function as usize].calls[callee.site as usize];
         let (callee_base, caller_base) = (callee.local_base, caller.local_base);
@@ -503,7 +540,9 @@ impl Warp {
         for lane in (0..32).filter(|lane| mask >> lane & 1 == 1) {
             for offset in 0..bytes as u64 {
                 let (from, to) = (u64::from(from) + offset, u64::from(to) + offset);
-                let Some(value) = self.local.get(lane, from, 1).map(|b| b[0]) else { return };
+                let Some(value) = self.local.get(lane, from, 1).map(|b| b[0]) else {
+                    return;
+                };
                 if let Some(byte) = self.local.get(lane, to, 1) {
                     byte[0] = value;
                 }
@@ -587,8 +626,11 @@ unsafe fn cvta(
         unsafe {
             if wide {
                 let value = u64::get(regs, inst.a, lane);
-                let moved =
-                    if to_generic { value.wrapping_add(base) } else { value.wrapping_sub(base) };
+                let moved = if to_generic {
+                    value.wrapping_add(base)
+                } else {
+                    value.wrapping_sub(base)
+                };
                 u64::put(regs, inst.dst, lane, moved);
             } else {
                 u32::put(regs, inst.dst, lane, u32::get(regs, inst.a, lane));
@@ -610,7 +652,11 @@ unsafe fn is_space(
     for lane in 0..32 {
         // SAFETY: the caller's promise.
         let address = unsafe {
-            if wide { u64::get(regs, inst.a, lane) } else { u64::from(u32::get(regs, inst.a, lane)) }
+            if wide {
+                u64::get(regs, inst.a, lane)
+            } else {
+                u64::from(u32::get(regs, inst.a, lane))
+            }
         };
         let inside = match window(space) {
             Some(base) => (base..base + WINDOW).contains(&address),

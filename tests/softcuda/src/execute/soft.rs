@@ -7,9 +7,15 @@ use crate::lower::types::{Rounding, Type};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Number {
     NaN,
-    Infinite { negative: bool },
+    Infinite {
+        negative: bool,
+    },
     /// `significand` 0 is a signed zero.
-    Finite { negative: bool, significand: u128, exponent: i32 },
+    Finite {
+        negative: bool,
+        significand: u128,
+        exponent: i32,
+    },
 }
 
 /// A binary interchange format.
@@ -25,13 +31,41 @@ struct Format {
 
 fn format(ty: Type) -> Format {
     match ty {
-        Type::F16 | Type::F16x2 => Format { fraction: 10, exponent: 5, infinite: true },
-        Type::BF16 | Type::BF16x2 => Format { fraction: 7, exponent: 8, infinite: true },
-        Type::TF32 => Format { fraction: 10, exponent: 8, infinite: true },
-        Type::F64 => Format { fraction: 52, exponent: 11, infinite: true },
-        Type::E4M3 | Type::E4M3x2 => Format { fraction: 3, exponent: 4, infinite: false },
-        Type::E5M2 | Type::E5M2x2 => Format { fraction: 2, exponent: 5, infinite: true },
-        _ => Format { fraction: 23, exponent: 8, infinite: true },
+        Type::F16 | Type::F16x2 => Format {
+            fraction: 10,
+            exponent: 5,
+            infinite: true,
+        },
+        Type::BF16 | Type::BF16x2 => Format {
+            fraction: 7,
+            exponent: 8,
+            infinite: true,
+        },
+        Type::TF32 => Format {
+            fraction: 10,
+            exponent: 8,
+            infinite: true,
+        },
+        Type::F64 => Format {
+            fraction: 52,
+            exponent: 11,
+            infinite: true,
+        },
+        Type::E4M3 | Type::E4M3x2 => Format {
+            fraction: 3,
+            exponent: 4,
+            infinite: false,
+        },
+        Type::E5M2 | Type::E5M2x2 => Format {
+            fraction: 2,
+            exponent: 5,
+            infinite: true,
+        },
+        _ => Format {
+            fraction: 23,
+            exponent: 8,
+            infinite: true,
+        },
     }
 }
 
@@ -46,7 +80,11 @@ pub(crate) fn unpack(bits: u64, ty: Type) -> Number {
     let bias = (1i32 << (f.exponent - 1)) - 1;
     if exponent == top {
         if f.infinite {
-            return if fraction == 0 { Number::Infinite { negative } } else { Number::NaN };
+            return if fraction == 0 {
+                Number::Infinite { negative }
+            } else {
+                Number::NaN
+            };
         }
         if fraction == (1 << f.fraction) - 1 {
             return Number::NaN;
@@ -72,7 +110,11 @@ fn round_shift(negative: bool, significand: u128, shift: u32, rounding: Rounding
     let (kept, lost, half) = if shift > 127 {
         (0, significand, 0)
     } else {
-        (significand >> shift, significand & ((1 << shift) - 1), 1u128 << (shift - 1))
+        (
+            significand >> shift,
+            significand & ((1 << shift) - 1),
+            1u128 << (shift - 1),
+        )
     };
     let up = match rounding {
         Rounding::Zero => false,
@@ -106,14 +148,26 @@ pub(crate) fn pack(number: Number, ty: Type, rounding: Rounding, finite: bool) -
     } else {
         (top << f.fraction) | ((1 << f.fraction) - 2)
     };
-    let infinity = if f.infinite { top << (f.fraction + place) } else { canonical_nan(ty) };
+    let infinity = if f.infinite {
+        top << (f.fraction + place)
+    } else {
+        canonical_nan(ty)
+    };
     let (negative, significand, exponent) = match number {
         Number::NaN => return canonical_nan(ty),
         Number::Infinite { negative } => {
             return sign(negative) | if finite { largest } else { infinity };
         }
-        Number::Finite { negative, significand: 0, .. } => return sign(negative),
-        Number::Finite { negative, significand, exponent } => (negative, significand, exponent),
+        Number::Finite {
+            negative,
+            significand: 0,
+            ..
+        } => return sign(negative),
+        Number::Finite {
+            negative,
+            significand,
+            exponent,
+        } => (negative, significand, exponent),
     };
     let bias = (1i32 << (f.exponent - 1)) - 1;
     // The exponent of the last place that is kept: that of the leading bit, or of subnormals.
@@ -143,7 +197,12 @@ pub(crate) fn pack(number: Number, ty: Type, rounding: Rounding, finite: bool) -
         Rounding::Down => negative,
         Rounding::Up => !negative,
     };
-    sign(negative) | if to_infinity && !finite { infinity } else { largest }
+    sign(negative)
+        | if to_infinity && !finite {
+            infinity
+        } else {
+            largest
+        }
 }
 
 /// Rounds to an integer; infinities and what is too large become the largest magnitude.
@@ -151,7 +210,11 @@ pub(crate) fn to_integer(number: Number, rounding: Rounding) -> Option<i128> {
     match number {
         Number::NaN => None,
         Number::Infinite { negative } => Some(if negative { i128::MIN } else { i128::MAX }),
-        Number::Finite { negative, significand, exponent } => {
+        Number::Finite {
+            negative,
+            significand,
+            exponent,
+        } => {
             let magnitude = if exponent < 0 {
                 round_shift(negative, significand, exponent.unsigned_abs(), rounding)
             } else if significand == 0 {
@@ -169,13 +232,21 @@ pub(crate) fn to_integer(number: Number, rounding: Rounding) -> Option<i128> {
 
 /// An integer as a number.
 pub(crate) fn of_integer(value: i128) -> Number {
-    Number::Finite { negative: value < 0, significand: value.unsigned_abs(), exponent: 0 }
+    Number::Finite {
+        negative: value < 0,
+        significand: value.unsigned_abs(),
+        exponent: 0,
+    }
 }
 
 /// Rounds to an integral value of the same kind.
 pub(crate) fn integral(number: Number, rounding: Rounding) -> Number {
     match number {
-        Number::Finite { negative, significand, exponent } if exponent < 0 => Number::Finite {
+        Number::Finite {
+            negative,
+            significand,
+            exponent,
+        } if exponent < 0 => Number::Finite {
             negative,
             significand: round_shift(negative, significand, exponent.unsigned_abs(), rounding),
             exponent: 0,
@@ -191,7 +262,11 @@ pub(crate) fn f16_to_f32(bits: u16) -> f32 {
     let magnitude = u32::from(bits & 0x7fff) << 13;
     let scaled = f32::from_bits(magnitude) * f32::from_bits(0x7780_0000);
     let special = magnitude >= 0x0f80_0000;
-    let value = if special { magnitude | 0x7f80_0000 } else { scaled.to_bits() };
+    let value = if special {
+        magnitude | 0x7f80_0000
+    } else {
+        scaled.to_bits()
+    };
     f32::from_bits(value | u32::from(bits & 0x8000) << 16)
 }
 
@@ -202,10 +277,16 @@ pub(crate) fn f32_to_f16(value: f32) -> u16 {
     let sign = (bits >> 16) as u16 & 0x8000;
     let magnitude = bits & 0x7fff_ffff;
     // Subnormal results: adding 0.5 makes the processor round at the right place.
-    let small = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0x3f00_0000) as u16;
+    let small = (f32::from_bits(magnitude) + 0.5)
+        .to_bits()
+        .wrapping_sub(0x3f00_0000) as u16;
     let odd = magnitude >> 13 & 1;
     let normal = (magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + odd) >> 13) as u16;
-    let large = if magnitude > 0x7f80_0000 { 0x7fff } else { 0x7c00 };
+    let large = if magnitude > 0x7f80_0000 {
+        0x7fff
+    } else {
+        0x7c00
+    };
     // 65520 is the first value that rounds past the largest f16.
     let result = if magnitude >= 0x477f_f000 {
         large
@@ -214,7 +295,11 @@ pub(crate) fn f32_to_f16(value: f32) -> u16 {
     } else {
         normal
     };
-    if large == 0x7fff { 0x7fff } else { result | sign }
+    if large == 0x7fff {
+        0x7fff
+    } else {
+        result | sign
+    }
 }
 
 /// bf16 bits to f32, exactly.
@@ -228,7 +313,11 @@ pub(crate) fn bf16_to_f32(bits: u16) -> f32 {
 pub(crate) fn f32_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
-    if bits & 0x7fff_ffff > 0x7f80_0000 { 0x7fff } else { rounded }
+    if bits & 0x7fff_ffff > 0x7f80_0000 {
+        0x7fff
+    } else {
+        rounded
+    }
 }
 
 #[cfg(test)]
@@ -239,7 +328,12 @@ mod tests {
     fn every_f16_survives_the_way_through_f32_and_matches_the_slow_path() {
         for bits in 0..=u16::MAX {
             let value = f16_to_f32(bits);
-            let slow = pack(unpack(u64::from(bits), Type::F16), Type::F32, Rounding::Nearest, false);
+            let slow = pack(
+                unpack(u64::from(bits), Type::F16),
+                Type::F32,
+                Rounding::Nearest,
+                false,
+            );
             if value.is_nan() {
                 assert_eq!(f32_to_f16(value), 0x7fff);
             } else {
@@ -255,13 +349,21 @@ mod tests {
         let mut state = 1u32;
         for i in 0..200_000u32 {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let bits = if i % 2 == 0 { state } else { state & 0x0fff_ffff | 0x3000_0000 };
+            let bits = if i % 2 == 0 {
+                state
+            } else {
+                state & 0x0fff_ffff | 0x3000_0000
+            };
             let value = f32::from_bits(bits);
             if value.is_nan() {
                 continue;
             }
             let number = unpack(u64::from(bits), Type::F32);
-            assert_eq!(f32_to_f16(value), half::f16::from_f32(value).to_bits(), "{value:e}");
+            assert_eq!(
+                f32_to_f16(value),
+                half::f16::from_f32(value).to_bits(),
+                "{value:e}"
+            );
             assert_eq!(
                 u64::from(f32_to_f16(value)),
                 pack(number, Type::F16, Rounding::Nearest, false)
@@ -277,7 +379,9 @@ mod tests {
     fn f64_rounds_to_f32_as_the_processor_does() {
         let mut state = 7u64;
         for _ in 0..100_000 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             let exponent = 0x380 - 30 + (state >> 50) % 320;
             let value = f64::from_bits(state & 0x800f_ffff_ffff_ffff | exponent << 52);
             let number = unpack(value.to_bits(), Type::F64);

@@ -253,7 +253,10 @@ impl Warp {
             }
             None => 0,
         };
-        let free = self.frames.iter().position(|f| !f.used && f.function == function);
+        let free = self
+            .frames
+            .iter()
+            .position(|f| !f.used && f.function == function);
         let index = match free {
             Some(index) => index,
             None => {
@@ -268,7 +271,8 @@ impl Warp {
             return Err(StackOverflow);
         }
         if code.frame_bytes > 0 {
-            self.local.forget(mask, local_base as usize, code.frame_bytes as usize);
+            self.local
+                .forget(mask, local_base as usize, code.frame_bytes as usize);
         }
         let frame = &mut self.frames[index];
         (frame.local_base, frame.caller, frame.site) = (local_base, caller, site);
@@ -293,7 +297,13 @@ impl Warp {
         function: u32,
         special: &dyn Fn(Special, usize) -> u64,
     ) -> Result<(), StackOverflow> {
-        let Fragment { pc, mask, frame, join, .. } = self.fragments[fragment];
+        let Fragment {
+            pc,
+            mask,
+            frame,
+            join,
+            ..
+        } = self.fragments[fragment];
         let site = kernel.program[self.frames[frame as usize].function as usize].code[pc as usize]
             .imm as u32;
         let callee = self.enter(kernel, function, frame, site, mask, special)?;
@@ -365,9 +375,10 @@ impl Warp {
         let rest = f.mask & !taken;
         let mut join = f.join;
         if meet != NONE {
-            let same = self.joins.get(join as usize).is_some_and(|j| {
-                j.pc == meet && j.frame == f.frame && j.callee == NOTHING
-            });
+            let same = self
+                .joins
+                .get(join as usize)
+                .is_some_and(|j| j.pc == meet && j.frame == f.frame && j.callee == NOTHING);
             if !same {
                 join = self.new_join(Join {
                     pc: meet,
@@ -381,8 +392,18 @@ impl Warp {
             }
         }
         let mut parts = [
-            Fragment { pc: target, mask: taken, join, ..f },
-            Fragment { pc: next, mask: rest, join, ..f },
+            Fragment {
+                pc: target,
+                mask: taken,
+                join,
+                ..f
+            },
+            Fragment {
+                pc: next,
+                mask: rest,
+                join,
+                ..f
+            },
         ];
         // The lower program counter runs first: it is the loop that goes on, or the branch whose code
         // comes before the join.
@@ -442,7 +463,11 @@ impl Warp {
         let join = self.frames[f.frame as usize].join;
         // A return out of the middle of a split: joins inside the function stop waiting.
         self.leave(lanes, f.join, join);
-        let part = Fragment { mask: lanes, join, ..f };
+        let part = Fragment {
+            mask: lanes,
+            join,
+            ..f
+        };
         let rest = f.mask & !lanes;
         if rest == 0 {
             self.fragments[fragment] = part;
@@ -474,7 +499,11 @@ impl Warp {
     /// A join where lanes wait: function, place, lanes.
     pub(crate) fn waiting_at_join(&self) -> Option<(u32, u32, u32)> {
         let join = self.joins.iter().find(|j| j.used && j.arrived != 0)?;
-        Some((self.frames[join.frame as usize].function, join.pc, join.arrived))
+        Some((
+            self.frames[join.frame as usize].function,
+            join.pc,
+            join.arrived,
+        ))
     }
 
     /// Lanes that are threads and have not exited.

@@ -7,10 +7,31 @@ use crate::ptx::ast::{Instruction, Operand};
 
 /// Words of accesses that say how to cache, which changes no result.
 const CACHE_WORDS: &[&str] = &[
-    "ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "noftz", "L1::evict_normal",
-    "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate",
-    "L2::evict_normal", "L2::evict_first", "L2::evict_last", "L2::cache_hint", "L2::64B",
-    "L2::128B", "L2::256B", "unified", "v2", "v4", "v8",
+    "ca",
+    "cg",
+    "cs",
+    "lu",
+    "cv",
+    "wb",
+    "wt",
+    "nc",
+    "noftz",
+    "L1::evict_normal",
+    "L1::evict_unchanged",
+    "L1::evict_first",
+    "L1::evict_last",
+    "L1::no_allocate",
+    "L2::evict_normal",
+    "L2::evict_first",
+    "L2::evict_last",
+    "L2::cache_hint",
+    "L2::64B",
+    "L2::128B",
+    "L2::256B",
+    "unified",
+    "v2",
+    "v4",
+    "v8",
 ];
 
 fn space_word(word: &str) -> Option<MemSpace> {
@@ -34,9 +55,10 @@ impl<'a> Lowerer<'a, '_> {
             "isspacep" => self.isspacep(inst),
             "mapa" => self.mapa(inst),
             "membar" | "fence" => {
-                let wide = inst.opcode.iter().any(|word| {
-                    matches!(*word, "gl" | "sys" | "gpu" | "cluster" | "proxy")
-                });
+                let wide = inst
+                    .opcode
+                    .iter()
+                    .any(|word| matches!(*word, "gl" | "sys" | "gpu" | "cluster" | "proxy"));
                 self.emit(Op::Fence { wide });
                 Ok(())
             }
@@ -57,8 +79,15 @@ impl<'a> Lowerer<'a, '_> {
     }
 
     /// The access that the words of a load, store or atomic describe.
-    fn access(&mut self, inst: &Instruction<'a>, words: &Words, address: &Operand<'a>) -> Result<Access> {
-        let Some(&ty) = words.types.last() else { return self.unknown(inst) };
+    fn access(
+        &mut self,
+        inst: &Instruction<'a>,
+        words: &Words,
+        address: &Operand<'a>,
+    ) -> Result<Access> {
+        let Some(&ty) = words.types.last() else {
+            return self.unknown(inst);
+        };
         let mut access = Access {
             space: MemSpace::Generic,
             ty,
@@ -80,8 +109,12 @@ impl<'a> Lowerer<'a, '_> {
                 "acquire" => (access.order.strong, access.order.acquire) = (true, true),
                 "release" => (access.order.strong, access.order.release) = (true, true),
                 "acq_rel" => {
-                    access.order =
-                        Order { strong: true, acquire: true, release: true, wide: false };
+                    access.order = Order {
+                        strong: true,
+                        acquire: true,
+                        release: true,
+                        wide: false,
+                    };
                 }
                 "cta" => narrow_scope = true,
                 "gpu" | "sys" | "cluster" | "weak" => {}
@@ -162,7 +195,13 @@ impl<'a> Lowerer<'a, '_> {
         };
         items
             .iter()
-            .map(|item| if store { self.source(item, ty) } else { self.dest(item, ty) })
+            .map(|item| {
+                if store {
+                    self.source(item, ty)
+                } else {
+                    self.dest(item, ty)
+                }
+            })
             .collect()
     }
 
@@ -174,7 +213,11 @@ impl<'a> Lowerer<'a, '_> {
         let registers = self.data_registers(&inst.operands[0], &mut access, false)?;
         let (a, imm, wide) = self.address(&inst.operands[1])?;
         access.wide_address = wide;
-        let list = if registers.len() > 1 { self.list(&registers) } else { NONE };
+        let list = if registers.len() > 1 {
+            self.list(&registers)
+        } else {
+            NONE
+        };
         let load = self.emit(Op::Load(access));
         (load.dst, load.a, load.d, load.imm) = (registers[0], a, list, imm);
         Ok(())
@@ -191,7 +234,11 @@ impl<'a> Lowerer<'a, '_> {
         let registers = self.data_registers(&inst.operands[1], &mut access, true)?;
         let (a, imm, wide) = self.address(&inst.operands[0])?;
         access.wide_address = wide;
-        let list = if registers.len() > 1 { self.list(&registers) } else { NONE };
+        let list = if registers.len() > 1 {
+            self.list(&registers)
+        } else {
+            NONE
+        };
         let store = self.emit(Op::Store(access));
         (store.b, store.a, store.d, store.imm) = (registers[0], a, list, imm);
         Ok(())
@@ -227,11 +274,18 @@ impl<'a> Lowerer<'a, '_> {
         access.order.strong = true;
         let (a, imm, wide) = self.address(address)?;
         access.wide_address = wide;
-        if !matches!(access.space, MemSpace::Generic | MemSpace::Global | MemSpace::Shared) {
+        if !matches!(
+            access.space,
+            MemSpace::Generic | MemSpace::Global | MemSpace::Shared
+        ) {
             return self.error("atomics work on global and shared memory");
         }
         let values = self.data_registers(&inst.operands[first + 1], &mut access, true)?;
-        let list = if access.count > 1 { self.list(&values) } else { NONE };
+        let list = if access.count > 1 {
+            self.list(&values)
+        } else {
+            NONE
+        };
         let dst = match returns {
             true if access.count > 1 => {
                 let old = self.data_registers(&inst.operands[0], &mut access, false)?;
@@ -253,9 +307,13 @@ impl<'a> Lowerer<'a, '_> {
     fn cvta(&mut self, inst: &Instruction<'a>) -> Result<()> {
         let words = Words::of(&inst.opcode[1..]);
         self.arity(inst, 2..=2)?;
-        let Some(&ty) = words.types.last() else { return self.unknown(inst) };
+        let Some(&ty) = words.types.last() else {
+            return self.unknown(inst);
+        };
         let space = words.rest.iter().find_map(|word| space_word(word));
-        let Some(space) = space else { return self.unknown(inst) };
+        let Some(space) = space else {
+            return self.unknown(inst);
+        };
         let to_generic = !words.has("to");
         let dst = self.dest(&inst.operands[0], ty)?;
         // The source may be a variable's name.
@@ -274,7 +332,15 @@ impl<'a> Lowerer<'a, '_> {
             other => self.source(other, ty)?,
         };
         let wide = ty.width() == Width::Double;
-        self.emit_to(Op::Cvta { space, to_generic, wide }, dst, &[a]);
+        self.emit_to(
+            Op::Cvta {
+                space,
+                to_generic,
+                wide,
+            },
+            dst,
+            &[a],
+        );
         Ok(())
     }
 
@@ -286,7 +352,10 @@ impl<'a> Lowerer<'a, '_> {
         ty: Type,
         inst: &Instruction<'a>,
     ) -> Result<()> {
-        let operand = Operand::Address { base: Some(name), offset: 0 };
+        let operand = Operand::Address {
+            base: Some(name),
+            offset: 0,
+        };
         let (base, offset, wide) = self.address(&operand)?;
         let width = ty.width();
         let _ = inst;
@@ -306,7 +375,11 @@ impl<'a> Lowerer<'a, '_> {
             (true, _) => return self.error("a 64-bit address doesn't fit into 32 bits"),
         };
         let offset = self.constant(offset as u64, width);
-        let ty = if width == Width::Double { Type::U64 } else { Type::U32 };
+        let ty = if width == Width::Double {
+            Type::U64
+        } else {
+            Type::U32
+        };
         self.emit_to(Op::Int(IntOp::Add, ty), slot, &[base, offset]);
         Ok(())
     }
@@ -327,7 +400,9 @@ impl<'a> Lowerer<'a, '_> {
     fn mapa(&mut self, inst: &Instruction<'a>) -> Result<()> {
         let words = Words::of(&inst.opcode[1..]);
         self.arity(inst, 3..=3)?;
-        let Some(&ty) = words.types.last() else { return self.unknown(inst) };
+        let Some(&ty) = words.types.last() else {
+            return self.unknown(inst);
+        };
         let generic = !words.has("shared::cluster");
         let dst = self.dest(&inst.operands[0], ty)?;
         let a = self.source(&inst.operands[1], ty)?;
@@ -339,7 +414,9 @@ impl<'a> Lowerer<'a, '_> {
 
     fn mbarrier(&mut self, inst: &Instruction<'a>) -> Result<()> {
         let words = Words::of(&inst.opcode[1..]);
-        let Some(&name) = words.rest.first() else { return self.unknown(inst) };
+        let Some(&name) = words.rest.first() else {
+            return self.unknown(inst);
+        };
         let parity = words.has("parity");
         let op = match name {
             "init" => MbarrierOp::Init,
@@ -358,7 +435,9 @@ impl<'a> Lowerer<'a, '_> {
         let mut dst = NONE;
         match op {
             MbarrierOp::TestWait | MbarrierOp::TestWaitParity => {
-                let Some(operand) = operands.next() else { return self.unknown(inst) };
+                let Some(operand) = operands.next() else {
+                    return self.unknown(inst);
+                };
                 dst = self.predicate_dest(operand)?;
             }
             MbarrierOp::PendingCount => {
@@ -366,7 +445,11 @@ impl<'a> Lowerer<'a, '_> {
                 dst = self.dest(&inst.operands[0], Type::B32)?;
                 let a = self.source(&inst.operands[1], Type::B64)?;
                 self.emit_to(
-                    Op::Mbarrier { op, wide_address: true, space: MemSpace::Shared },
+                    Op::Mbarrier {
+                        op,
+                        wide_address: true,
+                        space: MemSpace::Shared,
+                    },
                     dst,
                     &[a],
                 );
@@ -375,14 +458,18 @@ impl<'a> Lowerer<'a, '_> {
             MbarrierOp::Arrive | MbarrierOp::ArriveDrop | MbarrierOp::ArriveExpectTx
                 if !matches!(inst.operands.first(), Some(Operand::Address { .. })) =>
             {
-                let Some(operand) = operands.next() else { return self.unknown(inst) };
+                let Some(operand) = operands.next() else {
+                    return self.unknown(inst);
+                };
                 if *operand != Operand::Name("_") {
                     dst = self.dest(operand, Type::B64)?;
                 }
             }
             _ => {}
         }
-        let Some(address) = operands.next() else { return self.unknown(inst) };
+        let Some(address) = operands.next() else {
+            return self.unknown(inst);
+        };
         let (a, imm, wide_address) = self.address(address)?;
         let mut space = MemSpace::Generic;
         for word in &words.rest {
@@ -401,7 +488,11 @@ impl<'a> Lowerer<'a, '_> {
             (_, Some(operand)) => self.source(operand, Type::U32)?,
             (_, None) => NONE,
         };
-        let out = self.emit(Op::Mbarrier { op, wide_address, space });
+        let out = self.emit(Op::Mbarrier {
+            op,
+            wide_address,
+            space,
+        });
         (out.dst, out.a, out.b, out.imm) = (dst, a, b, imm);
         Ok(())
     }
@@ -435,11 +526,20 @@ impl<'a> Lowerer<'a, '_> {
                 self.arity(inst, 1..=1)?;
                 let (a, imm, wide_address) = self.address(&inst.operands[0])?;
                 let noinc = words.contains(&"noinc");
-                let out = self.emit(Op::CpAsyncMbarrier { noinc, wide_address });
+                let out = self.emit(Op::CpAsyncMbarrier {
+                    noinc,
+                    wide_address,
+                });
                 (out.a, out.imm) = (a, imm);
                 Ok(())
             }
-            ["async", "bulk", "shared::cluster" | "shared::cta", "global", ..] => {
+            [
+                "async",
+                "bulk",
+                "shared::cluster" | "shared::cta",
+                "global",
+                ..,
+            ] => {
                 self.arity(inst, 4..=5)?;
                 self.bulk(inst, true)
             }
@@ -447,9 +547,7 @@ impl<'a> Lowerer<'a, '_> {
                 self.arity(inst, 3..=4)?;
                 self.bulk(inst, false)
             }
-            ["async", "ca" | "cg", "shared" | "shared::cta", "global", ..] => {
-                self.copy_async(inst)
-            }
+            ["async", "ca" | "cg", "shared" | "shared::cta", "global", ..] => self.copy_async(inst),
             _ => self.unknown(inst),
         }
     }
@@ -469,9 +567,7 @@ impl<'a> Lowerer<'a, '_> {
         let hint = inst.opcode.contains(&"L2::cache_hint");
         let size = match inst.operands.get(3) {
             Some(_) if hint && inst.operands.len() == 4 => NONE,
-            Some(Operand::Name(name))
-                if self.register(name).is_ok_and(|r| r.ty == Type::Pred) =>
-            {
+            Some(Operand::Name(name)) if self.register(name).is_ok_and(|r| r.ty == Type::Pred) => {
                 // `ignore-src`: nothing is read where the predicate holds.
                 let predicate = self.predicate(name)?;
                 let slot = self.new_slot(Width::Word);
@@ -491,7 +587,10 @@ impl<'a> Lowerer<'a, '_> {
             self.emit_to(Op::Int(IntOp::Add, Type::U64), slot, &[b, offset]);
             slot
         };
-        let out = self.emit(Op::CpAsync { wide_address, bytes: bytes as u8 });
+        let out = self.emit(Op::CpAsync {
+            wide_address,
+            bytes: bytes as u8,
+        });
         (out.a, out.b, out.c, out.imm) = (a, source, size, imm);
         Ok(())
     }
@@ -503,8 +602,11 @@ impl<'a> Lowerer<'a, '_> {
             if offset == 0 {
                 return Ok((slot, wide));
             }
-            let (width, ty) =
-                if wide { (Width::Double, Type::U64) } else { (Width::Word, Type::U32) };
+            let (width, ty) = if wide {
+                (Width::Double, Type::U64)
+            } else {
+                (Width::Word, Type::U32)
+            };
             let sum = lowerer.new_slot(width);
             let offset = lowerer.constant(offset as u64, width);
             lowerer.emit_to(Op::Int(IntOp::Add, ty), sum, &[slot, offset]);
@@ -522,7 +624,14 @@ impl<'a> Lowerer<'a, '_> {
         } else {
             NONE
         };
-        self.emit_to(Op::CpBulk { to_shared, wide_address }, NONE, &[a, b, c, d]);
+        self.emit_to(
+            Op::CpBulk {
+                to_shared,
+                wide_address,
+            },
+            NONE,
+            &[a, b, c, d],
+        );
         Ok(())
     }
 }

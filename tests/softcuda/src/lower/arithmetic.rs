@@ -9,7 +9,8 @@ impl<'a> Lowerer<'a, '_> {
     /// Lowers one instruction.
     pub(crate) fn instruction(&mut self, inst: &Instruction<'a>) -> Result<()> {
         match inst.opcode[0] {
-            "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "abs" | "neg" | "min" | "max"
+            "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "abs" | "neg" | "min"
+            | "max"
                 if !matches!(inst.opcode.get(1), Some(&("cc" | "hi" | "lo")))
                     || !inst.opcode.contains(&"cc") =>
             {
@@ -47,16 +48,22 @@ impl<'a> Lowerer<'a, '_> {
                 Ok(())
             }
             "ld" | "ldu" | "st" | "atom" | "red" | "cvta" | "isspacep" | "mapa" | "getctarank"
-            | "prefetch" | "prefetchu" | "discard" | "applypriority" | "createpolicy" | "membar"
-            | "fence" | "mbarrier" | "cp" => self.memory_instruction(inst),
+            | "prefetch" | "prefetchu" | "discard" | "applypriority" | "createpolicy"
+            | "membar" | "fence" | "mbarrier" | "cp" => self.memory_instruction(inst),
             _ => self.warp_instruction(inst),
         }
     }
 
     fn arithmetic(&mut self, inst: &Instruction<'a>) -> Result<()> {
         let words = Words::of(&inst.opcode[1..]);
-        let Some(&ty) = words.types.last() else { return self.unknown(inst) };
-        if ty.float() { self.float(inst, &words, ty) } else { self.integer_basic(inst, &words, ty) }
+        let Some(&ty) = words.types.last() else {
+            return self.unknown(inst);
+        };
+        if ty.float() {
+            self.float(inst, &words, ty)
+        } else {
+            self.integer_basic(inst, &words, ty)
+        }
     }
 
     fn float(&mut self, inst: &Instruction<'a>, words: &Words<'a>, ty: Type) -> Result<()> {
@@ -173,7 +180,9 @@ impl<'a> Lowerer<'a, '_> {
     fn carry(&mut self, inst: &Instruction<'a>) -> Result<()> {
         let words = Words::of(&inst.opcode[1..]);
         self.no_modifiers(&words.rest, &["cc", "hi", "lo"])?;
-        let Some(&ty) = words.types.last() else { return self.unknown(inst) };
+        let Some(&ty) = words.types.last() else {
+            return self.unknown(inst);
+        };
         let name = inst.opcode[0];
         let multiply = name.starts_with("mad").then(|| words.has("hi"));
         let op = CarryOp {
@@ -195,23 +204,41 @@ impl<'a> Lowerer<'a, '_> {
 
     fn integer(&mut self, inst: &Instruction<'a>) -> Result<()> {
         let words = Words::of(&inst.opcode[1..]);
-        let Some(&ty) = words.types.last() else { return self.unknown(inst) };
+        let Some(&ty) = words.types.last() else {
+            return self.unknown(inst);
+        };
         let has = |word: &str| words.has(word);
         let u32s = |n: usize| vec![Type::U32; n];
         let (op, result, sources) = match inst.opcode[0] {
-            "mul24" => {
-                (if has("hi") { IntOp::Mul24Hi } else { IntOp::Mul24 }, ty, vec![ty; 2])
-            }
+            "mul24" => (
+                if has("hi") {
+                    IntOp::Mul24Hi
+                } else {
+                    IntOp::Mul24
+                },
+                ty,
+                vec![ty; 2],
+            ),
             "mad24" if has("hi") && words.mode.sat => (IntOp::Mad24HiSat, ty, vec![ty; 3]),
-            "mad24" => {
-                (if has("hi") { IntOp::Mad24Hi } else { IntOp::Mad24 }, ty, vec![ty; 3])
-            }
+            "mad24" => (
+                if has("hi") {
+                    IntOp::Mad24Hi
+                } else {
+                    IntOp::Mad24
+                },
+                ty,
+                vec![ty; 3],
+            ),
             "sad" => (IntOp::Sad, ty, vec![ty; 3]),
             "popc" => (IntOp::Popc, Type::U32, vec![ty]),
             "clz" => (IntOp::Clz, Type::U32, vec![ty]),
             "brev" => (IntOp::Brev, ty, vec![ty]),
             "bfind" => (
-                if has("shiftamt") { IntOp::BfindShift } else { IntOp::Bfind },
+                if has("shiftamt") {
+                    IntOp::BfindShift
+                } else {
+                    IntOp::Bfind
+                },
                 Type::U32,
                 vec![ty],
             ),
@@ -239,7 +266,9 @@ impl<'a> Lowerer<'a, '_> {
             "prmt" => return self.permute(inst, &words),
             // `slct.dtype.ctype d, a, b, c`
             "slct" => {
-                let Some(&value) = words.types.first() else { return self.unknown(inst) };
+                let Some(&value) = words.types.first() else {
+                    return self.unknown(inst);
+                };
                 self.arity(inst, 4..=4)?;
                 let dst = self.dest(&inst.operands[0], value)?;
                 let a = self.source(&inst.operands[1], value)?;
@@ -274,7 +303,9 @@ impl<'a> Lowerer<'a, '_> {
     }
 
     fn dot_product(&mut self, inst: &Instruction<'a>, words: &Words, op: IntOp) -> Result<()> {
-        let [a, b] = words.types[..] else { return self.unknown(inst) };
+        let [a, b] = words.types[..] else {
+            return self.unknown(inst);
+        };
         self.arity(inst, 4..=4)?;
         let dst = self.dest(&inst.operands[0], Type::U32)?;
         let sources: Vec<u32> = inst.operands[1..]
@@ -312,7 +343,9 @@ impl<'a> Lowerer<'a, '_> {
     fn float_function(&mut self, inst: &Instruction<'a>) -> Result<()> {
         let words = Words::of(&inst.opcode[1..]);
         self.no_modifiers(&words.rest, &[])?;
-        let Some(&ty) = words.types.last() else { return self.unknown(inst) };
+        let Some(&ty) = words.types.last() else {
+            return self.unknown(inst);
+        };
         let op = match inst.opcode[0] {
             "rcp" => FloatOp::Rcp,
             "sqrt" => FloatOp::Sqrt,
@@ -346,7 +379,9 @@ impl<'a> Lowerer<'a, '_> {
     fn logic(&mut self, inst: &Instruction<'a>) -> Result<()> {
         let words = Words::of(&inst.opcode[1..]);
         self.no_modifiers(&words.rest, &[])?;
-        let Some(&ty) = words.types.last() else { return self.unknown(inst) };
+        let Some(&ty) = words.types.last() else {
+            return self.unknown(inst);
+        };
         let name = inst.opcode[0];
         self.arity(inst, if name == "not" { 2..=2 } else { 3..=3 })?;
         if ty == Type::Pred {
@@ -406,7 +441,11 @@ impl<'a> Lowerer<'a, '_> {
         if let (Some(flag), Some(operand)) = (flag, inst.operands.get(5)) {
             let zero = self.constant(0, Width::Word);
             let other = self.predicate_source(operand)?;
-            let op = if words.has("or") { BoolOp::Or } else { BoolOp::And };
+            let op = if words.has("or") {
+                BoolOp::Or
+            } else {
+                BoolOp::And
+            };
             let unused = self.new_slot(Width::Pred);
             self.emit_to(
                 Op::Setp(Compare::Ne, Type::U32, op, false),
@@ -421,7 +460,9 @@ impl<'a> Lowerer<'a, '_> {
         let words = Words::of(&inst.opcode[1..]);
         self.no_modifiers(&words.rest, &["v2", "v4"])?;
         self.arity(inst, 2..=2)?;
-        let Some(&ty) = words.types.last() else { return self.unknown(inst) };
+        let Some(&ty) = words.types.last() else {
+            return self.unknown(inst);
+        };
         let (to, from) = (&inst.operands[0], &inst.operands[1]);
         if ty == Type::Pred {
             let dst = self.predicate_dest(to)?;
@@ -447,7 +488,10 @@ impl<'a> Lowerer<'a, '_> {
     fn part_bits(&self, ty: Type, parts: usize) -> Result<u8> {
         match (ty.bytes() as usize * 8).checked_div(parts) {
             Some(bits @ (8 | 16 | 32 | 64)) => Ok(bits as u8),
-            _ => self.error(format!("cannot cut {} bytes into {parts} parts", ty.bytes())),
+            _ => self.error(format!(
+                "cannot cut {} bytes into {parts} parts",
+                ty.bytes()
+            )),
         }
     }
 
@@ -460,7 +504,10 @@ impl<'a> Lowerer<'a, '_> {
             list.push(self.source(operand, part)?);
         }
         let start = self.list(&list);
-        let inst = self.emit(Op::Pack { bits, to: ty.width() });
+        let inst = self.emit(Op::Pack {
+            bits,
+            to: ty.width(),
+        });
         (inst.dst, inst.d, inst.imm) = (dst, start, list.len() as i64);
         Ok(())
     }
@@ -474,7 +521,10 @@ impl<'a> Lowerer<'a, '_> {
             list.push(self.dest(operand, part)?);
         }
         let start = self.list(&list);
-        let inst = self.emit(Op::Unpack { bits, from: ty.width() });
+        let inst = self.emit(Op::Unpack {
+            bits,
+            from: ty.width(),
+        });
         (inst.a, inst.d, inst.imm) = (a, start, list.len() as i64);
         Ok(())
     }
@@ -502,16 +552,19 @@ impl<'a> Lowerer<'a, '_> {
             Some(Place::Global(address)) => {
                 (self.constant(address.wrapping_add_signed(offset), width), 0)
             }
-            Some(Place::Shared(at)) => {
-                (self.constant(u64::from(at).wrapping_add_signed(offset), width), 0)
-            }
-            Some(Place::KernelParam(at)) => {
-                (self.constant(u64::from(at).wrapping_add_signed(offset), width), 0)
-            }
+            Some(Place::Shared(at)) => (
+                self.constant(u64::from(at).wrapping_add_signed(offset), width),
+                0,
+            ),
+            Some(Place::KernelParam(at)) => (
+                self.constant(u64::from(at).wrapping_add_signed(offset), width),
+                0,
+            ),
             Some(Place::DynamicShared) => (self.special(Special::DynamicShared, width), offset),
-            Some(Place::Frame(at, _)) => {
-                (self.special(Special::FrameBase, width), offset + i64::from(at))
-            }
+            Some(Place::Frame(at, _)) => (
+                self.special(Special::FrameBase, width),
+                offset + i64::from(at),
+            ),
             None => match self.function_address(name) {
                 Some(address) if matches!(from, Operand::Name(_)) => {
                     (self.constant(address, width), 0)
@@ -523,7 +576,11 @@ impl<'a> Lowerer<'a, '_> {
             self.emit_to(Op::Mov(width), dst, &[base]);
         } else {
             let offset = self.constant(offset as u64, width);
-            let ty = if width == Width::Double { Type::U64 } else { Type::U32 };
+            let ty = if width == Width::Double {
+                Type::U64
+            } else {
+                Type::U32
+            };
             self.emit_to(Op::Int(IntOp::Add, ty), dst, &[base, offset]);
         }
         Ok(())
@@ -535,12 +592,12 @@ impl<'a> Lowerer<'a, '_> {
         }
         let words = Words::of(&inst.opcode[1..]);
         self.no_modifiers(&words.rest, &[])?;
-        let [to, from] = words.types[..] else { return self.unknown(inst) };
+        let [to, from] = words.types[..] else {
+            return self.unknown(inst);
+        };
         // Two sources make a packed result: `cvt.rn.f16x2.f32 d, a, b` (b is the low half).
-        let packs = matches!(
-            to,
-            Type::F16x2 | Type::BF16x2 | Type::E4M3x2 | Type::E5M2x2
-        ) && from == Type::F32;
+        let packs = matches!(to, Type::F16x2 | Type::BF16x2 | Type::E4M3x2 | Type::E5M2x2)
+            && from == Type::F32;
         self.arity(inst, if packs { 3..=3 } else { 2..=2 })?;
         let target = self.any_register(&inst.operands[0]);
         let (dst, to_width) = match target {
@@ -564,8 +621,21 @@ impl<'a> Lowerer<'a, '_> {
             }
             other => self.source(other, from)?,
         };
-        let b = if packs { self.source(&inst.operands[2], from)? } else { NONE };
-        self.emit_to(Op::Convert { to, from, to_width, mode: words.mode }, dst, &[a, b]);
+        let b = if packs {
+            self.source(&inst.operands[2], from)?
+        } else {
+            NONE
+        };
+        self.emit_to(
+            Op::Convert {
+                to,
+                from,
+                to_width,
+                mode: words.mode,
+            },
+            dst,
+            &[a, b],
+        );
         Ok(())
     }
 
@@ -573,7 +643,10 @@ impl<'a> Lowerer<'a, '_> {
     fn low_half(&mut self, id: u32) -> u32 {
         let (low, high) = (self.new_slot(Width::Word), self.new_slot(Width::Word));
         let start = self.list(&[low, high]);
-        let inst = self.emit(Op::Unpack { bits: 32, from: Width::Double });
+        let inst = self.emit(Op::Unpack {
+            bits: 32,
+            from: Width::Double,
+        });
         (inst.a, inst.d, inst.imm) = (id, start, 2);
         low
     }
@@ -610,12 +683,18 @@ impl<'a> Lowerer<'a, '_> {
             let c_low = self.new_slot(Width::Word);
             let c_high = self.new_slot(Width::Word);
             let start = self.list(&[c_low, c_high]);
-            let unpack = self.emit(Op::Unpack { bits: 8, from: Width::Word });
+            let unpack = self.emit(Op::Unpack {
+                bits: 8,
+                from: Width::Word,
+            });
             (unpack.a, unpack.d, unpack.imm) = (c, start, 2);
             list.extend([c_low, c_high]);
         }
         let start = self.list(&list);
-        let pack = self.emit(Op::Pack { bits, to: Width::Word });
+        let pack = self.emit(Op::Pack {
+            bits,
+            to: Width::Word,
+        });
         (pack.dst, pack.d, pack.imm) = (dst, start, list.len() as i64);
         Ok(())
     }
@@ -624,7 +703,9 @@ impl<'a> Lowerer<'a, '_> {
         let words = Words::of(&inst.opcode[1..]);
         self.no_modifiers(&words.rest, &[])?;
         self.arity(inst, 4..=4)?;
-        let Some(&ty) = words.types.last() else { return self.unknown(inst) };
+        let Some(&ty) = words.types.last() else {
+            return self.unknown(inst);
+        };
         let dst = self.dest(&inst.operands[0], ty)?;
         let a = self.source(&inst.operands[1], ty)?;
         let b = self.source(&inst.operands[2], ty)?;
@@ -665,8 +746,14 @@ impl<'a> Lowerer<'a, '_> {
     fn setp(&mut self, inst: &Instruction<'a>) -> Result<()> {
         let words = Words::of(&inst.opcode[1..]);
         self.arity(inst, 3..=4)?;
-        let Some(&ty) = words.types.last() else { return self.unknown(inst) };
-        let Some(compare) = words.rest.first().and_then(|word| self.comparison(word, ty)) else {
+        let Some(&ty) = words.types.last() else {
+            return self.unknown(inst);
+        };
+        let Some(compare) = words
+            .rest
+            .first()
+            .and_then(|word| self.comparison(word, ty))
+        else {
             return self.unknown(inst);
         };
         let op = self.bool_op(&words)?;
@@ -680,16 +767,30 @@ impl<'a> Lowerer<'a, '_> {
             Some(operand) => self.predicate_source(operand)?,
             None => ALWAYS,
         };
-        let ty = if ty.float() || ty.signed() { ty } else { ty.unsigned() };
-        self.emit_to(Op::Setp(compare, ty, op, words.mode.ftz), dst, &[a, b, c, second]);
+        let ty = if ty.float() || ty.signed() {
+            ty
+        } else {
+            ty.unsigned()
+        };
+        self.emit_to(
+            Op::Setp(compare, ty, op, words.mode.ftz),
+            dst,
+            &[a, b, c, second],
+        );
         Ok(())
     }
 
     fn set(&mut self, inst: &Instruction<'a>) -> Result<()> {
         let words = Words::of(&inst.opcode[1..]);
         self.arity(inst, 3..=4)?;
-        let [to, from] = words.types[..] else { return self.unknown(inst) };
-        let Some(compare) = words.rest.first().and_then(|word| self.comparison(word, from)) else {
+        let [to, from] = words.types[..] else {
+            return self.unknown(inst);
+        };
+        let Some(compare) = words
+            .rest
+            .first()
+            .and_then(|word| self.comparison(word, from))
+        else {
             return self.unknown(inst);
         };
         let op = self.bool_op(&words)?;
@@ -700,8 +801,16 @@ impl<'a> Lowerer<'a, '_> {
             Some(operand) => self.predicate_source(operand)?,
             None => ALWAYS,
         };
-        let from = if from.float() || from.signed() { from } else { from.unsigned() };
-        self.emit_to(Op::Set(compare, to, from, op, words.mode.ftz), dst, &[a, b, c]);
+        let from = if from.float() || from.signed() {
+            from
+        } else {
+            from.unsigned()
+        };
+        self.emit_to(
+            Op::Set(compare, to, from, op, words.mode.ftz),
+            dst,
+            &[a, b, c],
+        );
         Ok(())
     }
 

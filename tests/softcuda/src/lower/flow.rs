@@ -75,7 +75,11 @@ fn post_dominators(successors: &[Vec<u32>]) -> Vec<u32> {
                 if idom[to as usize] == NONE {
                     continue;
                 }
-                new = if new == NONE { to } else { meet(&idom, &order, new, to) };
+                new = if new == NONE {
+                    to
+                } else {
+                    meet(&idom, &order, new, to)
+                };
             }
             if new != NONE && idom[node as usize] != new {
                 idom[node as usize] = new;
@@ -105,10 +109,18 @@ fn exit_at_once(function: &mut Function) {
             continue;
         }
         let mut target = function.code[pc].imm as usize;
-        while function.code.get(target).is_some_and(|inst| inst.op == Op::Join) {
+        while function
+            .code
+            .get(target)
+            .is_some_and(|inst| inst.op == Op::Join)
+        {
             target += 1;
         }
-        if function.code.get(target).is_some_and(|i| i.op == Op::Exit && i.guard == ALWAYS) {
+        if function
+            .code
+            .get(target)
+            .is_some_and(|i| i.op == Op::Exit && i.guard == ALWAYS)
+        {
             function.code[pc].op = Op::Exit;
         }
     }
@@ -129,7 +141,9 @@ pub(super) fn reconverge(function: &mut Function) {
             _ => {}
         }
     }
-    let starts: Vec<u32> = (0..length as u32).filter(|&pc| leader[pc as usize]).collect();
+    let starts: Vec<u32> = (0..length as u32)
+        .filter(|&pc| leader[pc as usize])
+        .collect();
     let mut block_of = vec![0u32; length];
     let mut block = 0;
     for pc in 0..length {
@@ -157,7 +171,11 @@ pub(super) fn reconverge(function: &mut Function) {
             NONE
         };
         let inst = &mut function.code[pc];
-        if inst.op == Op::Branch { inst.d = place } else { inst.c = place }
+        if inst.op == Op::Branch {
+            inst.d = place
+        } else {
+            inst.c = place
+        }
     }
     compact(function, &needed);
 }

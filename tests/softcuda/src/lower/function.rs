@@ -79,9 +79,16 @@ impl KernelScope<'_> {
 
 #[derive(Clone, Debug)]
 enum Symbol {
-    Register { id: u32, ty: Type },
+    Register {
+        id: u32,
+        ty: Type,
+    },
     /// `%r<N>`: registers get a slot when first named.
-    Range { ty: Type, count: u32, ids: HashMap<u32, u32> },
+    Range {
+        ty: Type,
+        count: u32,
+        ids: HashMap<u32, u32>,
+    },
     Vector(Vec<(u32, Type)>),
     Address(Place),
     Targets(Vec<u32>),
@@ -134,7 +141,11 @@ pub(crate) fn lower<'a>(
     let mut lowerer = Lowerer {
         module,
         kernel,
-        out: Function { name: function.name.to_string(), preds: 2, ..Function::default() },
+        out: Function {
+            name: function.name.to_string(),
+            preds: 2,
+            ..Function::default()
+        },
         scopes: vec![HashMap::new()],
         labels: Vec::new(),
         label_at: Vec::new(),
@@ -157,7 +168,10 @@ pub(crate) fn lower<'a>(
 
 impl<'a> Lowerer<'a, '_> {
     pub(crate) fn error<T>(&self, message: impl Into<String>) -> Result<T> {
-        Err(Error { line: self.line, message: message.into() })
+        Err(Error {
+            line: self.line,
+            message: message.into(),
+        })
     }
 
     fn signature(&mut self, function: &ast::Function<'a>) -> Result<()> {
@@ -183,7 +197,11 @@ impl<'a> Lowerer<'a, '_> {
                 Place::Frame(offset, bytes)
             };
             self.scopes[0].insert(variable.name, Symbol::Address(place));
-            let list = if result { &mut self.out.returns } else { &mut self.out.params };
+            let list = if result {
+                &mut self.out.returns
+            } else {
+                &mut self.out.params
+            };
             list.push((offset, bytes));
             offset += bytes;
         }
@@ -306,11 +324,22 @@ impl<'a> Lowerer<'a, '_> {
             return self.error(format!("unknown register type `.{}`", variable.ty));
         };
         let symbol = if let Some(count) = variable.range {
-            Symbol::Range { ty, count, ids: HashMap::new() }
+            Symbol::Range {
+                ty,
+                count,
+                ids: HashMap::new(),
+            }
         } else if variable.vector > 1 {
-            Symbol::Vector((0..variable.vector).map(|_| (self.new_register(ty), ty)).collect())
+            Symbol::Vector(
+                (0..variable.vector)
+                    .map(|_| (self.new_register(ty), ty))
+                    .collect(),
+            )
         } else {
-            Symbol::Register { id: self.new_register(ty), ty }
+            Symbol::Register {
+                id: self.new_register(ty),
+                ty,
+            }
         };
         self.declare(variable.name, symbol);
         Ok(())
@@ -363,7 +392,10 @@ impl<'a> Lowerer<'a, '_> {
     }
 
     fn find_label(&self, name: &str) -> Option<u32> {
-        self.labels.iter().rev().find_map(|labels| labels.get(name).copied())
+        self.labels
+            .iter()
+            .rev()
+            .find_map(|labels| labels.get(name).copied())
     }
 
     /// The register called `name`.
@@ -482,11 +514,11 @@ impl<'a> Lowerer<'a, '_> {
             }
             (Operand::F64(bits), Type::F64 | Type::B64 | Type::U64 | Type::S64) => Ok(*bits),
             (Operand::Int(value), Type::F64) => Ok((*value as i64 as f64).to_bits()),
-            (Operand::Int(value), Type::F32) => {
-                Ok(u64::from((*value as i64 as f32).to_bits()))
-            }
+            (Operand::Int(value), Type::F32) => Ok(u64::from((*value as i64 as f32).to_bits())),
             (Operand::Int(value), _) => Ok(*value & mask),
-            _ => self.error(format!("expected a number of type {ty:?}, found {operand:?}")),
+            _ => self.error(format!(
+                "expected a number of type {ty:?}, found {operand:?}"
+            )),
         }
     }
 
@@ -563,7 +595,10 @@ impl<'a> Lowerer<'a, '_> {
 
     /// The address of a function, as a value.
     pub(crate) fn function_address(&self, name: &str) -> Option<u64> {
-        self.module.functions.get(name).map(|&index| FUNCTION_BASE + u64::from(index) * 16)
+        self.module
+            .functions
+            .get(name)
+            .map(|&index| FUNCTION_BASE + u64::from(index) * 16)
     }
 
     /// An address operand: slot, offset, whether the slot has 64 bits.
@@ -588,17 +623,21 @@ impl<'a> Lowerer<'a, '_> {
                 Some(Place::Shared(at)) => {
                     Ok((self.constant(u64::from(at), Width::Word), offset, false))
                 }
-                Some(Place::DynamicShared) => {
-                    Ok((self.special(Special::DynamicShared, Width::Word), offset, false))
-                }
+                Some(Place::DynamicShared) => Ok((
+                    self.special(Special::DynamicShared, Width::Word),
+                    offset,
+                    false,
+                )),
                 Some(Place::Frame(at, _)) => Ok((
                     self.special(Special::FrameBase, Width::Double),
                     offset + i64::from(at),
                     true,
                 )),
-                Some(Place::KernelParam(at)) => {
-                    Ok((self.constant(0, Width::Double), offset + i64::from(at), true))
-                }
+                Some(Place::KernelParam(at)) => Ok((
+                    self.constant(0, Width::Double),
+                    offset + i64::from(at),
+                    true,
+                )),
                 None => self.error(format!("unknown variable `{name}`")),
             },
         }
@@ -606,7 +645,12 @@ impl<'a> Lowerer<'a, '_> {
 
     /// The space that a variable named in an address lives in, where one is named.
     pub(crate) fn address_space(&mut self, operand: &Operand<'a>) -> Option<MemSpace> {
-        let Operand::Address { base: Some(name), .. } = operand else { return None };
+        let Operand::Address {
+            base: Some(name), ..
+        } = operand
+        else {
+            return None;
+        };
         if matches!(self.lookup(name), Some(Symbol::Register { .. })) {
             return None;
         }
@@ -625,7 +669,9 @@ impl<'a> Lowerer<'a, '_> {
 
     /// Emits an instruction with the current guard; fields are filled in by the caller.
     pub(crate) fn emit(&mut self, op: Op) -> &mut Inst {
-        self.out.lines.push((self.line, self.loc.file, self.loc.line));
+        self.out
+            .lines
+            .push((self.line, self.loc.file, self.loc.line));
         self.out.code.push(Inst {
             op,
             guard: self.guard,
@@ -655,7 +701,10 @@ impl<'a> Lowerer<'a, '_> {
     }
 
     pub(crate) fn unknown<T>(&self, instruction: &ast::Instruction<'a>) -> Result<T> {
-        self.error(format!("unknown instruction `{}`", instruction.opcode.join(".")))
+        self.error(format!(
+            "unknown instruction `{}`",
+            instruction.opcode.join(".")
+        ))
     }
 
     /// Checks the number of operands.
@@ -764,7 +813,11 @@ impl<'a> Lowerer<'a, '_> {
         if arguments.len() < needs {
             return self.error(format!("the function takes {needs} arguments"));
         }
-        self.out.calls.push(CallSite { callee, arguments, results });
+        self.out.calls.push(CallSite {
+            callee,
+            arguments,
+            results,
+        });
         let site = self.out.calls.len() as i64 - 1;
         // A guarded call is a branch around it, so that callers and others meet again.
         let guard = std::mem::replace(&mut self.guard, ALWAYS);
@@ -854,7 +907,11 @@ pub(crate) struct Words<'a> {
 
 impl<'a> Words<'a> {
     pub(crate) fn of(words: &[&'a str]) -> Words<'a> {
-        let mut sorted = Words { mode: Mode::PLAIN, types: Vec::new(), rest: Vec::new() };
+        let mut sorted = Words {
+            mode: Mode::PLAIN,
+            types: Vec::new(),
+            rest: Vec::new(),
+        };
         for word in words {
             if let Some(ty) = Type::parse(word) {
                 sorted.types.push(ty);

@@ -396,12 +396,23 @@ pub enum Op {
     /// `dst ← a + b·c`-like operations with operands of two types: `fma.rn.f32.bf16`.
     Mixed(FloatOp, Type, Mode),
     /// `dst ← a` as `to`; `b` is the second source of a packing conversion.
-    Convert { to: Type, from: Type, to_width: Width, mode: Mode },
+    Convert {
+        to: Type,
+        from: Type,
+        to_width: Width,
+        mode: Mode,
+    },
     Mov(Width),
     /// `dst ← pack(list at d)`, `imm` elements of `bits` bits.
-    Pack { bits: u8, to: Width },
+    Pack {
+        bits: u8,
+        to: Width,
+    },
     /// `list at d ← parts of a`
-    Unpack { bits: u8, from: Width },
+    Unpack {
+        bits: u8,
+        from: Width,
+    },
     /// `dst ← c ? a : b`
     Select(Width),
     /// Predicates `dst`, `d` ← `(a cmp b)`, its negation, each combined with predicate `c`.
@@ -423,22 +434,47 @@ pub enum Op {
     /// `dst` ← old of [a + imm]; sources b, c; `dst` may be [`NONE`].
     Atom(AtomOp, Access),
     /// Shared [a + imm] ← global [b + c's low bits]: `cp.async`; c: source size slot or NONE; d: bytes.
-    CpAsync { wide_address: bool, bytes: u8 },
+    CpAsync {
+        wide_address: bool,
+        bytes: u8,
+    },
     CpAsyncCommit,
     /// Waits until at most `imm` groups are pending; −1: all, committed or not.
     CpAsyncWait,
     /// The mbarrier at [a + imm] counts this thread's earlier copies.
-    CpAsyncMbarrier { noinc: bool, wide_address: bool },
+    CpAsyncMbarrier {
+        noinc: bool,
+        wide_address: bool,
+    },
     /// Bulk copy shared [a] ← global [b], `c` bytes, counted by the mbarrier at [d].
-    CpBulk { to_shared: bool, wide_address: bool },
+    CpBulk {
+        to_shared: bool,
+        wide_address: bool,
+    },
     /// Address windows: `dst ← a` made generic or specific.
-    Cvta { space: MemSpace, to_generic: bool, wide: bool },
+    Cvta {
+        space: MemSpace,
+        to_generic: bool,
+        wide: bool,
+    },
     /// Predicate `dst ← a in space`
-    IsSpace { space: MemSpace, wide: bool },
-    Mapa { wide: bool, generic: bool },
-    Fence { wide: bool },
+    IsSpace {
+        space: MemSpace,
+        wide: bool,
+    },
+    Mapa {
+        wide: bool,
+        generic: bool,
+    },
+    Fence {
+        wide: bool,
+    },
 
-    Mbarrier { op: MbarrierOp, wide_address: bool, space: MemSpace },
+    Mbarrier {
+        op: MbarrierOp,
+        wide_address: bool,
+        space: MemSpace,
+    },
 
     /// To `imm` where the guard holds; `d`: where the paths meet again, or [`NONE`].
     Branch,
@@ -456,7 +492,10 @@ pub enum Op {
     Yield,
 
     /// Barrier `a` (slot), thread count `b` (slot or NONE); predicate source `c`; result `dst`.
-    Barrier { op: BarrierOp, aligned: bool },
+    Barrier {
+        op: BarrierOp,
+        aligned: bool,
+    },
     ClusterArrive,
     ClusterWait,
     /// `*.sync` with member mask in slot `c`.
@@ -466,7 +505,10 @@ pub enum Op {
     /// Predicate source a; mask in slot c (NONE: legacy, active lanes).
     Vote(Vote),
     /// a; mask c; `d`: predicate result of `match.all` or NONE.
-    Match { all: bool, wide: bool },
+    Match {
+        all: bool,
+        wide: bool,
+    },
     /// a; mask c.
     Redux(AtomOp, Type, bool),
     ActiveMask,
@@ -474,8 +516,16 @@ pub enum Op {
     Elect,
 
     /// `imm` matrices of 8×8 b16 from shared rows at a into the list at d.
-    LdMatrix { transposed: bool, wide_address: bool, space: MemSpace },
-    StMatrix { transposed: bool, wide_address: bool, space: MemSpace },
+    LdMatrix {
+        transposed: bool,
+        wide_address: bool,
+        space: MemSpace,
+    },
+    StMatrix {
+        transposed: bool,
+        wide_address: bool,
+        space: MemSpace,
+    },
     MovMatrix,
     /// List at d: d, a, b, c registers; `a`, `b`, `c`, `dst` hold how many of each.
     Mma(MmaShape),

@@ -110,7 +110,11 @@ impl Kernel {
     pub(crate) fn place(&self, function: u32, pc: u32) -> String {
         let function = &self.program[function as usize];
         let (ptx, file, line) = function.lines.get(pc as usize).copied().unwrap_or_default();
-        let kind = if function.name == self.name { "kernel" } else { "function" };
+        let kind = if function.name == self.name {
+            "kernel"
+        } else {
+            "function"
+        };
         let name = &function.name;
         match self.files.iter().find(|(number, _)| *number == file) {
             Some((_, path)) if line > 0 => {
@@ -141,8 +145,8 @@ impl Traits {
             function.code.iter().any(|inst| match inst.op {
                 Op::Atom(op, access) if access.space != MemSpace::Shared => {
                     use inst::AtomOp::*;
-                    let commutes = matches!(op, Add | Min | Max | And | Or | Xor)
-                        && access.ty.integer();
+                    let commutes =
+                        matches!(op, Add | Min | Max | And | Or | Xor) && access.ty.integer();
                     !commutes || inst.dst != inst::NONE && read.contains(&inst.dst)
                 }
                 Op::Load(access) | Op::Store(access) => {
@@ -153,7 +157,9 @@ impl Traits {
                 _ => false,
             })
         };
-        Traits { ordered: program.iter().any(orders) }
+        Traits {
+            ordered: program.iter().any(orders),
+        }
     }
 }
 
@@ -167,7 +173,12 @@ pub struct Module {
 
 impl Module {
     fn empty(memory: Arc<Memory>) -> Module {
-        Module { kernels: Vec::new(), globals: HashMap::new(), const_bytes: 0, memory }
+        Module {
+            kernels: Vec::new(),
+            globals: HashMap::new(),
+            const_bytes: 0,
+            memory,
+        }
     }
 
     /// Parses and lowers PTX text (`image`, with or without a final NUL) for `target`, and places its
@@ -186,7 +197,10 @@ impl Module {
 
     /// The kernel of that name.
     pub fn kernel(&self, name: &str) -> Option<Arc<Kernel>> {
-        self.kernels.iter().find(|kernel| kernel.name == name).cloned()
+        self.kernels
+            .iter()
+            .find(|kernel| kernel.name == name)
+            .cloned()
     }
 
     /// Every kernel, in the module's order.

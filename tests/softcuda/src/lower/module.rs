@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::function::{
-    FUNCTION_BASE, KernelScope, ModuleScope, ModuleVariable, lower,
-};
+use super::function::{FUNCTION_BASE, KernelScope, ModuleScope, ModuleVariable, lower};
 use super::types::Type;
 use super::{Kernel, LoadError, Module, Param};
 use crate::ptx::ast::{self, Init, Space, Variable};
@@ -39,7 +37,10 @@ pub(super) fn size_of(variable: &Variable) -> Option<(u64, u32)> {
 }
 
 fn invalid(line: u32, message: impl Into<String>) -> LoadError {
-    LoadError::Invalid { line, message: message.into() }
+    LoadError::Invalid {
+        line,
+        message: message.into(),
+    }
 }
 
 pub(super) fn load(
@@ -48,7 +49,10 @@ pub(super) fn load(
     memory: &Arc<Memory>,
     options: &Options,
 ) -> Result<Module, LoadError> {
-    let end = image.iter().position(|&byte| byte == 0).unwrap_or(image.len());
+    let end = image
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(image.len());
     let text = std::str::from_utf8(&image[..end]).map_err(|_| LoadError::NotPtx)?;
     if !text.contains(".version") {
         return Err(LoadError::NotPtx);
@@ -61,7 +65,11 @@ pub(super) fn load(
         });
     }
     let binary_version = check_target(&tree.target, target)?;
-    let mut loader = Loader { tree: &tree, memory, module: Module::empty(memory.clone()) };
+    let mut loader = Loader {
+        tree: &tree,
+        memory,
+        module: Module::empty(memory.clone()),
+    };
     loader.load(binary_version)?;
     Ok(loader.module)
 }
@@ -71,7 +79,10 @@ fn check_target(words: &[&str], target: &Target) -> Result<u32, LoadError> {
     let Some(name) = words.first() else {
         return Err(invalid(1, "expected a `.target` directive, found none"));
     };
-    let wrong = || LoadError::WrongTarget { found: name.to_string(), device: target.sm };
+    let wrong = || LoadError::WrongTarget {
+        found: name.to_string(),
+        device: target.sm,
+    };
     let digits = name.strip_prefix("sm_").unwrap_or("");
     let suffix = digits.trim_start_matches(|c: char| c.is_ascii_digit());
     let number: u32 = digits[..digits.len() - suffix.len()]
@@ -109,9 +120,17 @@ impl<'a> Loader<'a, '_> {
         }
         let variables = self.place_variables()?;
         self.initialise(&variables, &functions)?;
-        let scope = ModuleScope { variables, functions, ast: &self.tree.functions };
-        let files: Arc<[(u32, String)]> =
-            self.tree.files.iter().map(|(n, path)| (*n, path.to_string())).collect();
+        let scope = ModuleScope {
+            variables,
+            functions,
+            ast: &self.tree.functions,
+        };
+        let files: Arc<[(u32, String)]> = self
+            .tree
+            .files
+            .iter()
+            .map(|(n, path)| (*n, path.to_string()))
+            .collect();
         for (index, function) in self.tree.functions.iter().enumerate() {
             if function.body.is_none() {
                 continue;
@@ -145,7 +164,10 @@ impl<'a> Loader<'a, '_> {
                 continue;
             }
             let (bytes, align) = size_of(variable).ok_or_else(|| {
-                invalid(variable.line, format!("`{}`: unknown type or size", variable.name))
+                invalid(
+                    variable.line,
+                    format!("`{}`: unknown type or size", variable.name),
+                )
             })?;
             let placed = match variable.space {
                 Space::Shared => {
@@ -182,7 +204,9 @@ impl<'a> Loader<'a, '_> {
             return Ok(ModuleVariable::Placed(address));
         }
         let address = self.memory.allocate(bytes, variable.name)?;
-        self.module.globals.insert(variable.name.to_string(), (address, bytes));
+        self.module
+            .globals
+            .insert(variable.name.to_string(), (address, bytes));
         if let Ok(pointer) = self.memory.slice(address, bytes) {
             // SAFETY: `slice` checked that the range is one live allocation, and nobody else knows
             // of it yet.
@@ -220,7 +244,11 @@ impl<'a> Loader<'a, '_> {
                         u64::from((f64::from_bits(*bits) as f32).to_bits())
                     }
                     Init::F64(bits) => *bits,
-                    Init::Address { name, offset, mask_shift } => {
+                    Init::Address {
+                        name,
+                        offset,
+                        mask_shift,
+                    } => {
                         let base = match variables.get(name) {
                             Some(ModuleVariable::Placed(address)) => *address,
                             _ => match functions.get(name) {
@@ -239,12 +267,15 @@ impl<'a> Loader<'a, '_> {
                 };
                 bytes.extend_from_slice(&value.to_le_bytes()[..element.min(8) as usize]);
             }
-            let pointer = self.memory.slice(*address, bytes.len() as u64).map_err(|_| {
-                invalid(
-                    variable.line,
-                    format!("`{}` has more initial values than room", variable.name),
-                )
-            })?;
+            let pointer = self
+                .memory
+                .slice(*address, bytes.len() as u64)
+                .map_err(|_| {
+                    invalid(
+                        variable.line,
+                        format!("`{}` has more initial values than room", variable.name),
+                    )
+                })?;
             // SAFETY: `slice` checked the range; the module isn't in use yet.
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer, bytes.len()) };
         }
@@ -263,9 +294,7 @@ impl<'a> Loader<'a, '_> {
         shared.function(index);
         let mut program = Vec::new();
         while let Some(&next) = shared.program.get(program.len()) {
-            program.push(
-                lower(scope, &mut shared, next).map_err(|e| invalid(e.line, e.message))?,
-            );
+            program.push(lower(scope, &mut shared, next).map_err(|e| invalid(e.line, e.message))?);
             // A call by address may reach any function whose address the module has.
             if shared.indirect && program.len() == shared.program.len() {
                 for (i, other) in self.tree.functions.iter().enumerate() {
@@ -276,7 +305,11 @@ impl<'a> Loader<'a, '_> {
             }
         }
         let directive = |name: &str| {
-            function.directives.iter().find(|(found, _)| *found == name).map(|(_, n)| n)
+            function
+                .directives
+                .iter()
+                .find(|(found, _)| *found == name)
+                .map(|(_, n)| n)
         };
         let shape = |numbers: &Vec<u64>| -> [u32; 3] {
             std::array::from_fn(|i| numbers.get(i).map_or(1, |&n| n.min(1 << 20) as u32))
@@ -284,10 +317,16 @@ impl<'a> Loader<'a, '_> {
         let required_block = directive("reqntid").map(shape);
         let max_threads = required_block
             .or(directive("maxntid").map(shape))
-            .map_or(THREADS_PER_BLOCK, |s| s.iter().product::<u32>().min(THREADS_PER_BLOCK));
+            .map_or(THREADS_PER_BLOCK, |s| {
+                s.iter().product::<u32>().min(THREADS_PER_BLOCK)
+            });
         let local_bytes = program.iter().map(|f| f.frame_bytes).max().unwrap_or(0);
         let (params, program_registers) = (
-            program[0].params.iter().map(|&(offset, size)| Param { offset, size }).collect(),
+            program[0]
+                .params
+                .iter()
+                .map(|&(offset, size)| Param { offset, size })
+                .collect(),
             program.iter().map(|f| f.pressure).max().unwrap_or(0),
         );
         Ok(Kernel {

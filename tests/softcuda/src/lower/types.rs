@@ -124,7 +124,10 @@ impl Type {
 
     /// Whether it is a signed integer.
     pub fn signed(self) -> bool {
-        matches!(self, Type::S8 | Type::S16 | Type::S32 | Type::S64 | Type::S16x2)
+        matches!(
+            self,
+            Type::S8 | Type::S16 | Type::S32 | Type::S64 | Type::S16x2
+        )
     }
 
     /// Whether it is a floating-point type, packed or not.
@@ -222,7 +225,12 @@ impl Mode {
 
     /// Whether the common path (nearest, no clamping) computes the result.
     pub fn plain(&self) -> bool {
-        *self == Mode::PLAIN || *self == Mode { approx: true, ..Mode::PLAIN }
+        *self == Mode::PLAIN
+            || *self
+                == Mode {
+                    approx: true,
+                    ..Mode::PLAIN
+                }
     }
 
     /// Takes up a modifier word; whether it was one.

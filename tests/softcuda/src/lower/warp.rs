@@ -74,8 +74,11 @@ impl<'a> Lowerer<'a, '_> {
         }
         // `bar` is `barrier….aligned`.
         let aligned = inst.opcode[0] == "bar" || rest.contains(&"aligned");
-        let words: Vec<&str> =
-            rest.iter().copied().filter(|w| !matches!(*w, "cta" | "aligned")).collect();
+        let words: Vec<&str> = rest
+            .iter()
+            .copied()
+            .filter(|w| !matches!(*w, "cta" | "aligned"))
+            .collect();
         let op = match words[..] {
             ["sync"] => BarrierOp::Sync,
             ["arrive"] => BarrierOp::Arrive,
@@ -90,7 +93,9 @@ impl<'a> Lowerer<'a, '_> {
         let mut last = inst.operands.len();
         if matches!(op, BarrierOp::Popc | BarrierOp::And | BarrierOp::Or) {
             self.arity(inst, 3..=4)?;
-            let Some(operand) = operands.next() else { return self.unknown(inst) };
+            let Some(operand) = operands.next() else {
+                return self.unknown(inst);
+            };
             dst = match op {
                 BarrierOp::Popc => self.dest(operand, Type::U32)?,
                 _ => self.predicate_dest(operand)?,
@@ -103,7 +108,9 @@ impl<'a> Lowerer<'a, '_> {
             .iter()
             .map(|operand| self.source(operand, Type::U32))
             .collect::<Result<_>>()?;
-        let Some(&a) = numbers.first() else { return self.unknown(inst) };
+        let Some(&a) = numbers.first() else {
+            return self.unknown(inst);
+        };
         let b = numbers.get(1).copied().unwrap_or(NONE);
         self.emit_to(Op::Barrier { op, aligned }, dst, &[a, b, predicate]);
         Ok(())
@@ -123,15 +130,20 @@ impl<'a> Lowerer<'a, '_> {
         let sync = words.has("sync");
         self.arity(inst, if sync { 5..=5 } else { 4..=4 })?;
         let (dst, flag) = match &inst.operands[0] {
-            Operand::Pair(dst, flag) => {
-                (self.dest(dst, Type::B32)?, i64::from(self.predicate_dest(flag)?))
-            }
+            Operand::Pair(dst, flag) => (
+                self.dest(dst, Type::B32)?,
+                i64::from(self.predicate_dest(flag)?),
+            ),
             dst => (self.dest(dst, Type::B32)?, -1),
         };
         let a = self.source(&inst.operands[1], Type::B32)?;
         let b = self.source(&inst.operands[2], Type::B32)?;
         let clamp = self.source(&inst.operands[3], Type::B32)?;
-        let mask = if sync { self.source(&inst.operands[4], Type::B32)? } else { NONE };
+        let mask = if sync {
+            self.source(&inst.operands[4], Type::B32)?
+        } else {
+            NONE
+        };
         let out = self.emit(Op::Shuffle(mode));
         (out.dst, out.a, out.b, out.c, out.d, out.imm) = (dst, a, b, mask, clamp, flag);
         Ok(())
@@ -153,7 +165,11 @@ impl<'a> Lowerer<'a, '_> {
             _ => self.predicate_dest(&inst.operands[0])?,
         };
         let a = self.predicate_source(&inst.operands[1])?;
-        let mask = if sync { self.source(&inst.operands[2], Type::B32)? } else { NONE };
+        let mask = if sync {
+            self.source(&inst.operands[2], Type::B32)?
+        } else {
+            NONE
+        };
         self.emit_to(Op::Vote(mode), dst, &[a, NONE, mask]);
         Ok(())
     }
@@ -162,12 +178,12 @@ impl<'a> Lowerer<'a, '_> {
         let words = Words::of(&inst.opcode[1..]);
         self.no_modifiers(&words.rest, &["any", "all", "sync"])?;
         self.arity(inst, 3..=3)?;
-        let Some(&ty) = words.types.last() else { return self.unknown(inst) };
+        let Some(&ty) = words.types.last() else {
+            return self.unknown(inst);
+        };
         let all = words.has("all");
         let (dst, flag) = match &inst.operands[0] {
-            Operand::Pair(dst, flag) => {
-                (self.dest(dst, Type::B32)?, self.predicate_dest(flag)?)
-            }
+            Operand::Pair(dst, flag) => (self.dest(dst, Type::B32)?, self.predicate_dest(flag)?),
             dst => (self.dest(dst, Type::B32)?, NONE),
         };
         let a = self.source(&inst.operands[1], ty)?;
@@ -184,7 +200,9 @@ impl<'a> Lowerer<'a, '_> {
             &["sync", "add", "min", "max", "and", "or", "xor", "abs"],
         )?;
         self.arity(inst, 3..=3)?;
-        let Some(&ty) = words.types.last() else { return self.unknown(inst) };
+        let Some(&ty) = words.types.last() else {
+            return self.unknown(inst);
+        };
         let op = match words.rest.iter().find(|w| **w != "sync" && **w != "abs") {
             Some(&"add") => AtomOp::Add,
             Some(&"min") => AtomOp::Min,
@@ -211,7 +229,17 @@ impl<'a> Lowerer<'a, '_> {
         let words = Words::of(&inst.opcode[1..]);
         self.no_modifiers(
             &words.rest,
-            &["sync", "aligned", "m8n8", "x1", "x2", "x4", "trans", "shared", "shared::cta"],
+            &[
+                "sync",
+                "aligned",
+                "m8n8",
+                "x1",
+                "x2",
+                "x4",
+                "trans",
+                "shared",
+                "shared::cta",
+            ],
         )?;
         self.arity(inst, 2..=2)?;
         let count = if words.has("x4") {
@@ -232,13 +260,25 @@ impl<'a> Lowerer<'a, '_> {
         let list = self.word_list(registers, count, load)?;
         let (a, imm, wide_address) = self.address(address)?;
         let stated = words.rest.iter().any(|w| w.starts_with("shared"));
-        let space = if stated { MemSpace::Shared } else { MemSpace::Generic };
+        let space = if stated {
+            MemSpace::Shared
+        } else {
+            MemSpace::Generic
+        };
         let transposed = words.has("trans");
         let start = self.list(&list);
         let out = self.emit(if load {
-            Op::LdMatrix { transposed, wide_address, space }
+            Op::LdMatrix {
+                transposed,
+                wide_address,
+                space,
+            }
         } else {
-            Op::StMatrix { transposed, wide_address, space }
+            Op::StMatrix {
+                transposed,
+                wide_address,
+                space,
+            }
         });
         (out.a, out.d, out.b, out.imm) = (a, start, count as u32, imm);
         Ok(())
@@ -261,7 +301,13 @@ impl<'a> Lowerer<'a, '_> {
         }
         items
             .iter()
-            .map(|item| if dest { self.dest(item, ty) } else { self.source(item, ty) })
+            .map(|item| {
+                if dest {
+                    self.dest(item, ty)
+                } else {
+                    self.source(item, ty)
+                }
+            })
             .collect()
     }
 
@@ -297,7 +343,12 @@ impl<'a> Lowerer<'a, '_> {
             (m, n, k, *input),
             (16, 8, 8 | 16, Type::F16 | Type::BF16)
                 | (16, 8, 4 | 8, Type::TF32)
-                | (16, 8, 16 | 32, Type::S8 | Type::U8 | Type::E4M3 | Type::E5M2)
+                | (
+                    16,
+                    8,
+                    16 | 32,
+                    Type::S8 | Type::U8 | Type::E4M3 | Type::E5M2
+                )
                 | (8, 8, 16, Type::S8 | Type::U8)
                 | (8, 8, 4, Type::F64)
                 | (16, 8, 4 | 8 | 16, Type::F64)
@@ -323,9 +374,17 @@ impl<'a> Lowerer<'a, '_> {
         let mut list = Vec::new();
         let mut lengths = [0u32; 4];
         for (i, (operand, (ty, count, dest))) in inst.operands.iter().zip(counts).enumerate() {
-            let ty = if ty == Type::F64 { Type::F64 } else { Type::B32 };
+            let ty = if ty == Type::F64 {
+                Type::F64
+            } else {
+                Type::B32
+            };
             // `wmma` fragments may hold each element more than once.
-            let count = if shape.wmma { self.elements(operand).len() } else { count };
+            let count = if shape.wmma {
+                self.elements(operand).len()
+            } else {
+                count
+            };
             if count == 0 || count > 16 {
                 return self.unknown(inst);
             }
@@ -344,7 +403,10 @@ impl<'a> Lowerer<'a, '_> {
         let Some((m, n, k)) = words.rest.iter().find_map(|w| shape(w)) else {
             return self.unknown(inst);
         };
-        if !matches!((m, n, k), (16, 16, 8 | 16) | (32, 8, 16) | (8, 32, 16) | (8, 8, 4)) {
+        if !matches!(
+            (m, n, k),
+            (16, 16, 8 | 16) | (32, 8, 16) | (8, 32, 16) | (8, 8, 4)
+        ) {
             return self.unknown(inst);
         }
         if words.has("mma") {
@@ -354,8 +416,20 @@ impl<'a> Lowerer<'a, '_> {
                 _ => return self.unknown(inst),
             };
             let sat = words.mode.satfinite;
-            return self
-                .emit_mma(inst, MmaShape { m, n, k, input, input_b, c, d, wmma: true, sat });
+            return self.emit_mma(
+                inst,
+                MmaShape {
+                    m,
+                    n,
+                    k,
+                    input,
+                    input_b,
+                    c,
+                    d,
+                    wmma: true,
+                    sat,
+                },
+            );
         }
         let (load, operand) = match words.rest[..] {
             ["load", "a", ..] => (true, 0),
@@ -365,13 +439,19 @@ impl<'a> Lowerer<'a, '_> {
             _ => return self.unknown(inst),
         };
         self.arity(inst, 2..=3)?;
-        let Some(&ty) = words.types.last() else { return self.unknown(inst) };
+        let Some(&ty) = words.types.last() else {
+            return self.unknown(inst);
+        };
         let (registers, address) = if load {
             (&inst.operands[0], &inst.operands[1])
         } else {
             (&inst.operands[1], &inst.operands[0])
         };
-        let held = if ty == Type::F64 { Type::F64 } else { Type::B32 };
+        let held = if ty == Type::F64 {
+            Type::F64
+        } else {
+            Type::B32
+        };
         let count = self.elements(registers).len();
         let list = self.register_list(registers, count, held, load)?;
         let (a, imm, wide_address) = self.address(address)?;
@@ -384,7 +464,10 @@ impl<'a> Lowerer<'a, '_> {
                     1 => (k, n),
                     _ => (m, n),
                 };
-                self.constant(u64::from(if column_major { rows } else { cols }), Width::Word)
+                self.constant(
+                    u64::from(if column_major { rows } else { cols }),
+                    Width::Word,
+                )
             }
         };
         let space = if words.rest.iter().any(|w| w.starts_with("shared")) {
@@ -394,9 +477,22 @@ impl<'a> Lowerer<'a, '_> {
         } else {
             MemSpace::Generic
         };
-        let access = WmmaAccess { operand, column_major, m, n, k, ty, space, wide_address };
+        let access = WmmaAccess {
+            operand,
+            column_major,
+            m,
+            n,
+            k,
+            ty,
+            space,
+            wide_address,
+        };
         let start = self.list(&list);
-        let out = self.emit(if load { Op::WmmaLoad(access) } else { Op::WmmaStore(access) });
+        let out = self.emit(if load {
+            Op::WmmaLoad(access)
+        } else {
+            Op::WmmaStore(access)
+        });
         (out.a, out.b, out.c, out.d, out.imm) = (a, stride, count as u32, start, imm);
         Ok(())
     }

@@ -100,12 +100,17 @@ impl Memory {
     /// When the device's limit would be passed.
     pub fn allocate(&self, bytes: u64, label: &str) -> Result<u64, OutOfMemory> {
         let mut registry = self.registry.write().unwrap_or_else(|e| e.into_inner());
-        let out_of_memory =
-            OutOfMemory { requested: bytes, used: registry.used(), limit: self.limit };
+        let out_of_memory = OutOfMemory {
+            requested: bytes,
+            used: registry.used(),
+            limit: self.limit,
+        };
         if bytes > self.limit.saturating_sub(registry.used()) {
             return Err(out_of_memory);
         }
-        registry.allocate(bytes.max(1), label, false).ok_or(out_of_memory)
+        registry
+            .allocate(bytes.max(1), label, false)
+            .ok_or(out_of_memory)
     }
 
     /// Allocates host memory that kernels can access (pinned or managed): it doesn't count against the
@@ -119,7 +124,11 @@ impl Memory {
             let (used, limit) = (registry.used(), self.limit);
             registry
                 .allocate(bytes.max(1), label, true)
-                .ok_or(OutOfMemory { requested: bytes, used, limit })?
+                .ok_or(OutOfMemory {
+                    requested: bytes,
+                    used,
+                    limit,
+                })?
         };
         self.mark_written(address, bytes.max(1));
         Ok(address)
@@ -132,7 +141,9 @@ impl Memory {
     /// When the range overlaps an allocation or another adopted range.
     pub fn adopt(&self, address: u64, bytes: u64, label: &str) -> Result<(), BadRange> {
         let mut registry = self.registry.write().unwrap_or_else(|e| e.into_inner());
-        if bytes == 0 || self.overlaps_region(address, bytes) || !registry.adopt(address, bytes, label)
+        if bytes == 0
+            || self.overlaps_region(address, bytes)
+            || !registry.adopt(address, bytes, label)
         {
             return Err(BadRange {
                 address,
@@ -153,7 +164,10 @@ impl Memory {
         if !self.contains(address, 1) && registry.release(address) {
             return Ok(());
         }
-        Err(UnknownAddress { address, what: "no adopted range starts here".to_string() })
+        Err(UnknownAddress {
+            address,
+            what: "no adopted range starts here".to_string(),
+        })
     }
 
     fn overlaps_region(&self, address: u64, bytes: u64) -> bool {
@@ -213,7 +227,11 @@ impl Memory {
     /// check is off.
     pub fn first_uninitialised(&self, address: u64, bytes: u64) -> Option<u64> {
         let shadow = self.shadow.as_ref()?;
-        if self.contains(address, bytes) { shadow.first_clear(address, bytes) } else { None }
+        if self.contains(address, bytes) {
+            shadow.first_clear(address, bytes)
+        } else {
+            None
+        }
     }
 
     /// Copies the initialised bits of `from..from+bytes` to `to..to+bytes`, as a device-to-device
@@ -229,7 +247,10 @@ impl Memory {
 
     /// Bytes in use.
     pub fn used(&self) -> u64 {
-        self.registry.read().unwrap_or_else(|e| e.into_inner()).used()
+        self.registry
+            .read()
+            .unwrap_or_else(|e| e.into_inner())
+            .used()
     }
 
     /// The device's size in bytes.
@@ -239,24 +260,31 @@ impl Memory {
 
     /// The allocation, live or freed and not yet reused, that `address` lies in.
     pub fn find(&self, address: u64) -> Option<Allocation> {
-        self.registry.read().unwrap_or_else(|e| e.into_inner()).find(address)
+        self.registry
+            .read()
+            .unwrap_or_else(|e| e.into_inner())
+            .find(address)
     }
 
     /// One clause about a range: the allocation it lies in, or how far it is from the nearest one.
     pub fn describe(&self, address: u64, bytes: u64) -> String {
-        self.registry.read().unwrap_or_else(|e| e.into_inner()).describe(address, bytes)
+        self.registry
+            .read()
+            .unwrap_or_else(|e| e.into_inner())
+            .describe(address, bytes)
     }
 
     /// Every live allocation, by address. What is left at exit is a leak.
     pub fn live(&self) -> Vec<Allocation> {
-        self.registry.read().unwrap_or_else(|e| e.into_inner()).live()
+        self.registry
+            .read()
+            .unwrap_or_else(|e| e.into_inner())
+            .live()
     }
 
     /// Whether the range lies inside the reserved region, allocated or not.
     pub fn contains(&self, address: u64, bytes: u64) -> bool {
-        address >= self.base
-            && bytes <= self.size
-            && address - self.base <= self.size - bytes
+        address >= self.base && bytes <= self.size && address - self.base <= self.size - bytes
     }
 
     /// First address and length of the reserved region.
@@ -273,7 +301,11 @@ impl Memory {
 /// Reserves `size` bytes of zero pages without swap being set aside for them.
 pub(crate) fn reserve(size: u64) -> Option<memmap2::MmapRaw> {
     let size = usize::try_from(size).ok()?;
-    let region = memmap2::MmapOptions::new().len(size).no_reserve_swap().map_anon().ok()?;
+    let region = memmap2::MmapOptions::new()
+        .len(size)
+        .no_reserve_swap()
+        .map_anon()
+        .ok()?;
     Some(memmap2::MmapRaw::from(region))
 }
 
@@ -286,7 +318,11 @@ fn discard(address: u64, bytes: u64) {
         // SAFETY: the range is inside an anonymous private mapping of this process, and what it held
         // belongs to nobody any more.
         unsafe {
-            libc::madvise(first as *mut libc::c_void, (end - first) as usize, libc::MADV_DONTNEED);
+            libc::madvise(
+                first as *mut libc::c_void,
+                (end - first) as usize,
+                libc::MADV_DONTNEED,
+            );
         }
     }
 }
@@ -315,7 +351,10 @@ mod tests {
         memory.mark_written(address, 8192);
         memory.free(address).unwrap();
         let error = memory.slice(address, 1).unwrap_err();
-        assert!(error.freed && error.to_string().contains("freed"), "{error}");
+        assert!(
+            error.freed && error.to_string().contains("freed"),
+            "{error}"
+        );
         assert_eq!(memory.first_uninitialised(address, 8192), Some(address));
         assert!(memory.free(address).is_err());
     }

@@ -96,12 +96,22 @@ impl Registry {
 
     /// Enters a range of foreign memory; whether nothing else overlaps it.
     pub(super) fn adopt(&mut self, address: u64, bytes: u64, label: &str) -> bool {
-        let below = self.by_address.range(..address.saturating_add(bytes)).next_back();
+        let below = self
+            .by_address
+            .range(..address.saturating_add(bytes))
+            .next_back();
         if below.is_some_and(|(_, a)| a.address + a.bytes > address) {
             return false;
         }
         let (label, serial) = (Arc::from(label), self.serial);
-        let adopted = Allocation { address, bytes, label, serial, host: true, freed: None };
+        let adopted = Allocation {
+            address,
+            bytes,
+            label,
+            serial,
+            host: true,
+            freed: None,
+        };
         self.by_address.insert(address, adopted);
         self.serial += 1;
         true
@@ -125,7 +135,8 @@ impl Registry {
     /// Address space of allocations freed longest ago; takes as many as it needs.
     fn reuse(&mut self, span: u64) -> Option<u64> {
         loop {
-            if let Some((&address, &length)) = self.holes.iter().find(|&(_, &length)| length >= span)
+            if let Some((&address, &length)) =
+                self.holes.iter().find(|&(_, &length)| length >= span)
             {
                 self.holes.remove(&address);
                 if length > span {
@@ -164,7 +175,10 @@ impl Registry {
                 self.quarantine.push_back(address);
                 Ok(found.clone())
             }
-            _ => Err(UnknownAddress { address, what: self.describe(address, 1) }),
+            _ => Err(UnknownAddress {
+                address,
+                what: self.describe(address, 1),
+            }),
         }
     }
 
@@ -175,7 +189,11 @@ impl Registry {
     }
 
     pub(super) fn live(&self) -> Vec<Allocation> {
-        self.by_address.values().filter(|a| a.freed.is_none()).cloned().collect()
+        self.by_address
+            .values()
+            .filter(|a| a.freed.is_none())
+            .cloned()
+            .collect()
     }
 
     /// One clause about `bytes` bytes at `address`.
@@ -191,7 +209,11 @@ impl Registry {
                 found.describe()
             );
         }
-        let below = self.by_address.range(..=address).next_back().map(|(_, a)| a);
+        let below = self
+            .by_address
+            .range(..=address)
+            .next_back()
+            .map(|(_, a)| a);
         let above = self.by_address.range(address..).next().map(|(_, a)| a);
         let past = below.map(|a| (address - (a.address + a.bytes), a));
         let before = above.map(|a| (a.address - address, a));

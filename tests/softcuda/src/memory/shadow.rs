@@ -20,7 +20,11 @@ impl Shadow {
         let bits = super::reserve(size / 8 + 64)
             .expect("the operating system refused to reserve the initialised bits");
         let words = bits.as_mut_ptr().cast::<AtomicU64>().cast_const();
-        Shadow { _bits: bits, words, base }
+        Shadow {
+            _bits: bits,
+            words,
+            base,
+        }
     }
 
     #[inline(always)]
@@ -79,7 +83,10 @@ impl Shadow {
             });
         };
         if first < end {
-            super::discard(self.words as u64 + (first - self.base) / 8, (end - first) / 8);
+            super::discard(
+                self.words as u64 + (first - self.base) / 8,
+                (end - first) / 8,
+            );
             clear(address, first);
             clear(end, address + bytes);
         } else {

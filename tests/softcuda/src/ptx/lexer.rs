@@ -61,7 +61,11 @@ fn is_word(byte: u8) -> bool {
 impl<'a> Lexer<'a> {
     /// A lexer at the start of `text`.
     pub fn new(text: &'a str) -> Lexer<'a> {
-        Lexer { text, at: 0, line: 1 }
+        Lexer {
+            text,
+            at: 0,
+            line: 1,
+        }
     }
 
     /// Line of the token that was read last, from 1.
@@ -70,11 +74,18 @@ impl<'a> Lexer<'a> {
     }
 
     fn byte(&self, ahead: usize) -> u8 {
-        self.text.as_bytes().get(self.at + ahead).copied().unwrap_or(0)
+        self.text
+            .as_bytes()
+            .get(self.at + ahead)
+            .copied()
+            .unwrap_or(0)
     }
 
     fn error(&self, message: impl Into<String>) -> SyntaxError {
-        SyntaxError { line: self.line, message: message.into() }
+        SyntaxError {
+            line: self.line,
+            message: message.into(),
+        }
     }
 
     /// The end of the run of bytes that satisfy `f`, from `at`.
@@ -168,7 +179,10 @@ impl<'a> Lexer<'a> {
         let end = self.run(start, is_word);
         let word = &self.text[start..end];
         let bad = |lexer: &Self, end: usize| {
-            lexer.error(format!("malformed number `{}`", short(&lexer.text[start..end])))
+            lexer.error(format!(
+                "malformed number `{}`",
+                short(&lexer.text[start..end])
+            ))
         };
         if let Some(hex) = word.strip_prefix("0f").or_else(|| word.strip_prefix("0F")) {
             self.at = end;
@@ -188,18 +202,24 @@ impl<'a> Lexer<'a> {
         let exponent = !hexadecimal && word.contains(['e', 'E']);
         let fraction = !hexadecimal
             && self.text.as_bytes().get(end) == Some(&b'.')
-            && self.text.as_bytes().get(end + 1).is_some_and(u8::is_ascii_digit);
+            && self
+                .text
+                .as_bytes()
+                .get(end + 1)
+                .is_some_and(u8::is_ascii_digit);
         if exponent || fraction {
             return self.decimal(start);
         }
         self.at = end;
         let digits = word.trim_end_matches(['U', 'u']);
-        let value = if let Some(hex) =
-            digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"))
+        let value = if let Some(hex) = digits
+            .strip_prefix("0x")
+            .or_else(|| digits.strip_prefix("0X"))
         {
             u64::from_str_radix(hex, 16)
-        } else if let Some(binary) =
-            digits.strip_prefix("0b").or_else(|| digits.strip_prefix("0B"))
+        } else if let Some(binary) = digits
+            .strip_prefix("0b")
+            .or_else(|| digits.strip_prefix("0B"))
         {
             u64::from_str_radix(binary, 2)
         } else if digits.len() > 1 && digits.starts_with('0') {

@@ -16,7 +16,10 @@ type Result<T> = std::result::Result<T, SyntaxError>;
 /// # Errors
 /// The first place where the text isn't PTX.
 pub fn parse(text: &str) -> Result<Module<'_>> {
-    let mut parser = Parser { lexer: Lexer::new(text), depth: 0 };
+    let mut parser = Parser {
+        lexer: Lexer::new(text),
+        depth: 0,
+    };
     parser.module()
 }
 
@@ -27,7 +30,10 @@ struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     fn error<T>(&self, message: impl Into<String>) -> Result<T> {
-        Err(SyntaxError { line: self.lexer.line(), message: message.into() })
+        Err(SyntaxError {
+            line: self.lexer.line(),
+            message: message.into(),
+        })
     }
 
     fn next(&mut self) -> Result<Token<'a>> {
@@ -196,10 +202,18 @@ impl<'a> Parser<'a> {
     /// After `.entry` or `.func`.
     fn function(&mut self, entry: bool) -> Result<Function<'a>> {
         self.skip_attribute()?;
-        let returns = if self.peek()? == Token::Mark(b'(') { self.params()? } else { Vec::new() };
+        let returns = if self.peek()? == Token::Mark(b'(') {
+            self.params()?
+        } else {
+            Vec::new()
+        };
         let name = self.word("a function's name")?;
         let line = self.lexer.line();
-        let params = if self.peek()? == Token::Mark(b'(') { self.params()? } else { Vec::new() };
+        let params = if self.peek()? == Token::Mark(b'(') {
+            self.params()?
+        } else {
+            Vec::new()
+        };
         let mut directives = Vec::new();
         let body = loop {
             match self.next()? {
@@ -217,12 +231,21 @@ impl<'a> Parser<'a> {
                     directives.push((name, numbers));
                 }
                 found => {
-                    return self
-                        .error(format!("expected the body of `{name}` or `;`, found {found}"));
+                    return self.error(format!(
+                        "expected the body of `{name}` or `;`, found {found}"
+                    ));
                 }
             }
         };
-        Ok(Function { entry, name, returns, params, directives, body, line })
+        Ok(Function {
+            entry,
+            name,
+            returns,
+            params,
+            directives,
+            body,
+            line,
+        })
     }
 
     fn skip_attribute(&mut self) -> Result<()> {
@@ -294,8 +317,9 @@ impl<'a> Parser<'a> {
                     self.next()?;
                     let align = self.small()?;
                     if !align.is_power_of_two() || align > 1 << 16 {
-                        return self
-                            .error(format!("expected an alignment (a power of 2), found {align}"));
+                        return self.error(format!(
+                            "expected an alignment (a power of 2), found {align}"
+                        ));
                     }
                     // The alignment after `.ptr` is the pointee's.
                     if !pointer {
@@ -402,9 +426,11 @@ impl<'a> Parser<'a> {
                     other => other,
                 }
             }
-            Token::Word(name) => {
-                Init::Address { name, offset: self.offset()?, mask_shift: None }
-            }
+            Token::Word(name) => Init::Address {
+                name,
+                offset: self.offset()?,
+                mask_shift: None,
+            },
             found => return self.error(format!("expected an initial value, found {found}")),
         };
         out.push(value);
@@ -428,16 +454,22 @@ impl<'a> Parser<'a> {
         };
         self.expect(b')')?;
         Ok(match inner {
-            Init::Address { name, offset, .. } => {
-                Init::Address { name, offset, mask_shift: Some(shift) }
-            }
+            Init::Address { name, offset, .. } => Init::Address {
+                name,
+                offset,
+                mask_shift: Some(shift),
+            },
             other => other,
         })
     }
 
     fn address_of(&mut self) -> Result<Init<'a>> {
         let name = self.word("a variable")?;
-        Ok(Init::Address { name, offset: self.offset()?, mask_shift: None })
+        Ok(Init::Address {
+            name,
+            offset: self.offset()?,
+            mask_shift: None,
+        })
     }
 
     /// `+N`, `-N`, `+-N` or nothing.
@@ -475,8 +507,11 @@ impl<'a> Parser<'a> {
                     self.next()?;
                 }
                 Token::Dot(space) => match space_of(space) {
-                    Some(space) => statements
-                        .extend(self.declaration(space)?.into_iter().map(Statement::Variable)),
+                    Some(space) => statements.extend(
+                        self.declaration(space)?
+                            .into_iter()
+                            .map(Statement::Variable),
+                    ),
                     None => return self.error(format!("unknown directive `.{space}` in a body")),
                 },
                 Token::Word(word) => {
@@ -529,11 +564,17 @@ impl<'a> Parser<'a> {
             }
             Token::Dot("callprototype") => {
                 self.next()?;
-                let returns =
-                    if self.peek()? == Token::Mark(b'(') { self.params()? } else { Vec::new() };
+                let returns = if self.peek()? == Token::Mark(b'(') {
+                    self.params()?
+                } else {
+                    Vec::new()
+                };
                 self.word("`_`")?;
-                let params =
-                    if self.peek()? == Token::Mark(b'(') { self.params()? } else { Vec::new() };
+                let params = if self.peek()? == Token::Mark(b'(') {
+                    self.params()?
+                } else {
+                    Vec::new()
+                };
                 self.skip_statement()?;
                 Ok(Statement::Prototype(name, Prototype { returns, params }))
             }
@@ -568,7 +609,12 @@ impl<'a> Parser<'a> {
                 }
             }
         }
-        Ok(Instruction { guard, opcode: words, operands, line })
+        Ok(Instruction {
+            guard,
+            opcode: words,
+            operands,
+            line,
+        })
     }
 
     fn operand(&mut self) -> Result<Operand<'a>> {
@@ -624,9 +670,15 @@ impl<'a> Parser<'a> {
         let address = match self.peek()? {
             Token::Word(base) => {
                 self.next()?;
-                Operand::Address { base: Some(base), offset: self.offset()? }
+                Operand::Address {
+                    base: Some(base),
+                    offset: self.offset()?,
+                }
             }
-            _ => Operand::Address { base: None, offset: self.int()? as i64 },
+            _ => Operand::Address {
+                base: None,
+                offset: self.int()? as i64,
+            },
         };
         self.expect(b']')?;
         Ok(address)

@@ -29,7 +29,12 @@ impl Device {
         let printed = Arc::new(Mutex::new(Vec::new()));
         let sink = printed.clone();
         machine.output = Box::new(move |bytes| sink.lock().unwrap().extend_from_slice(bytes));
-        Device { memory, machine, module, printed }
+        Device {
+            memory,
+            machine,
+            module,
+            printed,
+        }
     }
 
     /// A device buffer with these values.
@@ -80,7 +85,10 @@ impl Device {
         arguments: &[Argument],
         cooperative: bool,
     ) -> Result<Counters, Fault> {
-        let kernel = self.module.kernel(kernel).expect("the module has the kernel");
+        let kernel = self
+            .module
+            .kernel(kernel)
+            .expect("the module has the kernel");
         let size = kernel.params.last().map_or(0, |p| p.offset + p.size) as usize;
         let mut params = vec![0; size];
         for (param, argument) in kernel.params.iter().zip(arguments) {
@@ -88,8 +96,14 @@ impl Device {
             assert_eq!(bytes.len(), param.size as usize);
             params[param.offset as usize..][..bytes.len()].copy_from_slice(&bytes);
         }
-        let launch =
-            Launch { grid, block, cluster: [1; 3], dynamic_shared: shared, params, cooperative };
+        let launch = Launch {
+            grid,
+            block,
+            cluster: [1; 3],
+            dynamic_shared: shared,
+            params,
+            cooperative,
+        };
         self.machine.launch(&kernel, &launch)
     }
 }
@@ -115,7 +129,10 @@ impl Argument {
 
 /// Options with these checks.
 pub fn options(checks: Checks) -> Options {
-    Options { checks, ..Options::default() }
+    Options {
+        checks,
+        ..Options::default()
+    }
 }
 
 /// A reproducible sequence of numbers.
@@ -123,7 +140,10 @@ pub struct Numbers(pub u64);
 
 impl Numbers {
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let mut z = self.0;
         z = (z ^ z >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
         z ^ z >> 32

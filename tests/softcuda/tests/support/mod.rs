@@ -25,14 +25,26 @@ pub struct Run {
 impl Run {
     /// Asserts that softcuda had nothing to say.
     pub fn silent(&self) {
-        let said: Vec<&str> = self.stderr.lines().filter(|line| line.starts_with("softcuda: ")).collect();
-        assert!(said.is_empty(), "softcuda found something in a clean program:\n{}", self.stderr);
+        let said: Vec<&str> = self
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("softcuda: "))
+            .collect();
+        assert!(
+            said.is_empty(),
+            "softcuda found something in a clean program:\n{}",
+            self.stderr
+        );
     }
 
     /// Asserts that softcuda said all of these on standard error.
     pub fn says(&self, words: &[&str]) {
         for word in words {
-            assert!(self.stderr.contains(word), "expected `{word}` in:\n{}", self.stderr);
+            assert!(
+                self.stderr.contains(word),
+                "expected `{word}` in:\n{}",
+                self.stderr
+            );
         }
     }
 }
@@ -45,7 +57,9 @@ pub fn on_softcuda(test: &str, variables: &[(&str, &str)], body: impl FnOnce()) 
         std::process::exit(0);
     }
     let mut child = Command::new(std::env::current_exe().expect("this test's own path"));
-    child.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(CHILD, "1");
+    child
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1");
     run(&mut child, variables)
 }
 
@@ -54,7 +68,9 @@ pub fn run(command: &mut Command, variables: &[(&str, &str)]) -> Run {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SOFTCUDA_")) {
         command.env_remove(name);
     }
-    command.env("LD_LIBRARY_PATH", library_path()).envs(variables.iter().copied());
+    command
+        .env("LD_LIBRARY_PATH", library_path())
+        .envs(variables.iter().copied());
     let output = command.output().expect("the test can start itself");
     let run = Run {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -73,8 +89,15 @@ pub fn run(command: &mut Command, variables: &[(&str, &str)]) -> Run {
 /// A folder with softcuda as `libcuda.so` and NVRTC, where it is there, as `libnvrtc.so`; then NVRTC's own.
 fn library_path() -> String {
     let test = std::env::current_exe().expect("this test's own path");
-    let built = test.parent().expect("a test lies in a folder").join("libsoftcuda.so");
-    assert!(built.exists(), "{} is not there; cargo builds it with the tests", built.display());
+    let built = test
+        .parent()
+        .expect("a test lies in a folder")
+        .join("libsoftcuda.so");
+    assert!(
+        built.exists(),
+        "{} is not there; cargo builds it with the tests",
+        built.display()
+    );
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("softcuda");
     std::fs::create_dir_all(&folder).expect("the test's temporary folder can be written");
     link(&built, &folder.join("libcuda.so.1"));
@@ -82,8 +105,15 @@ fn library_path() -> String {
     let mut path = folder.display().to_string();
     if let Some(toolkit) = toolkit() {
         let libraries = toolkit.join("lib");
-        let files = std::fs::read_dir(&libraries).into_iter().flatten().flatten();
-        for file in files.filter(|file| file.file_name().to_string_lossy().starts_with("libnvrtc.so")) {
+        let files = std::fs::read_dir(&libraries)
+            .into_iter()
+            .flatten()
+            .flatten();
+        for file in files.filter(|file| {
+            file.file_name()
+                .to_string_lossy()
+                .starts_with("libnvrtc.so")
+        }) {
             link(&file.path(), &folder.join("libnvrtc.so"));
         }
         path = format!("{path}:{}", libraries.display());
@@ -96,7 +126,11 @@ fn link(target: &Path, name: &Path) {
     if std::fs::read_link(name).is_ok_and(|old| old == target) {
         return;
     }
-    let new = name.with_extension(format!("new-{}-{:?}", std::process::id(), std::thread::current().id()));
+    let new = name.with_extension(format!(
+        "new-{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
     std::os::unix::fs::symlink(target, &new).expect("the test's temporary folder can be written");
     std::fs::rename(&new, name).expect("the test's temporary folder can be written");
 }
@@ -124,7 +158,11 @@ pub fn compile(file: &str, source: &str, options: &[&str]) -> Ptx {
         name: Some(file.to_owned()),
         arch: Some("compute_90"),
         include_paths: vec![folder(include.clone()), folder(include.join("cccl"))],
-        options: ["--std=c++17", "--generate-line-info"].iter().chain(options).map(|o| o.to_string()).collect(),
+        options: ["--std=c++17", "--generate-line-info"]
+            .iter()
+            .chain(options)
+            .map(|o| o.to_string())
+            .collect(),
         ..CompileOptions::default()
     };
     compile_ptx_with_opts(source, options).unwrap_or_else(|reason| panic!("{file}: {reason}"))
