@@ -338,18 +338,21 @@ depthwise(const Stage& s, const Rectangle& outputs, u32 first, u32 c0) {
         int line[N];
         const float* a[N];
         Lanes<4> sum[N], dot[N];
+        bool any = false;
 #pragma unroll
         for (int n = 0; n < N; ++n) {
             const u32 at = first + u + n * rows;
             const int y = outputs.top + (int)(at / outputs.width), x = outputs.left + (int)(at % outputs.width);
             const bool live = u + n * rows < s.group.subtile && at < outputs.pixels() && s.own.at(y, x) >= 0;
             const int padding = (int)s.branch.padding, stride = (int)s.branch.stride;
+            any = any || live;
             line[n] = live ? y * stride - padding - reach.top : OUTSIDE;
             a[n] = room(0) + ((line[n] * (int)reach.width + x * stride - padding - reach.left) * (int)chunk + (int)(4 * q));
             sum[n] = dot[n] = splat<4>(0.0f);
         }
         const float* w = room(s.group.weights + 4 * q);
-        const float* end = room(s.w_dot);
+        // Around a small tile most outputs are others'.
+        const float* end = any ? room(s.w_dot) : w;
 #pragma unroll 1
         while (w < end) {
 #pragma unroll 1
