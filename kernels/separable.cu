@@ -15,13 +15,16 @@
 //   branch that reads it: the state is read once for up to 16 branches, and x̄ is summed over them
 //   in registers and written once. What neighbouring tiles read twice at their seams comes from L2.
 // - Sub-tiles of d and z̄ in shared memory feed products of two pixels × four channels a thread (P̄:
-//   four × four), so that an FMA waits for a fifth of a shared load.
+//   four × four, or two × four with tangents), so that a load from shared memory serves several FMAs.
+// - The tangent passes compute value and tangent (d and ḋ, z̄ and z̄˙) from one load of each input.
 //
 // LAYOUT. A pixel's channels lie together in shared memory, padded to quads; neighbouring threads
 // take neighbouring quads, then neighbouring pixels, so a warp reads 512 successive bytes. Rows of
 // the sub-tiles are one quad longer, so that threads on different pixels meet different banks. The
-// state's tile holds no pixel outside the image: at an 8×8 image and dilated 5×5 windows, a border
-// of zeros would be three quarters of it.
+// state's tile has columns outside the image, of zeros, so that no tap asks for its column; rows outside
+// are left out, because at an 8×8 image and dilated 5×5 windows they would be as many as those inside.
+// What a block's threads have in common is in shared memory too (`Stage`): 64 registers a thread are
+// what half of an H100's threads may have, and sums take most of them.
 //
 // REDUCTIONS. Forward, a tile leaves one partial of the statistics, and the last tile of a branch
 // combines them; blocks begin at different branches, so the last tiles are different blocks. Backward,
@@ -138,8 +141,9 @@ struct Rectangle {
     }
 };
 
+// ⌊x / stride⌋ for stride 1 or 2.
 __device__ __forceinline__ int floor_half(int x, u32 stride) {
-    return stride == 1 ? x : x >> 1;
+    return x >> (stride - 1);
 }
 
 // Rows (or columns) `from` … `to` (past the last) clipped to 0 … size.
@@ -268,7 +272,7 @@ load_state(const Stage& stage, u32 c0) {
     const Group& g = stage.group;
     const Tile& t = stage.tile;
     const u32 wide = g.chunk / VECTOR, items = t.reach.pixels() * wide;
-    float *a = room(0), *a_dot = room(items * VECTOR);
+    float *a = room(0), *a_dot = room(items * VECTOR); // `state_dot` of a branch
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < items; i += THREADS) {
         const u32 c = c0 + VECTOR * (i % wide), at_pixel = i / wide;
@@ -776,19 +780,26 @@ template <bool TANGENT> __device__ __forceinline__ void transpose(const Stage& s
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
         own_pixel(s.tile.own, chunk >> 2, n, y[n], x[n]);
+        if (n == 0 && y[0] == OUTSIDE) return;
         y[n] += (int)s.branch.padding, x[n] += (int)s.branch.padding;
     }
 #pragma unroll 1
     while (w < end) {
+        u32 row[2]; // of the adjoint, in floats of shared memory
+        bool in[2];
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+            const u32 line = (u32)(floor_half(y[n], s.branch.stride) - around.top);
+            in[n] = line < around.height && (y[n] & odd) == 0;
+            row[n] = s.group.bar + (line * around.width - (u32)around.left) * chunk + q4;
+        }
 #pragma unroll 1
         for (u32 kx = 0; kx < s.branch.kernel; ++kx) {
             const Lanes<4> weight = quad(w);
 #pragma unroll
             for (int n = 0; n < 2; ++n) {
-                const u32 line = (u32)(floor_half(y[n], s.branch.stride) - around.top);
-                if (line < around.height && ((y[n] | x[n]) & odd) == 0) {
-                    const u32 column = (u32)(floor_half(x[n], s.branch.stride) - around.left);
-                    const float* bar = room(s.group.bar + (line * around.width + column) * chunk + q4);
+                if (in[n] && (x[n] & odd) == 0) {
+                    const float* bar = room(row[n] + (u32)floor_half(x[n], s.branch.stride) * chunk);
                     const Lanes<4> adjoint = quad(bar);
                     if constexpr (TANGENT) {
                         multiply_add(sum[n], quad(bar + (s.bar_dot - s.group.bar)), weight);
