@@ -118,6 +118,7 @@ adjoint(const Adjoint& a, const float* table, u32 channels, u32 pixel, u32 c, La
         for (int i = 0; i < V; ++i)
             bar_dot[i] = fmaf(dot[i] - mean_dot[i], tangent[i], fmaf(z[i], slope_dot[i], bar_dot[i]));
     }
+#pragma unroll 1 // two sources under way at once would cost registers that callers hold sums in
     for (u32 j = 0; j < a.count; ++j) {
         const Lanes<V> u = load<V>(at(a.sources[j].adjoint, pixel) + c);
         const Lanes<V> factor = row(FIRST_SOURCE + 2 * j);

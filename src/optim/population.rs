@@ -62,6 +62,7 @@ impl Population {
 
 #[cfg(test)]
 mod tests {
+    use super::super::evolution::Scratch;
     use super::*;
     use crate::autograd::Mode;
     use crate::device::{CUDA_IS_WHOLE, Device};
@@ -103,7 +104,7 @@ mod tests {
             let mut population = Population::default();
             for number in 0..2 {
                 let loss = |theta: &[f32]| cpu.forward(Mode::Evaluate, theta).unwrap().loss;
-                let mut scratch = Vec::new();
+                let mut scratch = Scratch::default();
                 let expected = evolution.generation(number, &mut host, omega, &mut scratch, loss);
                 let found = population.generation(&evolution, number, &mut executor, &mut theta);
                 let (found, _) = found.unwrap().expect("a GPU evaluates a population");

@@ -387,6 +387,8 @@ mod tests {
                 beta2: 0.999,
                 epsilon: 1e-8,
                 weight_decay: 1e-3,
+                // Groups of one and, in the last step, of five.
+                group: if count < 3 { 1 } else { 5 },
                 step: count,
             };
             update::adam(step, &g, &mut m, &mut v, &mut t).unwrap();

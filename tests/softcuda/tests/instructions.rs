@@ -1129,18 +1129,6 @@ fn single_precision_arithmetic_matches_in_every_rounding() {
     ));
     case!(l, "f32", ["f32"], "neg.f32 d, a;", |x| x[0] ^ 0x8000_0000);
     case!(l, "f32", ["f32"], "abs.f32 d, a;", |x| x[0] & 0x7fff_ffff);
-    macro_rules! approx {
-        ($ptx:literal, $limit:literal, $f:expr) => {
-            case!(
-                l,
-                "f32",
-                ["f32"],
-                $ptx,
-                move |x| bits($f(f64::from(f32_of(x[0]))) as f32),
-                Match::Relative($limit)
-            );
-        };
-    }
     // Half-precision bounds: far inside those of the PTX documentation.
     case!(
         l,
