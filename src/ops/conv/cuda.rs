@@ -192,7 +192,7 @@ impl Conv {
         };
         let fills = |s: &Shape| s.tiling.count() * self.cout.div_ceil(columns) >= FILL;
         // Cells a thread; in the tangent pass fewer, for its registers.
-        let pixels = if dot { [2, 1].as_slice() } else { &[4, 2, 1] };
+        let pixels: &[usize] = if dot { &[2, 1] } else { &[4, 2, 1] };
         let fitting: Vec<Shape> = pixels
             .iter()
             .map(|&pixels| shape(pixels))
