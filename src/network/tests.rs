@@ -4,6 +4,7 @@ use super::Supernet;
 use super::parameters::initial_theta;
 use crate::autograd::plan::{Buffer, Plan, lifetimes};
 use crate::autograd::{Executor, Mode};
+use crate::device::cuda::{Turn, for_tests};
 use crate::device::random::{Philox, Purpose};
 use crate::device::{CUDA_IS_WHOLE, Device, Vector};
 use crate::ops::update::cpu::{axpy, dot, neumann_step, norm};
@@ -150,20 +151,21 @@ fn off(expected: &[f32], found: &[f32]) -> f64 {
 }
 
 /// An executor of the tiny supernet and θ on the test device.
-fn tiny_on_device(space: Space) -> Option<(Executor, Vector)> {
+fn tiny_on_device(space: Space) -> Option<(Turn, Executor, Vector)> {
     if !CUDA_IS_WHOLE {
         println!("skipped: supernets on a GPU: not every op has kernels yet");
         return None;
     }
-    let device = Device::Cuda(crate::device::cuda::for_tests()?);
+    let turn = for_tests()?;
+    let device = Device::Cuda(turn.clone());
     let (executor, theta) = tiny(space, device.clone());
-    Some((executor, Vector::new(&device, theta).unwrap()))
+    Some((turn, executor, Vector::new(&device, theta).unwrap()))
 }
 
 #[test]
 fn supernets_on_the_device_match_the_cpu_and_repeat_their_bits() {
     for space in Space::ALL {
-        let Some((mut device, theta)) = tiny_on_device(space) else {
+        let Some((_turn, mut device, theta)) = tiny_on_device(space) else {
             return;
         };
         let (mut cpu, host) = tiny(space, Device::Cpu);
@@ -197,7 +199,7 @@ fn supernets_on_the_device_match_the_cpu_and_repeat_their_bits() {
 #[test]
 fn a_series_on_the_device_matches_the_cpu() {
     for space in Space::ALL {
-        let Some((mut device, theta)) = tiny_on_device(space) else {
+        let Some((_turn, mut device, theta)) = tiny_on_device(space) else {
             return;
         };
         let (mut cpu, host) = tiny(space, Device::Cpu);

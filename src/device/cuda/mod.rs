@@ -36,12 +36,30 @@ pub use gpu::{Buffer, Gpu};
 pub use program::{Measured, Program};
 pub use staging::Staging;
 
-/// The device that tests run kernels on: a GPU, or softcuda by `LD_LIBRARY_PATH=target/softcuda`. None,
-/// said once, where there is neither or no NVRTC.
+/// The device that tests run kernels on, for one test at a time: they share its stream, and a launch of one
+/// would be captured into another's graph.
 #[cfg(test)]
-pub fn for_tests() -> Option<std::sync::Arc<Gpu>> {
-    use std::sync::OnceLock;
-    static OPENED: OnceLock<Option<std::sync::Arc<Gpu>>> = OnceLock::new();
+pub struct Turn {
+    gpu: std::sync::Arc<Gpu>,
+    _turn: std::sync::MutexGuard<'static, ()>,
+}
+
+#[cfg(test)]
+impl std::ops::Deref for Turn {
+    type Target = std::sync::Arc<Gpu>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.gpu
+    }
+}
+
+/// A turn on a GPU, or on softcuda by `LD_LIBRARY_PATH=target/softcuda`. None, said once, where there is
+/// neither or no NVRTC.
+#[cfg(test)]
+pub fn for_tests() -> Option<Turn> {
+    use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+    static OPENED: OnceLock<Option<Arc<Gpu>>> = OnceLock::new();
+    static TURN: Mutex<()> = Mutex::new(());
     let open = || match nvrtc::nvrtc().and_then(|_| Gpu::open(0)) {
         Ok(gpu) => Some(gpu),
         Err(error) => {
@@ -49,5 +67,8 @@ pub fn for_tests() -> Option<std::sync::Arc<Gpu>> {
             None
         }
     };
-    OPENED.get_or_init(open).clone()
+    let gpu = OPENED.get_or_init(open).clone()?;
+    // A test that failed does not fail the next.
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    Some(Turn { gpu, _turn: turn })
 }
