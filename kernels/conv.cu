@@ -157,8 +157,8 @@ extern __shared__ float4 memory[];
 constexpr u32 STEP = KERNEL == 1 ? STRIDE : 1, REACH = KERNEL == 1 ? 1 : STRIDE;
 constexpr u32 GROUPS = COLUMNS / 4, LINES = THREADS / GROUPS, PIXELS = ceil_div(CELLS, LINES);
 // Half of a multiprocessor's threads; channels one by one, as of the images, and four cells a thread
-// over many taps, which arithmetic bounds anyway, take more registers.
-constexpr u32 RESIDENT_BLOCKS = VECTOR == 1 || (KERNEL > 2 && PIXELS > 2) ? 3 : 4;
+// over several taps, take more registers.
+constexpr u32 RESIDENT_BLOCKS = VECTOR == 1 || (KERNEL > 1 && PIXELS > 2) ? 3 : 4;
 // An odd number of float4, so that neighbouring pixels begin in different banks.
 constexpr u32 A_STRIDE = (CHUNK / 4 | 1) * 4;
 
