@@ -156,8 +156,9 @@ extern __shared__ float4 memory[];
 // A 1×1 of stride 2 looks at every other pixel: its piece of a is kept without the others.
 constexpr u32 STEP = KERNEL == 1 ? STRIDE : 1, REACH = KERNEL == 1 ? 1 : STRIDE;
 constexpr u32 GROUPS = COLUMNS / 4, LINES = THREADS / GROUPS, PIXELS = ceil_div(CELLS, LINES);
-// Half of a multiprocessor's threads; channels one by one, as of the images, take more registers.
-constexpr u32 RESIDENT_BLOCKS = VECTOR == 1 ? 3 : 4;
+// Half of a multiprocessor's threads; channels one by one, as of the images, and four cells a thread
+// over several taps, take more registers.
+constexpr u32 RESIDENT_BLOCKS = VECTOR == 1 || (KERNEL > 1 && PIXELS > 2) ? 3 : 4;
 // An odd number of float4, so that neighbouring pixels begin in different banks.
 constexpr u32 A_STRIDE = (CHUNK / 4 | 1) * 4;
 
@@ -273,6 +274,11 @@ template <bool DOT> __device__ __forceinline__ void values(const Conv& p) {
     }
     Spread<4> spread;
     Lanes<4> sums[2] = {splat<4>(0.0f), splat<4>(0.0f)};
+    Lanes<4> mean = splat<4>(0.0f), r = mean;
+    if (DOT && p.statistics.data) {
+        mean = get<WIDE>(at(p.statistics), c, p.cout);
+        r = get<WIDE>(at(p.statistics) + padded(p.cout), c, p.cout);
+    }
 #pragma unroll
     for (int i = 0; i < (int)PIXELS; ++i) {
         if (to[i] < 0) continue;
@@ -281,12 +287,10 @@ template <bool DOT> __device__ __forceinline__ void values(const Conv& p) {
         if (!p.statistics.data) continue;
         if constexpr (DOT) {
             const Lanes<4> z = get<WIDE>(at(p.value, to[i]), c, p.cout);
-            const float* m = at(p.statistics);
 #pragma unroll
             for (int l = 0; l < 4; ++l) {
-                if (c + l >= p.cout) continue;
                 sums[0][l] += result[l];
-                sums[1][l] = fmaf((z[l] - m[c + l]) * m[padded(p.cout) + c + l], result[l], sums[1][l]);
+                sums[1][l] = fmaf((z[l] - mean[l]) * r[l], result[l], sums[1][l]);
             }
         } else {
             spread.add(result);
@@ -541,8 +545,10 @@ __device__ __forceinline__ void finish_gradient(const Conv& p, u32 k, const floa
                     for (int l = 0; l < 4; ++l) row[l] += other[l];
                 }
             }
+            // Past L1, and as one store: left to itself the compiler takes some of these apart.
             if (own.exists && (SHARES == 1 || threadIdx.x < PIECES))
-                store<4>(partial + (own.tap * CHUNK + own.i + j) * COLUMNS + own.o, row);
+                __stcg(reinterpret_cast<float4*>(partial + (own.tap * CHUNK + own.i + j) * COLUMNS + own.o),
+                       make_float4(row[0], row[1], row[2], row[3]));
         }
     }
     if (!last_block(at(p.tickets) + blockIdx.y, gridDim.x)) return;
