@@ -19,11 +19,14 @@ enum Match {
     Relative(f64),
 }
 
+/// The result's bits from the operands' bits.
+type Expected = Box<dyn Fn(&[u64]) -> u64>;
+
 struct Case {
     ptx: &'static str,
     result: &'static str,
     operands: &'static [&'static str],
-    expected: Box<dyn Fn(&[u64]) -> u64>,
+    expected: Expected,
     compare: Match,
 }
 
@@ -435,7 +438,7 @@ fn integer_arithmetic_matches() {
         (x[0] & 0xff_ffff) * (x[1] & 0xff_ffff)
     });
     case!(l, "u32", ["u32", "u32"], "mul24.hi.u32 d, a, b;", |x| {
-        (x[0] & 0xff_ffff) * (x[1] & 0xff_ffff) >> 16
+        ((x[0] & 0xff_ffff) * (x[1] & 0xff_ffff)) >> 16
     });
     case!(
         l,

@@ -83,7 +83,7 @@ fn nearest(value: f64) -> f64 {
 pub(super) fn exp2(x: f64) -> f64 {
     const C: [f64; 9] = [
         1.0,
-        0.693_147_180_559_945_3,
+        std::f64::consts::LN_2,
         0.240_226_506_959_100_7,
         0.055_504_108_664_821_58,
         0.009_618_129_107_628_477,
@@ -154,7 +154,7 @@ pub(super) fn sine(x: f32, quarter: i64) -> f32 {
     let wide = f64::from(x);
     let turns = nearest(wide * std::f64::consts::FRAC_2_PI);
     // π/2 in two parts: exact for the magnitudes that the approximation is specified for.
-    let r = (-turns).mul_add(1.570_796_326_794_896_6, wide);
+    let r = (-turns).mul_add(std::f64::consts::FRAC_PI_2, wide);
     let r = (-turns).mul_add(6.123_233_995_736_766e-17, r);
     let n = (turns + 6_755_399_441_055_744.0).to_bits() as i64 + quarter;
     let r2 = r * r;

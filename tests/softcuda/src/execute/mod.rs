@@ -218,7 +218,8 @@ impl Machine {
             );
         }
         for axis in 0..3 {
-            if launch.cluster[axis] == 0 || launch.grid[axis] % launch.cluster[axis] != 0 {
+            if launch.cluster[axis] == 0 || !launch.grid[axis].is_multiple_of(launch.cluster[axis])
+            {
                 return fail(
                     Invalid,
                     format!(

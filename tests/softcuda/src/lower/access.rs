@@ -129,9 +129,8 @@ impl<'a> Lowerer<'a, '_> {
         access.order.wide = access.order.strong && !narrow_scope;
         // A variable named in a generic access says where it is; function parameters are frame memory.
         let named = self.address_space(address);
-        if access.space == MemSpace::Param && !self.is_entry()
-            || access.space == MemSpace::Param && named == Some(MemSpace::Local)
-        {
+        let in_frame = !self.is_entry() || named == Some(MemSpace::Local);
+        if access.space == MemSpace::Param && in_frame {
             access.space = MemSpace::Local;
         }
         if !stated && let Some(space) = named {

@@ -191,12 +191,10 @@ fn compact(function: &mut Function, needed: &[bool]) {
         }
     }
     new.push(kept);
-    let mut pc = 0;
     let code = std::mem::take(&mut function.code);
     let lines = std::mem::take(&mut function.lines);
-    for (inst, line) in code.into_iter().zip(lines) {
+    for (pc, (inst, line)) in code.into_iter().zip(lines).enumerate() {
         let keep = inst.op != Op::Join || needed[pc];
-        pc += 1;
         if !keep {
             continue;
         }

@@ -124,7 +124,7 @@ impl<'a> Lexer<'a> {
     ///
     /// # Errors
     /// An unclosed comment or string, a malformed number, a character outside ASCII.
-    pub fn next(&mut self) -> Result<Token<'a>, SyntaxError> {
+    pub fn advance(&mut self) -> Result<Token<'a>, SyntaxError> {
         self.skip_blanks()?;
         if self.at >= self.text.len() {
             return Ok(Token::End);

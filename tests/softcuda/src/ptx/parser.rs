@@ -37,17 +37,17 @@ impl<'a> Parser<'a> {
     }
 
     fn next(&mut self) -> Result<Token<'a>> {
-        self.lexer.next()
+        self.lexer.advance()
     }
 
     fn peek(&self) -> Result<Token<'a>> {
-        self.lexer.clone().next()
+        self.lexer.clone().advance()
     }
 
     /// Consumes `mark` if it is next.
     fn eat(&mut self, mark: u8) -> Result<bool> {
         let mut ahead = self.lexer.clone();
-        let found = ahead.next()? == Token::Mark(mark);
+        let found = ahead.advance()? == Token::Mark(mark);
         if found {
             self.lexer = ahead;
         }
@@ -439,7 +439,7 @@ impl<'a> Parser<'a> {
 
     fn masked_address(&mut self, mask: u64) -> Result<Init<'a>> {
         let shift = mask.trailing_zeros();
-        if mask == 0 || shift % 8 != 0 || mask >> shift != 0xff {
+        if mask == 0 || !shift.is_multiple_of(8) || mask >> shift != 0xff {
             return self.error(format!("expected a mask of one byte, found `{mask:#x}`"));
         }
         self.expect(b'(')?;
