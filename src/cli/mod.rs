@@ -47,6 +47,8 @@ enum Command {
     Search(Box<search::Command>),
     Probe(Box<probe::Command>),
     Bench(bench::Command),
+    // Shown once searches run on a GPU.
+    #[command(hide = !crate::device::CUDA_IS_WHOLE)]
     Profile(Box<profile::Command>),
     Data(data::Command),
     Query(query::QueryArgs),

@@ -251,12 +251,10 @@ impl Conv {
             }
         };
         let lines = THREADS / (chunk / 4);
-        let sizes = [2 * lines, lines, lines / 2, lines / 4, lines / 8];
-        let shapes: Vec<Shape> = sizes
-            .into_iter()
-            .filter(|&cells| (8..=256).contains(&cells))
-            .map(shape)
-            .collect();
+        // From the largest: down to a warp's worth of cells where few channels leave many lines.
+        let sizes = std::iter::successors(Some(2 * lines), |cells| Some(cells / 2));
+        let sizes = sizes.take_while(|&cells| cells >= 8);
+        let shapes: Vec<Shape> = sizes.filter(|&cells| cells <= 256).map(shape).collect();
         let fits = |most: usize| shapes.iter().find(|s| s.shared <= most).copied();
         let chosen = fits(SHARED).or_else(|| fits(MOST_SHARED));
         chosen.map_or_else(|| self.too_large(shape(8)), Ok)
