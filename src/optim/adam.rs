@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Which elements of α share a second moment.
 ///
 /// Adam divides each element by the size of its own gradients. The gradient of a candidate op's α carries
-/// the noise of that op's output, and `none` has none: its gradients are several times smaller than its
+/// the noise of that op's output, and `none` has none: its gradients are up to several times smaller than its
 /// siblings', of one sign for longer, and divided by their own size they outrun them. Where the genotype is
 /// an argmax with `none` in it, that decides edges for the wrong reason. One second moment an edge, as
 /// Adam-mini has one a block (Zhang et al. 2024), keeps the proportions of dα on the edge.

@@ -7,7 +7,7 @@ use cudarc::nvtx::{safe, sys};
 use std::sync::OnceLock;
 
 /// A range that ends when it is dropped.
-pub struct Range(#[allow(dead_code)] Option<safe::Range>);
+pub struct Range(#[expect(dead_code, reason = "held to be dropped")] Option<safe::Range>);
 
 /// Begins a range called `name`.
 pub fn range(name: &str) -> Range {

@@ -438,7 +438,10 @@ impl Watch {
     }
 
     /// An access to device memory; the party that it races with.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "an access as the machine has it, by its parts"
+    )]
     #[inline]
     pub(crate) fn global(
         &mut self,
@@ -534,7 +537,10 @@ impl Watch {
 
     /// Words of a line in a launch whose blocks are ordered by releases and acquires. Returns the block of
     /// the other party and whether it wrote.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "an access as the machine has it, by its parts"
+    )]
     fn ordered_line(
         &mut self,
         shadow: &RaceShadow,
@@ -640,7 +646,10 @@ impl Watch {
     }
 
     /// An access to shared memory; the lane and the party that it races with.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "an access as the machine has it, by its parts"
+    )]
     pub(crate) fn shared(
         &mut self,
         warp: &Warp,
@@ -838,7 +847,10 @@ impl Warp {
     }
 
     /// The finding of a race between blocks.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "an access as the machine has it, by its parts"
+    )]
     #[cold]
     pub(crate) fn global_race(
         &self,
@@ -876,7 +888,10 @@ impl Warp {
     }
 
     /// The finding of a race within a block.
-    #[allow(clippy::too_many_arguments)]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "an access as the machine has it, by its parts"
+    )]
     #[cold]
     pub(crate) fn shared_race(
         &self,
