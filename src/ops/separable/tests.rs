@@ -84,9 +84,7 @@ mod kernels {
 
         #[test]
         fn four_passes_of_drawn_branches_match_the_cpu(
-            // In bf16 the sums of one or two channels may cancel to less than their rounding.
-            chain in sizes().prop_filter("several channels", |c| c.cin.min(c.cout) >= 5),
-            terms in prop::collection::vec(separable_term(), 1..=3),
+            chain in sizes(), terms in prop::collection::vec(separable_term(), 1..=3),
             salt in 0..1000u32,
         ) {
             check_kernels(&Chain { terms, ..chain }, salt, "separable")?;
