@@ -1,20 +1,34 @@
 # What a newcomer needs: `make test`. Everything is built into target/.
 
-.PHONY: test bench check-probe clean
+.PHONY: test bench bench-libtorch check-probe softcuda wheels clean
 
-# Every test; what a test could not find here is listed and counted at the end.
+# The PyTorch of checks and comparisons: the one that benches/libtorch is built for.
+TORCH = 2.13.0
+
+# Every test; what a test could not find here is listed and counted at the end. Kernels are compiled by the
+# wheels' NVRTC; where those cannot be had, the tests that need it are skipped.
 test:
+	-@tests/softcuda/tools/wheels.sh
 	@tests/run.sh
 
-# Throughput of a weight step and of Hessian-vector products, on both spaces.
+# Each op and pass against the machine's measured peaks, then the engine's works on both spaces.
 bench:
-	cargo bench --bench step -- darts 16 8 64
-	cargo bench --bench step -- darts 16 8 16
-	cargo bench --bench step -- nb201 16 5 64
+	cargo bench --bench passes
+	cargo build --release
+	target/release/ndarts bench --what step,forward
+	target/release/ndarts bench --what hvp,hypergrad,es --batch 16 --neumann-terms 3
+	target/release/ndarts bench --space nb201 --what step
+	target/release/ndarts bench --space nb201 --what step --channels 8 --cells 1
 
-# One probe of each space, recomputed in float64 by PyTorch (about 1 GB of wheels, into target/).
+# The same works in libtorch beside ours: a proof that both compute the same, then the table. Needs a
+# C++ compiler and Python with venv; PyTorch takes 5 GB in target/. ARGS=--small tries it out.
+ARGS ?=
+bench-libtorch: target/venv/.torch-$(TORCH)
+	benches/libtorch/run.sh $(ARGS)
+
+# One probe of each space, recomputed in float64 by PyTorch (5 GB, into target/).
 PROBE_DATA ?= digits
-check-probe: target/venv/.done
+check-probe: target/venv/.torch-$(TORCH)
 	cargo build --release
 	for space in nb201 darts; do for terms in 0 1 3; do \
 	  target/release/ndarts probe --space $$space --data $(PROBE_DATA) --channels 8 \
@@ -23,11 +37,23 @@ check-probe: target/venv/.done
 	  target/venv/bin/python tests/torch/check_probe.py target/probe-$$space-$$terms.safetensors \
 	  || exit 1; done; done
 
-target/venv/.done:
+target/venv/.torch-$(TORCH):
 	mkdir -p target
 	python3 -m venv target/venv
-	target/venv/bin/pip install --quiet torch numpy safetensors
+	target/venv/bin/pip install --quiet torch==$(TORCH) numpy safetensors setuptools
 	touch $@
+
+# The CUDA driver in software: `LD_LIBRARY_PATH=target/softcuda PROGRAM` runs a CUDA program on the CPU.
+softcuda:
+	cargo build --release -p softcuda
+	mkdir -p target/softcuda
+	cp "$${CARGO_TARGET_DIR:-target}/release/libsoftcuda.so" target/softcuda/.libcuda.so.1
+	mv target/softcuda/.libcuda.so.1 target/softcuda/libcuda.so.1
+	ln -sf libcuda.so.1 target/softcuda/libcuda.so
+
+# NVRTC, the CUDA headers, ptxas and nvdisasm (about 500 MB), into target/cuda-wheels.
+wheels:
+	@tests/softcuda/tools/wheels.sh
 
 clean:
 	cargo clean

@@ -11,7 +11,7 @@ use crate::ops::{ActivationId, Pass, Role};
 use std::collections::BTreeMap;
 
 /// Which passes will run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// Forward alone; nothing is kept.
     Evaluate,
@@ -22,7 +22,8 @@ pub enum Mode {
 }
 
 impl Mode {
-    fn passes(self) -> &'static [Pass] {
+    /// The passes that run, in order.
+    pub fn passes(self) -> &'static [Pass] {
         match self {
             Mode::Evaluate => &[Pass::Forward],
             Mode::Gradient => &[Pass::Forward, Pass::Backward],

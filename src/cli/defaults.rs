@@ -4,7 +4,9 @@
 //! within a minute on two cores, so there the network and the number of epochs are smaller.
 
 use crate::data::Spec;
-use crate::search::settings::{Gamma, SearchSettings, StrategyKind, UnrolledProduct, Weights};
+use crate::search::settings::{
+    Gamma, SearchSettings, SecondMoment, StrategyKind, UnrolledProduct, Weights,
+};
 use crate::space::Space;
 
 /// The data of a search that names none.
@@ -57,6 +59,7 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
         batch: 64,
         epochs: 50,
         warmup_epochs: 0,
+        stable_epochs: 0,
         seed: 0,
         lr: 0.025,
         lr_min: 0.001,
@@ -67,6 +70,7 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
         arch_weight_decay: 1e-3,
         arch_beta1: 0.5,
         arch_beta2: 0.999,
+        arch_second_moment: SecondMoment::Element,
         image_size: 0,
         crop_padding: 4,
         flip: true,
@@ -76,6 +80,11 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
     };
     if space == Space::NasBench201 {
         settings.cells = 5;
+        settings.stable_epochs = 1;
+        // What a step of SGD with momentum μ moves ω by in the long run: lr/(1 − μ).
+        settings.gamma = Gamma::Fixed(0.25);
+        // The genotype is an argmax with `none` in it: see `SecondMoment`.
+        settings.arch_second_moment = SecondMoment::Edge;
     }
     match (data, space) {
         (DataKind::Cifar, _) => {}
@@ -98,12 +107,14 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
 /// Writes the default of every setting into the help of its flag, so that help cannot go stale.
 pub fn document(command: clap::Command) -> clap::Command {
     command.mut_subcommands(|subcommand| {
-        if subcommand.get_name() != "search" && subcommand.get_name() != "probe" {
-            return subcommand;
-        }
+        let text: fn(&str) -> Option<String> = match subcommand.get_name() {
+            "search" | "probe" => default_text,
+            "bench" => bench_default_text,
+            _ => return subcommand,
+        };
         subcommand.mut_args(|argument| {
             let key = argument.get_id().as_str().replace('_', "-");
-            match (default_text(&key), argument.get_help()) {
+            match (text(&key), argument.get_help()) {
                 (Some(default), Some(help)) => {
                     let help = format!("{help} [default: {default}]");
                     argument.help(help)
@@ -114,28 +125,40 @@ pub fn document(command: clap::Command) -> clap::Command {
     })
 }
 
-/// The default of `key` in words, with what differs by data or space; none for other flags.
-fn default_text(key: &str) -> Option<String> {
-    let of = |data, space| {
-        let table = toml::Table::try_from(defaults_for(data, space)).ok()?;
-        let value = table.get(key)?;
-        Some(match value {
-            toml::Value::String(word) => word.clone(),
-            // Settings are f32; their shortest decimal is the one to show.
-            toml::Value::Float(number) => (*number as f32).to_string(),
-            toml::Value::Array(values) if values.is_empty() => "computed from the data".into(),
-            other => other.to_string(),
-        })
-    };
+/// The default of `key` for one kind of data and space; none for other flags.
+fn default_of(key: &str, data: DataKind, space: Space) -> Option<String> {
+    let table = toml::Table::try_from(defaults_for(data, space)).ok()?;
+    let value = table.get(key)?;
+    Some(match value {
+        toml::Value::String(word) => word.clone(),
+        // Settings are f32; their shortest decimal is the one to show.
+        toml::Value::Float(number) => (*number as f32).to_string(),
+        toml::Value::Array(values) if values.is_empty() => "computed from the data".into(),
+        other => other.to_string(),
+    })
+}
+
+/// The default of `key` in words for `bench`, whose images are made up in CIFAR's size.
+fn bench_default_text(key: &str) -> Option<String> {
     if key == "space" {
         return Some(SPACE.name().into());
     }
-    let base = of(DataKind::Cifar, Space::Darts)?;
-    let mut text = base.clone();
-    let cells = of(DataKind::Cifar, Space::NasBench201)?;
-    if cells != base {
-        text += &format!("; nb201: {cells}");
+    let mut text = default_of(key, DataKind::Cifar, Space::Darts)?;
+    let nb201 = default_of(key, DataKind::Cifar, Space::NasBench201)?;
+    if nb201 != text {
+        text += &format!("; nb201: {nb201}");
     }
+    Some(text)
+}
+
+/// The default of `key` in words, with what differs by data or space; none for other flags.
+fn default_text(key: &str) -> Option<String> {
+    let of = |data, space| default_of(key, data, space);
+    let mut text = bench_default_text(key)?;
+    if key == "space" {
+        return Some(text);
+    }
+    let base = of(DataKind::Cifar, Space::Darts)?;
     let digits = of(DataKind::Digits, Space::Darts)?;
     let digits_nb201 = of(DataKind::Digits, Space::NasBench201)?;
     if digits != digits_nb201 {

@@ -6,6 +6,9 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{End, say};
+use crate::device::Device;
+use crate::device::cuda::gpu::{Description, devices, driver_version};
+use crate::device::cuda::nvrtc::nvrtc;
 
 /// List the devices that `--device` can name.
 #[derive(Args)]
@@ -23,10 +26,41 @@ impl Command {
         if let Some(gib) = memory_gib() {
             text += &format!(", {gib:.1} GiB memory");
         }
-        text += "\nauto   takes cpu\n";
+        text += "\n";
+        text += &gpus();
+        text += &match nvrtc() {
+            Ok(nvrtc) => {
+                let ((major, minor), path) = (nvrtc.version, nvrtc.path.display());
+                format!("nvrtc  {major}.{minor}, {path}\n")
+            }
+            Err(error) => format!("nvrtc  none: {error:#}\n"),
+        };
+        let auto = Device::parse("auto")?.describe();
+        let auto = auto.split(": ").next().unwrap_or_default();
+        text += &format!("auto   takes {auto}\n");
         say(&text);
         Ok(End::Done)
     }
+}
+
+/// A line for each GPU, or one that says why there is none.
+fn gpus() -> String {
+    let (driver, gpus) = match (driver_version(), devices()) {
+        (Ok(driver), Ok(gpus)) => (driver, gpus),
+        (Err(error), _) | (_, Err(error)) => return format!("cuda   none: {error:#}\n"),
+    };
+    let line = |gpu: &Description| {
+        let (major, minor) = (gpu.compute / 10, gpu.compute % 10);
+        let memory = gpu.memory as f64 / (1024.0 * 1024.0 * 1024.0);
+        format!(
+            "cuda:{} {}, compute capability {major}.{minor}, {memory:.1} GiB memory, driver for CUDA {}.{}\n",
+            gpu.ordinal,
+            gpu.name,
+            driver / 1000,
+            driver % 1000 / 10
+        )
+    };
+    gpus.iter().map(line).collect()
 }
 
 /// Model name of the processor, where the system tells it.

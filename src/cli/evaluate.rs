@@ -9,7 +9,6 @@ use serde::Serialize;
 use super::flags;
 use super::{End, Threads, genotype, say};
 use crate::data::Dataset;
-use crate::device::Device;
 use crate::network::derived::{Design, Recording};
 use crate::network::state_dict;
 use crate::run::checkpoint::WEIGHTS;
@@ -20,6 +19,7 @@ use crate::space::Genotype;
 use crate::train::evaluation::{Evaluation, evaluate};
 use crate::train::export::{self, Format, Normalisation};
 use crate::train::model::{AUXILIARY, Model};
+use crate::train::parse_device;
 
 /// Images a batch where none are stated.
 const BATCH: usize = 96;
@@ -65,8 +65,8 @@ pub struct Command {
     /// Normalisation: standard deviation of each channel [default: the run's, or computed]
     #[arg(long, value_name = "S,…", value_parser = flags::number, value_delimiter = ',', allow_negative_numbers = true)]
     std: Option<Vec<f32>>,
-    /// Where to compute: `auto` or `cpu`
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    /// Where to compute: `cpu` alone in this build
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: String,
     /// Write the network to FILE.safetensors or FILE.onnx
     #[arg(long, value_name = "FILE")]
@@ -115,7 +115,7 @@ impl Command {
             .map(Format::of)
             .transpose()
             .map_err(|error| BadUsage(error.to_string()))?;
-        super::validate::check_device(&self.device)?;
+        super::train::check_device(&self.device)?;
         let batch = self.batch.unwrap_or(BATCH);
         if !(1..=65_536).contains(&batch) {
             bail!(BadUsage(format!(
@@ -132,7 +132,7 @@ impl Command {
             );
         }
         let mut model = self.model(&task, &data, batch.min(data.test.len()))?;
-        let found = evaluate(&mut model, &*data.test, data.mean, data.std);
+        let found = evaluate(&mut model, &*data.test, data.mean, data.std)?;
         if let (Some(path), Some(format)) = (&self.export, format) {
             let normalisation = Normalisation {
                 mean: data.mean,
@@ -246,7 +246,7 @@ impl Command {
             auxiliary_weight: 0.0,
             smoothing: 0.0,
         };
-        let device = Device::parse(&self.device)?;
+        let device = parse_device(&self.device)?;
         let mut model = Model::new(&task.genotype, &design, &recording, device, 0)
             .map_err(|error| BadUsage(format!("{error:#}")))?;
         let mut tensors = state_dict::read(&task.weights)?.tensors;
@@ -293,7 +293,7 @@ impl Command {
 fn write_logits(path: &Path, model: &mut Model, data: &Dataset) -> Result<()> {
     let indices: Vec<u32> = (0..model.batch() as u32).collect();
     let batch = crate::data::evaluation_batch(&*data.test, &indices, data.mean, data.std);
-    let logits = model.infer(&batch).to_vec();
+    let logits = model.infer(&batch)?;
     let (count, [height, width]) = (indices.len(), data.test.size());
     let pixels = height * width;
     let mut images = vec![0.0; batch.images.len()];

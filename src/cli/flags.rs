@@ -17,7 +17,9 @@ use super::config::ConfigFile;
 use super::{defaults, validate};
 use crate::data::Spec;
 use crate::run::BadUsage;
-use crate::search::settings::{Gamma, SearchSettings, StrategyKind, UnrolledProduct, Weights};
+use crate::search::settings::{
+    Gamma, SearchSettings, SecondMoment, StrategyKind, UnrolledProduct, Weights,
+};
 use crate::search::tabular;
 use crate::space::Space;
 
@@ -104,6 +106,9 @@ pub struct TrainingFlags {
     /// Epochs at the start that train the weights only
     #[arg(long, value_name = "E", value_parser = whole, allow_negative_numbers = true)]
     warmup_epochs: Option<usize>,
+    /// End the search when the genotype has stayed the same for so many epochs; 0: never
+    #[arg(long, value_name = "E", value_parser = whole, allow_negative_numbers = true)]
+    stable_epochs: Option<usize>,
     /// T, weight steps before each architecture step
     #[arg(long, value_name = "T", value_parser = whole, allow_negative_numbers = true)]
     inner_steps: Option<usize>,
@@ -122,6 +127,9 @@ pub struct TrainingFlags {
     /// Adam's second decay rate
     #[arg(long, value_name = "BETA", value_parser = number, allow_negative_numbers = true)]
     arch_beta2: Option<f32>,
+    /// Which elements of α share Adam's second moment: each its own, or the ops of an edge one
+    #[arg(long, value_enum, value_name = "WHICH")]
+    arch_second_moment: Option<SecondMoment>,
     /// First learning rate of the weights (SGD, cosine schedule)
     #[arg(long, help_heading = "SGD", value_name = "RATE", value_parser = number, allow_negative_numbers = true)]
     lr: Option<f32>,
@@ -216,13 +224,25 @@ pub fn resolve(flags: toml::Table, file: Option<&ConfigFile>) -> Result<SearchSe
         };
         BadUsage(format!("{at}{error:#}"))
     })?;
-    let kind = defaults::DataKind::of(&spec);
+    resolve_for(defaults::DataKind::of(&spec), given, &origins)
+}
+
+/// Lays the `given` settings over the defaults for images of `kind` and checks the result.
+///
+/// # Errors
+///
+/// As [`resolve`].
+pub fn resolve_for(
+    kind: defaults::DataKind,
+    given: toml::Table,
+    origins: &Origins,
+) -> Result<SearchSettings> {
     let space = match given.get("space") {
         None => defaults::SPACE,
         Some(space) => space.clone().try_into().map_err(|_| {
             BadUsage(format!(
                 "{}: expected darts or nb201, found {space}",
-                named(&origins, "space")
+                named(origins, "space")
             ))
         })?,
     };
@@ -234,7 +254,7 @@ pub fn resolve(flags: toml::Table, file: Option<&ConfigFile>) -> Result<SearchSe
             error.message()
         ))
     })?;
-    validate::check(&settings, &origins)?;
+    validate::check(&settings, origins)?;
     Ok(settings)
 }
 
@@ -357,9 +377,9 @@ mod tests {
         let arguments = "--space nb201 --strategy darts-v2 --data pack:x --device cpu --weights sgd+es \
             --neumann-terms 3 --inner-steps 4 --gamma auto --unrolled-product exact --population 6 \
             --sigma 0.3 --es-step 0.7 --es-literal --antithetic --channels 5 --cells 2 --batch 9 \
-            --epochs 11 --warmup-epochs 1 --seed 12 --lr 0.1 --lr-min 0.01 --momentum 0.8 \
+            --epochs 11 --warmup-epochs 1 --stable-epochs 2 --seed 12 --lr 0.1 --lr-min 0.01 --momentum 0.8 \
             --weight-decay 0.002 --clip 3 --arch-lr 0.004 --arch-weight-decay 0.005 --arch-beta1 0.6 \
-            --arch-beta2 0.99 --image-size 24 --crop-padding 2 --flip=true --cutout 8 \
+            --arch-beta2 0.99 --arch-second-moment edge --image-size 24 --crop-padding 2 --flip=true --cutout 8 \
             --mean 0.1,0.2,0.3 --std 0.4";
         let settings = resolved(arguments, "").unwrap();
         assert_eq!(settings.gamma, Gamma::Auto);

@@ -13,6 +13,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::run::BadUsage;
 
+mod bench;
 mod completions;
 mod config;
 mod data;
@@ -23,6 +24,7 @@ mod flags;
 mod genotype;
 mod inspect;
 mod probe;
+mod profile;
 mod progress;
 pub mod query;
 mod report;
@@ -51,6 +53,10 @@ enum Command {
     Probe(Box<probe::Command>),
     Train(Box<train::Command>),
     Evaluate(Box<evaluate::Command>),
+    Bench(bench::Command),
+    // Shown once searches run on a GPU.
+    #[command(hide = !crate::device::CUDA_IS_WHOLE)]
+    Profile(Box<profile::Command>),
     Data(data::Command),
     Query(query::QueryArgs),
     Inspect(inspect::Command),
@@ -89,6 +95,8 @@ pub fn main() -> ExitCode {
         Command::Probe(command) => command.run(),
         Command::Train(command) => command.run(),
         Command::Evaluate(command) => command.run(),
+        Command::Bench(command) => command.run(),
+        Command::Profile(command) => command.run(),
         Command::Data(command) => command.run(),
         Command::Query(args) => query::run(&args).map(|()| End::Done),
         Command::Inspect(command) => command.run(),
@@ -147,11 +155,10 @@ fn say(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// Sizes the thread pool, before its first use.
+/// Sizes the thread pool, before its first use. The main thread is one of its threads: a loop that
+/// it starts needs no hand-over, and so neither a wait nor an entry in a queue.
 fn start_threads(threads: Option<usize>) -> anyhow::Result<()> {
-    let Some(threads) = threads else {
-        return Ok(());
-    };
+    let threads = threads.unwrap_or(0);
     if threads > 1024 {
         anyhow::bail!(BadUsage(format!(
             "--threads: expected at most 1024, found {threads}"
@@ -159,6 +166,7 @@ fn start_threads(threads: Option<usize>) -> anyhow::Result<()> {
     }
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
+        .use_current_thread()
         .build_global()
         .map_err(|error| anyhow::anyhow!("--threads {threads}: cannot start them: {error}"))
 }

@@ -67,7 +67,7 @@ struct NetworkFlags {
     /// Factor of the auxiliary head's loss [default: 0.4]
     #[arg(long, value_name = "W", value_parser = flags::number, allow_negative_numbers = true)]
     auxiliary_weight: Option<f32>,
-    /// Where to compute: `auto` or `cpu` [default: auto]
+    /// Where to compute: `cpu` alone in this build [default: cpu]
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
 }
@@ -193,7 +193,7 @@ impl Command {
         }
         let device = self.network.device.clone();
         if let Some(device) = &device {
-            super::validate::check_device(device)?;
+            check_device(device)?;
         }
         super::start_threads(self.run.threads.threads)?;
         let stop = super::catch_interrupts(self.run.quiet, "step")?;
@@ -202,6 +202,16 @@ impl Command {
         progress.close();
         Ok(conclude(&outcome?, path, self.run.quiet))
     }
+}
+
+/// Refuses devices that derived networks do not run on.
+///
+/// # Errors
+/// [`BadUsage`]
+pub(super) fn check_device(name: &str) -> Result<()> {
+    crate::train::parse_device(name)
+        .map(|_| ())
+        .map_err(|error| BadUsage(error.to_string()).into())
 }
 
 fn bad(message: &str) -> BadUsage {
@@ -275,7 +285,7 @@ fn defaults_for(genotype: &Genotype, data: DataKind, imagenet: bool) -> TrainSet
     let mut settings = TrainSettings {
         genotype: genotype.to_string(),
         data: defaults::DATA.into(),
-        device: "auto".into(),
+        device: "cpu".into(),
         channels: design.channels,
         cells: design.cells,
         imagenet,
@@ -331,7 +341,7 @@ fn defaults_for(genotype: &Genotype, data: DataKind, imagenet: bool) -> TrainSet
 
 /// Checks every setting that can be checked without the data.
 fn check(s: &TrainSettings) -> Result<()> {
-    super::validate::check_device(&s.device)?;
+    check_device(&s.device)?;
     for (flag, value, least, most) in [
         ("--batch", s.batch, 1, 65_536),
         ("--epochs", s.epochs, 1, 1_000_000),

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use anyhow::{Result, bail};
 
 use super::flags::{Origins, named};
+use crate::device::Device;
 use crate::run::BadUsage;
 use crate::search::settings::{Gamma, SearchSettings};
 
@@ -98,13 +99,12 @@ impl Check<'_> {
     }
 
     fn device(&self, device: &str) -> Result<()> {
-        let expected = "`auto` or `cpu`, the devices of this build (see `ndarts devices`)";
-        self.that(
-            matches!(device, "auto" | "cpu"),
-            "device",
-            expected,
-            format_args!("`{device}`"),
-        )
+        let expected = format!(
+            "{}, the devices of this build (see `ndarts devices`)",
+            Device::NAMES
+        );
+        let found = format_args!("`{device}`");
+        self.that(Device::is_name(device), "device", &expected, found)
     }
 
     /// Settings that must fit each other.

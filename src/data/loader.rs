@@ -2,10 +2,9 @@
 //!
 //! Batch `step` of a [`Loader`] is a pure function of (seed, stream, step), so a search resumed at any
 //! step sees the batches of an unbroken one. A thread of its own prepares batch `step + 1` while the
-//! caller works on `step`.
+//! caller works on `step`. Two buffers change hands between the two, so a step allocates nothing.
 
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use super::Images;
@@ -30,7 +29,7 @@ pub enum Stream {
 }
 
 /// One batch of normalised images.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// \[B, H, W, 3\].
     pub images: Vec<f32>,
@@ -41,20 +40,107 @@ pub struct Batch {
 /// An endless stream of shuffled batches.
 pub struct Loader {
     batches_per_epoch: usize,
+    /// The batch lent to the caller.
+    batch: Batch,
     worker: Worker,
 }
 
 enum Worker {
     Thread {
-        /// Steps to prepare; `None` only while the loader is dropped.
-        requests: Option<Sender<u64>>,
-        batches: Receiver<Batch>,
+        desk: Arc<Desk>,
         handle: Option<JoinHandle<()>>,
         /// The step that the thread prepares or has ready.
         pending: Option<u64>,
     },
     /// The system gave no thread: batches are made when they are asked for. They are the same.
     Inline(Box<Source>),
+}
+
+/// Where the loader and its thread hand each other work. A lock rather than a channel, because a
+/// channel allocates as messages pass.
+#[derive(Default)]
+struct Desk {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// The step to prepare next.
+    wanted: Option<u64>,
+    /// The last step prepared is in `batch`, and nobody took it yet.
+    ready: bool,
+    batch: Batch,
+    /// The loader was dropped, or its thread ended.
+    closed: bool,
+}
+
+impl Desk {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics under this lock")
+    }
+
+    /// Waits for `met`, or until the other side is gone.
+    fn wait(&self, mut met: impl FnMut(&State) -> bool) -> MutexGuard<'_, State> {
+        self.changed
+            .wait_while(self.state(), |state| !state.closed && !met(state))
+            .expect("nothing panics under this lock")
+    }
+
+    /// The thread's side: prepares what is wanted until the loader is gone.
+    fn serve(&self, mut source: Source) {
+        let _closing = Closing(self);
+        loop {
+            let mut state = self.wait(|state| state.wanted.is_some());
+            if state.closed {
+                return;
+            }
+            let Some(step) = state.wanted.take() else {
+                continue;
+            };
+            let mut batch = std::mem::take(&mut state.batch);
+            drop(state);
+            source.fill(step, &mut batch);
+            let mut state = self.state();
+            state.batch = batch;
+            state.ready = true;
+            self.changed.notify_all();
+        }
+    }
+
+    /// The loader's side: swaps the batch of `step` into `batch` and asks for the one after it.
+    /// False when the thread is gone.
+    fn exchange(&self, step: u64, pending: &mut Option<u64>, batch: &mut Batch) -> bool {
+        if *pending != Some(step) {
+            let pending_one = pending.take().is_some();
+            let mut state = self.wait(|state| state.ready || !pending_one);
+            state.ready = false;
+            state.wanted = Some(step);
+            self.changed.notify_all();
+        }
+        let mut state = self.wait(|state| state.ready);
+        if !state.ready {
+            return false;
+        }
+        state.ready = false;
+        std::mem::swap(&mut state.batch, batch);
+        let next = step.wrapping_add(1);
+        state.wanted = Some(next);
+        *pending = Some(next);
+        self.changed.notify_all();
+        true
+    }
+}
+
+/// Closes the desk when it goes out of scope, also by a panic, so that the other side never waits
+/// for one that is gone.
+struct Closing<'a>(&'a Desk);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.state().closed = true;
+        self.0.changed.notify_all();
+    }
 }
 
 impl Loader {
@@ -89,6 +175,7 @@ impl Loader {
             indices.iter().all(|&i| (i as usize) < images.len()),
             "index beyond the images"
         );
+        let elements = images.size().iter().product::<usize>() * 3;
         let source = Source {
             images,
             order: indices.clone(),
@@ -100,9 +187,11 @@ impl Loader {
             shuffle: Philox::new(seed, Purpose::Shuffle),
             augmentation: Philox::new(seed, Purpose::Augment),
             stream,
+            pixels: vec![0; elements],
         };
         Loader {
             batches_per_epoch: source.batches_per_epoch(),
+            batch: source.blank(),
             worker: Worker::new(source),
         }
     }
@@ -115,60 +204,39 @@ impl Loader {
     /// Batch `step`, of epoch `step / batches_per_epoch`.
     ///
     /// Steps in order are prepared ahead; any other order gives the same batches, later.
-    pub fn batch(&mut self, step: u64) -> Batch {
+    pub fn batch(&mut self, step: u64) -> &Batch {
         match &mut self.worker {
-            Worker::Inline(source) => source.batch(step),
+            Worker::Inline(source) => source.fill(step, &mut self.batch),
             Worker::Thread {
-                requests,
-                batches,
+                desk,
                 handle,
                 pending,
             } => {
-                let mut exchange = || {
-                    let requests = requests.as_ref()?;
-                    if *pending != Some(step) {
-                        if pending.take().is_some() {
-                            batches.recv().ok()?;
-                        }
-                        requests.send(step).ok()?;
-                    }
-                    *pending = None;
-                    let batch = batches.recv().ok()?;
-                    requests.send(step.wrapping_add(1)).ok()?;
-                    *pending = Some(step.wrapping_add(1));
-                    Some(batch)
-                };
-                match (exchange(), handle) {
-                    (Some(batch), _) => batch,
-                    // The channels close early only when the thread panicked: hand its panic on.
-                    (None, handle) => match handle.take().map(JoinHandle::join) {
+                if !desk.exchange(step, pending, &mut self.batch) {
+                    // The thread ends early only by a panic: hand it on.
+                    match handle.take().map(JoinHandle::join) {
                         Some(Err(panic)) => std::panic::resume_unwind(panic),
                         _ => unreachable!("the loader's thread ended while its loader lives"),
-                    },
+                    }
                 }
             }
         }
+        &self.batch
     }
 }
 
 impl Worker {
-    fn new(mut source: Source) -> Worker {
+    fn new(source: Source) -> Worker {
         let inline = Box::new(source.clone());
-        let (requests, steps) = channel::<u64>();
-        let (sender, batches) = channel();
+        let desk = Arc::new(Desk::default());
+        desk.state().batch = source.blank();
+        let shared = Arc::clone(&desk);
         let thread = std::thread::Builder::new()
             .name("loader".into())
-            .spawn(move || {
-                for step in steps {
-                    if sender.send(source.batch(step)).is_err() {
-                        break;
-                    }
-                }
-            });
+            .spawn(move || shared.serve(source));
         match thread {
             Ok(handle) => Worker::Thread {
-                requests: Some(requests),
-                batches,
+                desk,
                 handle: Some(handle),
                 pending: None,
             },
@@ -184,11 +252,8 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        if let Worker::Thread {
-            requests, handle, ..
-        } = self
-        {
-            *requests = None;
+        if let Worker::Thread { desk, handle, .. } = self {
+            drop(Closing(desk));
             if let Some(handle) = handle.take() {
                 // A panic of the thread was either handed on by `batch` or concerns a batch nobody asked for.
                 let _ = handle.join();
@@ -211,6 +276,8 @@ struct Source {
     shuffle: Philox,
     augmentation: Philox,
     stream: Stream,
+    /// One image as it is stored.
+    pixels: Vec<u8>,
 }
 
 impl Source {
@@ -223,7 +290,16 @@ impl Source {
         (self.stream as u64) << 56 | number & ((1 << 56) - 1)
     }
 
-    fn batch(&mut self, step: u64) -> Batch {
+    /// A batch of zeros: the memory of one.
+    fn blank(&self) -> Batch {
+        Batch {
+            images: vec![0.0; self.batch * self.pixels.len()],
+            labels: vec![0; self.batch],
+        }
+    }
+
+    /// Writes batch `step` into `batch`, in the memory it has.
+    fn fill(&mut self, step: u64, batch: &mut Batch) {
         let per_epoch = self.batches_per_epoch() as u64;
         let epoch = step / per_epoch;
         if self.order_epoch != Some(epoch) {
@@ -235,17 +311,15 @@ impl Source {
         }
         let first = (step % per_epoch) as usize * self.batch;
         let chosen = &self.order[first..first + self.batch];
-        let size = self.images.size();
-        assemble(&*self.images, chosen, |slot, pixels, out| {
-            match &self.augment {
-                None => self.normaliser.plain(pixels, out),
-                Some(augment) => {
-                    let placement =
-                        augment.draw(&self.augmentation, self.counter(step), slot as u64, size);
-                    self.normaliser.placed(pixels, size, &placement, out);
-                }
+        let (size, counter) = (self.images.size(), self.counter(step));
+        let convert = |slot: usize, pixels: &[u8], out: &mut [f32]| match &self.augment {
+            None => self.normaliser.plain(pixels, out),
+            Some(augment) => {
+                let placement = augment.draw(&self.augmentation, counter, slot as u64, size);
+                self.normaliser.placed(pixels, size, &placement, out);
             }
-        })
+        };
+        assemble(&*self.images, chosen, &mut self.pixels, batch, convert);
     }
 }
 
@@ -260,31 +334,32 @@ pub fn evaluation_batch(
     std: [f32; 3],
 ) -> Batch {
     let normaliser = Normaliser::new(mean, std);
-    assemble(images, indices, |_, pixels, out| {
-        normaliser.plain(pixels, out)
-    })
+    let mut batch = Batch::default();
+    let convert = |_: usize, pixels: &[u8], out: &mut [f32]| normaliser.plain(pixels, out);
+    assemble(images, indices, &mut Vec::new(), &mut batch, convert);
+    batch
 }
 
-/// A batch of the images at `indices`; `convert(slot, pixels, out)` writes each.
+/// Makes `batch` one of the images at `indices`; `convert(slot, pixels, out)` writes each, `pixels`
+/// is working memory.
 fn assemble(
     images: &dyn Images,
     indices: &[u32],
+    pixels: &mut Vec<u8>,
+    batch: &mut Batch,
     convert: impl Fn(usize, &[u8], &mut [f32]),
-) -> Batch {
+) {
     let [height, width] = images.size();
     let elements = height * width * 3;
-    let mut pixels = vec![0; elements];
-    let mut batch = Batch {
-        images: vec![0.0; indices.len() * elements],
-        labels: Vec::with_capacity(indices.len()),
-    };
+    pixels.resize(elements, 0);
+    batch.images.resize(indices.len() * elements, 0.0);
+    batch.labels.clear();
     for (slot, out) in batch.images.chunks_exact_mut(elements).enumerate() {
         let i = indices[slot] as usize;
-        images.pixels(i, &mut pixels);
+        images.pixels(i, pixels);
         batch.labels.push(images.label(i));
-        convert(slot, &pixels, out);
+        convert(slot, pixels, out);
     }
-    batch
 }
 
 #[cfg(test)]
@@ -321,7 +396,7 @@ mod tests {
         assert_eq!(loader.batches_per_epoch(), 4);
         let mut epoch = |e: u64| {
             (0..4)
-                .flat_map(|b| loader.batch(4 * e + b).labels)
+                .flat_map(|b| loader.batch(4 * e + b).labels.clone())
                 .collect::<Vec<_>>()
         };
         let orders = [epoch(0), epoch(1)];
@@ -336,8 +411,9 @@ mod tests {
     fn images_left_over_by_whole_batches_change_from_epoch_to_epoch() {
         let mut loader = loader(numbered(7), 3, None, 1, Stream::Train);
         assert_eq!(loader.batches_per_epoch(), 2);
-        let seen: std::collections::HashSet<u32> =
-            (0..40).flat_map(|step| loader.batch(step).labels).collect();
+        let seen: std::collections::HashSet<u32> = (0..40)
+            .flat_map(|step| loader.batch(step).labels.clone())
+            .collect();
         assert_eq!(seen.len(), 7);
     }
 
@@ -351,13 +427,13 @@ mod tests {
         let images: Arc<dyn Images> = Arc::new(counting(20, [5, 4], 4));
         let make = |seed, stream| loader(images.clone(), 4, augment, seed, stream);
         let mut forward = make(9, Stream::Train);
-        let batches: Vec<Batch> = (0..15).map(|step| forward.batch(step)).collect();
+        let batches: Vec<Batch> = (0..15).map(|step| forward.batch(step).clone()).collect();
         let mut jumping = make(9, Stream::Train);
         for step in [14, 3, 4, 4, 0, 9, 10, 2] {
-            assert_eq!(jumping.batch(step), batches[step as usize], "step {step}");
+            assert_eq!(jumping.batch(step), &batches[step as usize], "step {step}");
         }
-        assert_ne!(make(10, Stream::Train).batch(0), batches[0]);
-        assert_ne!(make(9, Stream::Validation).batch(0), batches[0]);
+        assert_ne!(make(10, Stream::Train).batch(0), &batches[0]);
+        assert_ne!(make(9, Stream::Validation).batch(0), &batches[0]);
     }
 
     #[test]

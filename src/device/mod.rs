@@ -1,45 +1,131 @@
 //! Devices: where buffers live and kernels run.
 //!
-//! Today there is one, the CPU: an aligned [`Arena`] for the memory plan, [`simd`] dispatch chosen
-//! once per process, and [`parallel`] loops whose partition never depends on the thread count.
+//! On the CPU: an aligned [`Arena`] for the memory plan, [`simd`] dispatch chosen once per process, and
+//! [`parallel`] loops whose partition never depends on the thread count. On a GPU: [`cuda`]. What the
+//! floors above hand around is a [`Vector`], on either.
 //! This is the only floor, besides the SIMD kernels of the ops, where `unsafe` is allowed.
 
+pub mod cuda;
 pub mod memory;
 pub mod parallel;
 pub mod random;
 pub mod simd;
+pub mod vector;
 
 pub use memory::{Arena, View};
+use std::sync::Arc;
+pub use vector::{Slice, SliceMut, Vector};
 
 /// A device that a tape can run on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum Device {
     /// The host's processors, with the SIMD level found at run time.
     Cpu,
+    /// A GPU.
+    Cuda(Arc<cuda::Gpu>),
 }
 
+/// CUDA has kernels for every op of both spaces. While it has not, `--device` refuses it, and `auto`
+/// takes the CPU.
+pub const CUDA_IS_WHOLE: bool = false;
+
 impl Device {
-    /// Parses a `--device` value: `auto` or `cpu`.
+    /// What a `--device` can be, for messages.
+    pub const NAMES: &str = if CUDA_IS_WHOLE {
+        "`auto`, `cpu` or `cuda[:N]`"
+    } else {
+        "`auto` or `cpu`"
+    };
+
+    /// True for a word that [`Device::parse`] knows.
+    pub fn is_name(text: &str) -> bool {
+        matches!(text, "auto" | "cpu") || CUDA_IS_WHOLE && cuda_ordinal(text).is_some()
+    }
+
+    /// Opens what a `--device` names. `auto` takes GPU 0 if there is one that works.
     ///
     /// # Errors
-    /// Any other word; the message names the flag and the known values.
+    /// Any other word, with the flag and the known values; or a GPU that cannot be had, and why.
     pub fn parse(text: &str) -> anyhow::Result<Device> {
-        match text {
-            "auto" | "cpu" => Ok(Device::Cpu),
-            _ => anyhow::bail!(
-                "--device: expected `auto` or `cpu`, found `{text}`; this build has no other device"
+        match (text, cuda_ordinal(text)) {
+            ("cpu", _) => Ok(Device::Cpu),
+            ("auto", _) if CUDA_IS_WHOLE => Ok(Device::cuda(0).unwrap_or(Device::Cpu)),
+            ("auto", _) => Ok(Device::Cpu),
+            (_, Some(ordinal)) if CUDA_IS_WHOLE => Device::cuda(ordinal),
+            (_, Some(_)) => anyhow::bail!(
+                "--device: expected {}, found `{text}`; the CUDA kernels of this build do not cover every \
+                 op yet",
+                Self::NAMES
             ),
+            _ => anyhow::bail!("--device: expected {}, found `{text}`", Self::NAMES),
         }
     }
 
-    /// One line for people: name, SIMD level, threads.
-    pub fn describe(self) -> String {
+    /// GPU number `ordinal`.
+    ///
+    /// # Errors
+    /// See [`cuda::Gpu::open`]; or no NVRTC.
+    pub fn cuda(ordinal: usize) -> anyhow::Result<Device> {
+        cuda::nvrtc::nvrtc()?;
+        Ok(Device::Cuda(cuda::Gpu::open(ordinal)?))
+    }
+
+    /// Its name, as `--device` takes it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+        }
+    }
+
+    /// One line for people: name, SIMD level and threads, or memory.
+    pub fn describe(&self) -> String {
         match self {
             Device::Cpu => format!(
                 "cpu: {} SIMD, {} threads",
                 simd::level().name(),
                 rayon::current_num_threads()
             ),
+            Device::Cuda(gpu) => gpu.describe(),
         }
+    }
+}
+
+/// N of `cuda:N`, and 0 of `cuda`.
+fn cuda_ordinal(text: &str) -> Option<usize> {
+    let rest = text.strip_prefix("cuda")?;
+    if rest.is_empty() {
+        return Some(0);
+    }
+    rest.strip_prefix(':')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_a_gpu_is_read_from_its_name() {
+        let cases = [
+            ("cuda", Some(0)),
+            ("cuda:0", Some(0)),
+            ("cuda:7", Some(7)),
+            ("cuda:", None),
+            ("cuda:-1", None),
+            ("cuda7", None),
+            ("cpu", None),
+        ];
+        for (text, ordinal) in cases {
+            assert_eq!(cuda_ordinal(text), ordinal, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_device_is_refused_with_the_known_ones() {
+        let error = Device::parse("tpu").err().unwrap().to_string();
+        assert!(
+            error.contains("--device") && error.contains("`tpu`"),
+            "{error}"
+        );
     }
 }

@@ -8,6 +8,7 @@ use super::memory::Arena;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Most chunks a batch is cut into: enough to balance 16 threads, few enough that partial weight
 /// gradients stay small.
@@ -33,15 +34,42 @@ thread_local! {
     static SCRATCH: RefCell<Arena> = RefCell::new(Arena::new(1));
 }
 
+/// The longest scratch that any thread was asked for.
+static LONGEST: AtomicUsize = AtomicUsize::new(0);
+/// A thread's scratch grew since the last [`level_scratch`].
+static GREW: AtomicBool = AtomicBool::new(false);
+
 /// Lends `len` f32 of this thread's scratch, cache-line aligned, with whatever it held before.
-/// It grows on first use and is kept, so a step allocates nothing after the first.
+/// It grows on first use and is kept ([`level_scratch`]), so a step allocates nothing after the
+/// first. `body` must not run a parallel loop: a task stolen meanwhile may want the same scratch.
 pub fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
     SCRATCH.with_borrow_mut(|arena| {
         if arena.len() < len {
+            LONGEST.fetch_max(len, Ordering::Relaxed);
+            GREW.store(true, Ordering::Release);
             *arena = Arena::new(len);
         }
         body(&mut arena.as_mut_slice()[..len])
     })
+}
+
+/// Gives every thread of the pool the longest scratch that one of them was asked for, if one grew.
+///
+/// Which thread runs which task changes from step to step; without this, a thread that was handed
+/// only small tasks in the first step would still allocate in a later one.
+/// Waits for every thread of the pool, so call it from one of them or while none is busy elsewhere.
+pub fn level_scratch() {
+    if !GREW.swap(false, Ordering::AcqRel) {
+        return;
+    }
+    let len = LONGEST.load(Ordering::Relaxed);
+    rayon::broadcast(|_| {
+        SCRATCH.with_borrow_mut(|arena| {
+            if arena.len() < len {
+                *arena = Arena::new(len);
+            }
+        });
+    });
 }
 
 /// Number of partial sums of a flat reduction.

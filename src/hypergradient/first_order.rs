@@ -1,29 +1,38 @@
 //! DARTS, first order (Liu et al. 2019, section 2.3 with ξ = 0): dα = ∂L2/∂α at the current ω.
 
 use super::{Hypergradient, InnerStep, Level, Losses, Report};
+use crate::device::{Slice, SliceMut, Vector};
 use crate::ops::update::norm;
 
 /// See the module.
-#[derive(Default)]
 pub struct FirstOrder {
-    gradient: Vec<f32>,
+    gradient: Vector,
+}
+
+impl Default for FirstOrder {
+    fn default() -> FirstOrder {
+        FirstOrder {
+            gradient: Vector::empty(),
+        }
+    }
 }
 
 impl Hypergradient for FirstOrder {
     fn compute(
         &mut self,
         losses: &mut dyn Losses,
-        theta: &[f32],
+        theta: Slice,
         _: InnerStep,
-        alpha_gradient: &mut [f32],
-    ) -> Report {
-        self.gradient.resize(theta.len(), 0.0);
-        let validation = losses.gradient(Level::Validation, theta, &mut self.gradient);
-        alpha_gradient.copy_from_slice(&self.gradient[losses.omega_len()..]);
-        Report {
+        mut alpha_gradient: SliceMut,
+    ) -> anyhow::Result<Report> {
+        self.gradient.fit(theta)?;
+        let validation = losses.gradient(Level::Validation, theta, self.gradient.slice_mut())?;
+        let alpha = self.gradient.part(losses.omega_len()..theta.len());
+        alpha_gradient.copy_from(alpha)?;
+        Ok(Report {
             validation,
-            direct_norm: norm(alpha_gradient),
+            direct_norm: norm(alpha)?,
             ..Report::default()
-        }
+        })
     }
 }

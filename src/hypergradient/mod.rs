@@ -15,6 +15,8 @@ pub mod tape;
 mod tests;
 pub mod unrolled;
 
+use crate::autograd::Series;
+use crate::device::{Device, Slice, SliceMut, Vector};
 use crate::ops::Outcome;
 
 pub use first_order::FirstOrder;
@@ -36,16 +38,52 @@ pub trait Losses {
     /// Length of ω.
     fn omega_len(&self) -> usize;
     /// The loss and its gradient by θ.
-    fn gradient(&mut self, level: Level, theta: &[f32], gradient: &mut [f32]) -> Outcome;
+    ///
+    /// # Errors
+    /// The device's.
+    fn gradient(
+        &mut self,
+        level: Level,
+        theta: Slice,
+        gradient: SliceMut,
+    ) -> anyhow::Result<Outcome>;
     /// L1 and its gradient by θ, kept for [`Losses::product`].
-    fn linearise(&mut self, theta: &[f32], gradient: &mut [f32]) -> Outcome;
+    ///
+    /// # Errors
+    /// The device's.
+    fn linearise(&mut self, theta: Slice, gradient: SliceMut) -> anyhow::Result<Outcome>;
     /// ∂(∇L1)/∂θ · `direction` at the θ that was linearised: for (v, 0) that is
     /// (H·v, ∂²L1/∂α∂ω·v).
-    fn product(&mut self, theta: &[f32], direction: &[f32], product: &mut [f32]);
+    ///
+    /// # Errors
+    /// The device's.
+    fn product(&mut self, theta: Slice, direction: Slice, product: SliceMut) -> anyhow::Result<()>;
+    /// The Neumann series from v = (v, 0) at the θ that was linearised; see [`neumann::terms`], which it
+    /// is unless the device has a better way.
+    ///
+    /// # Errors
+    /// The device's.
+    fn series(
+        &mut self,
+        theta: Slice,
+        settings: Terms,
+        vectors: [&mut Vector; 3],
+    ) -> anyhow::Result<Series>;
+}
+
+/// γ, K and the guard of a Neumann series.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// γ
+    pub gamma: f32,
+    /// K
+    pub count: usize,
+    /// Stop where a term grows.
+    pub guard: bool,
 }
 
 /// How the inner problem takes its SGD step; what the unrolled method differentiates.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct InnerStep<'a> {
     /// Learning rate.
     pub lr: f32,
@@ -54,7 +92,7 @@ pub struct InnerStep<'a> {
     /// L2 decay.
     pub weight_decay: f32,
     /// Momentum buffer, as long as ω.
-    pub buffer: &'a [f32],
+    pub buffer: Slice<'a>,
 }
 
 /// What a hypergradient's computation showed.
@@ -77,24 +115,35 @@ pub struct Report {
 /// A method for dα.
 pub trait Hypergradient {
     /// Writes dα `[α]` at `theta`.
+    ///
+    /// # Errors
+    /// The device's.
     fn compute(
         &mut self,
         losses: &mut dyn Losses,
-        theta: &[f32],
+        theta: Slice,
         inner: InnerStep,
-        alpha_gradient: &mut [f32],
-    ) -> Report;
+        alpha_gradient: SliceMut,
+    ) -> anyhow::Result<Report>;
 
     /// A vector that the method carries from one step to the next, to be kept in checkpoints.
-    fn state(&self) -> &[f32] {
-        &[]
+    ///
+    /// # Errors
+    /// The device's.
+    fn state(&self) -> anyhow::Result<Vec<f32>> {
+        Ok(Vec::new())
     }
 
-    /// Restores [`Hypergradient::state`].
-    fn restore(&mut self, _state: &[f32]) {}
+    /// Restores [`Hypergradient::state`] on `device`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn restore(&mut self, _device: &Device, _state: &[f32]) -> anyhow::Result<()> {
+        Ok(())
+    }
 }
 
-/// `tensor` with everything from `from` on set to zero: a direction in ω alone.
-fn clear_alpha(vector: &mut [f32], from: usize) {
-    vector[from..].fill(0.0);
+/// Sets everything from `from` on to zero: a direction in ω alone.
+fn clear_alpha(vector: &mut Vector, from: usize) -> anyhow::Result<()> {
+    vector.part_mut(from..vector.len()).zero()
 }

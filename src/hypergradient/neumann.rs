@@ -9,9 +9,11 @@
 //! exact product. When ‖v_k‖ grows, the series does not converge at this γ: the term is dropped and
 //! the report says so. [`Gamma::Auto`] takes γ = 1/λ_max(H) by power iteration on the same product.
 
-use super::{Hypergradient, InnerStep, Level, Losses, Report, clear_alpha};
+use super::{Hypergradient, InnerStep, Level, Losses, Report, Terms, clear_alpha};
+use crate::autograd::Series;
 use crate::device::random::{Philox, Purpose};
-use crate::ops::update::{axpy, neumann_step, norm};
+use crate::device::{Device, Slice, SliceMut, Vector};
+use crate::ops::update::{axpy, cpu, divide, norm};
 
 pub use super::gamma::Gamma;
 
@@ -27,10 +29,10 @@ pub struct Neumann {
     guard: bool,
     seed: u64,
     /// The power iteration's vector; empty until it first ran.
-    eigenvector: Vec<f32>,
-    v: Vec<f32>,
-    p: Vec<f32>,
-    product: Vec<f32>,
+    eigenvector: Vector,
+    v: Vector,
+    p: Vector,
+    product: Vector,
 }
 
 impl Neumann {
@@ -41,69 +43,108 @@ impl Neumann {
             gamma,
             guard,
             seed,
-            eigenvector: Vec::new(),
-            v: Vec::new(),
-            p: Vec::new(),
-            product: Vec::new(),
+            eigenvector: Vector::empty(),
+            v: Vector::empty(),
+            p: Vector::empty(),
+            product: Vector::empty(),
         }
     }
 
     /// λ_max of H by power iteration, at the linearised θ.
-    fn largest_eigenvalue(&mut self, losses: &mut dyn Losses, theta: &[f32]) -> f64 {
+    fn largest_eigenvalue(&mut self, losses: &mut dyn Losses, theta: Slice) -> anyhow::Result<f64> {
         let omega = losses.omega_len();
         let mut iterations = WARM_ITERATIONS;
         if self.eigenvector.is_empty() {
             let philox = Philox::new(self.seed, Purpose::PowerIteration);
             let element = |i: usize| philox.normal4((i / 4) as u64, 0)[i % 4];
-            self.eigenvector = (0..theta.len()).map(element).collect();
-            clear_alpha(&mut self.eigenvector, omega);
+            let mut start: Vec<f32> = (0..theta.len()).map(element).collect();
+            start[omega..].fill(0.0);
+            self.eigenvector = Vector::new(&theta.device(), start)?;
             iterations = COLD_ITERATIONS;
         }
         let mut eigenvalue = 0.0;
         for _ in 0..iterations {
-            let length = norm(&self.eigenvector);
-            self.eigenvector
-                .iter_mut()
-                .for_each(|x| *x /= length as f32);
-            losses.product(theta, &self.eigenvector, &mut self.product);
-            clear_alpha(&mut self.product, omega);
-            eigenvalue = norm(&self.product);
+            let length = norm(&self.eigenvector)?;
+            divide(&mut self.eigenvector, length as f32)?;
+            losses.product(theta, self.eigenvector.slice(), self.product.slice_mut())?;
+            clear_alpha(&mut self.product, omega)?;
+            eigenvalue = norm(&self.product)?;
             if eigenvalue == 0.0 {
                 break;
             }
-            self.eigenvector.copy_from_slice(&self.product);
+            let product = self.product.slice();
+            self.eigenvector.slice_mut().copy_from(product)?;
         }
-        eigenvalue
+        Ok(eigenvalue)
     }
+}
+
+/// The series term by term, on the host: from v = (v, 0), v_k = v_{k−1} − γ·H·v_{k−1} and p = Σ v_k. A
+/// term that grows ends it, if the guard is on, and is left out. `product` is scratch.
+///
+/// # Errors
+/// What a product says.
+///
+/// # Panics
+/// Vectors on a GPU, which has a series of its own.
+pub fn terms(
+    losses: &mut dyn Losses,
+    theta: Slice,
+    settings: Terms,
+    [v, p, product]: [&mut Vector; 3],
+) -> anyhow::Result<Series> {
+    let omega = losses.omega_len();
+    p.slice_mut().copy_from(v.slice())?;
+    let mut series = Series {
+        // The list is the record's to keep: the one allocation of the step, made in one piece.
+        norms: Vec::with_capacity(settings.count + 1),
+        stopped: false,
+    };
+    series.norms.push(norm(&*v)?);
+    for term in 1..=settings.count {
+        losses.product(theta, v.slice(), product.slice_mut())?;
+        clear_alpha(product, omega)?;
+        let (Some(v), Some(p), Some(product)) = (v.host_mut(), p.host_mut(), product.host_mut())
+        else {
+            unreachable!("a series term by term runs on the host");
+        };
+        let length = cpu::neumann_step(settings.gamma, product, v, p);
+        series.norms.push(length);
+        if settings.guard && length > series.norms[term - 1] {
+            cpu::axpy(-1.0, v, p);
+            series.stopped = true;
+            break;
+        }
+    }
+    Ok(series)
 }
 
 impl Hypergradient for Neumann {
     fn compute(
         &mut self,
         losses: &mut dyn Losses,
-        theta: &[f32],
+        theta: Slice,
         _: InnerStep,
-        alpha_gradient: &mut [f32],
-    ) -> Report {
+        mut alpha_gradient: SliceMut,
+    ) -> anyhow::Result<Report> {
         let omega = losses.omega_len();
+        let alpha = omega..theta.len();
         for vector in [&mut self.v, &mut self.p, &mut self.product] {
-            vector.resize(theta.len(), 0.0);
+            vector.fit(theta)?;
         }
-        let validation = losses.gradient(Level::Validation, theta, &mut self.v);
-        alpha_gradient.copy_from_slice(&self.v[omega..]);
-        clear_alpha(&mut self.v, omega);
-        self.p.copy_from_slice(&self.v);
+        let validation = losses.gradient(Level::Validation, theta, self.v.slice_mut())?;
+        alpha_gradient.copy_from(self.v.part(alpha.clone()))?;
+        clear_alpha(&mut self.v, omega)?;
         let mut report = Report {
             validation,
-            norms: vec![norm(&self.v)],
-            direct_norm: norm(alpha_gradient),
+            direct_norm: norm(alpha_gradient.as_slice())?,
             ..Report::default()
         };
-        losses.linearise(theta, &mut self.product);
+        losses.linearise(theta, self.product.slice_mut())?;
         let gamma = match self.gamma {
             Gamma::Fixed(gamma) => gamma,
             Gamma::Auto => {
-                let eigenvalue = self.largest_eigenvalue(losses, theta);
+                let eigenvalue = self.largest_eigenvalue(losses, theta)?;
                 // A flat L1 has no curvature to invert: any γ leaves v as it is.
                 if eigenvalue > 0.0 {
                     (1.0 / eigenvalue) as f32
@@ -113,29 +154,28 @@ impl Hypergradient for Neumann {
             }
         };
         report.gamma = Some(f64::from(gamma));
-        for term in 1..=self.terms {
-            losses.product(theta, &self.v, &mut self.product);
-            clear_alpha(&mut self.product, omega);
-            let length = neumann_step(gamma, &self.product, &mut self.v, &mut self.p);
-            report.norms.push(length);
-            if self.guard && length > report.norms[term - 1] {
-                axpy(-1.0, &self.v, &mut self.p);
-                report.stopped = true;
-                break;
-            }
-        }
-        losses.product(theta, &self.p, &mut self.product);
-        let mixed = &self.product[omega..];
-        report.correction_norm = Some(f64::from(gamma) * norm(mixed));
-        axpy(-gamma, mixed, alpha_gradient);
-        report
+        let settings = Terms {
+            gamma,
+            count: self.terms,
+            guard: self.guard,
+        };
+        let vectors = [&mut self.v, &mut self.p, &mut self.product];
+        let series = losses.series(theta, settings, vectors)?;
+        report.norms = series.norms;
+        report.stopped = series.stopped;
+        losses.product(theta, self.p.slice(), self.product.slice_mut())?;
+        let mixed = self.product.part(alpha);
+        report.correction_norm = Some(f64::from(gamma) * norm(mixed)?);
+        axpy(-gamma, mixed, alpha_gradient)?;
+        Ok(report)
     }
 
-    fn state(&self) -> &[f32] {
-        &self.eigenvector
+    fn state(&self) -> anyhow::Result<Vec<f32>> {
+        self.eigenvector.slice().to_vec()
     }
 
-    fn restore(&mut self, state: &[f32]) {
-        self.eigenvector = state.to_vec();
+    fn restore(&mut self, device: &Device, state: &[f32]) -> anyhow::Result<()> {
+        self.eigenvector = Vector::new(device, state.to_vec())?;
+        Ok(())
     }
 }

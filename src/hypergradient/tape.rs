@@ -1,8 +1,10 @@
 //! The two losses of a supernet: one tape, a training and a validation batch.
 
-use super::{Level, Losses};
-use crate::autograd::{Executor, Mode};
+use super::neumann::terms;
+use super::{Level, Losses, Terms};
+use crate::autograd::{Executor, Mode, Series};
 use crate::data::Batch;
+use crate::device::{Slice, SliceMut, Vector};
 use crate::ops::Outcome;
 
 /// L1 on `training`, L2 on `validation`, over one executor.
@@ -16,12 +18,12 @@ pub struct TapeLosses<'a> {
 }
 
 impl TapeLosses<'_> {
-    fn load(&mut self, level: Level) {
+    fn load(&mut self, level: Level) -> anyhow::Result<()> {
         let batch = match level {
             Level::Training => self.training,
             Level::Validation => self.validation,
         };
-        self.executor.load(&batch.images, &batch.labels);
+        self.executor.load(&batch.images, &batch.labels)
     }
 }
 
@@ -30,21 +32,47 @@ impl Losses for TapeLosses<'_> {
         self.executor.tape().omega_len
     }
 
-    fn gradient(&mut self, level: Level, theta: &[f32], gradient: &mut [f32]) -> Outcome {
-        self.load(level);
-        let outcome = self.executor.forward(Mode::Gradient, theta);
-        self.executor.backward(theta, gradient);
-        outcome
+    fn gradient(
+        &mut self,
+        level: Level,
+        theta: Slice,
+        gradient: SliceMut,
+    ) -> anyhow::Result<Outcome> {
+        self.load(level)?;
+        let outcome = self.executor.forward(Mode::Gradient, theta)?;
+        self.executor.backward(theta, gradient)?;
+        Ok(outcome)
     }
 
-    fn linearise(&mut self, theta: &[f32], gradient: &mut [f32]) -> Outcome {
-        self.load(Level::Training);
-        let outcome = self.executor.forward(Mode::Products, theta);
-        self.executor.backward(theta, gradient);
-        outcome
+    fn linearise(&mut self, theta: Slice, gradient: SliceMut) -> anyhow::Result<Outcome> {
+        self.load(Level::Training)?;
+        let outcome = self.executor.forward(Mode::Products, theta)?;
+        self.executor.backward(theta, gradient)?;
+        Ok(outcome)
     }
 
-    fn product(&mut self, theta: &[f32], direction: &[f32], product: &mut [f32]) {
-        self.executor.product(theta, direction, product);
+    fn product(&mut self, theta: Slice, direction: Slice, product: SliceMut) -> anyhow::Result<()> {
+        self.executor.product(theta, direction, product)
+    }
+
+    fn series(
+        &mut self,
+        theta: Slice,
+        settings: Terms,
+        [v, p, product]: [&mut Vector; 3],
+    ) -> anyhow::Result<Series> {
+        let Terms {
+            gamma,
+            count,
+            guard,
+        } = settings;
+        let vectors = [&mut *v, &mut *p, &mut *product];
+        let series = self
+            .executor
+            .series(theta, (gamma, count, guard), vectors)?;
+        match series {
+            Some(series) => Ok(series),
+            None => terms(self, theta, settings, [v, p, product]),
+        }
     }
 }

@@ -15,7 +15,8 @@ const T: [f64; N] = [1.0, -1.0, 0.5];
 
 struct Quadratic;
 
-fn split(theta: &[f32]) -> (Vec<f64>, Vec<f64>) {
+fn split(theta: Slice) -> (Vec<f64>, Vec<f64>) {
+    let theta = theta.to_vec().unwrap();
     let wide: Vec<f64> = theta.iter().map(|&x| f64::from(x)).collect();
     (wide[..N].to_vec(), wide[N..].to_vec())
 }
@@ -25,10 +26,16 @@ impl Losses for Quadratic {
         N
     }
 
-    fn gradient(&mut self, level: Level, theta: &[f32], gradient: &mut [f32]) -> Outcome {
+    fn gradient(
+        &mut self,
+        level: Level,
+        theta: Slice,
+        mut gradient: SliceMut,
+    ) -> anyhow::Result<Outcome> {
         let (w, a) = split(theta);
+        let mut out = [0.0; N + M];
         for i in 0..N {
-            gradient[i] = match level {
+            out[i] = match level {
                 Level::Training => {
                     let hw: f64 = (0..N).map(|j| H[i][j] * w[j]).sum();
                     (hw - (0..M).map(|j| B[i][j] * a[j]).sum::<f64>()) as f32
@@ -37,21 +44,32 @@ impl Losses for Quadratic {
             };
         }
         for j in 0..M {
-            gradient[N + j] = match level {
+            out[N + j] = match level {
                 Level::Training => -(0..N).map(|i| B[i][j] * w[i]).sum::<f64>() as f32,
                 Level::Validation => a[j] as f32,
             };
         }
-        Outcome::default()
+        gradient.write(&out)?;
+        Ok(Outcome::default())
     }
 
-    fn linearise(&mut self, theta: &[f32], gradient: &mut [f32]) -> Outcome {
+    fn linearise(&mut self, theta: Slice, gradient: SliceMut) -> anyhow::Result<Outcome> {
         self.gradient(Level::Training, theta, gradient)
     }
 
-    fn product(&mut self, _: &[f32], direction: &[f32], product: &mut [f32]) {
+    fn product(&mut self, _: Slice, direction: Slice, product: SliceMut) -> anyhow::Result<()> {
         // L1 is quadratic without linear part: its gradient map is its own derivative.
-        self.gradient(Level::Training, direction, product);
+        self.gradient(Level::Training, direction, product)?;
+        Ok(())
+    }
+
+    fn series(
+        &mut self,
+        theta: Slice,
+        settings: Terms,
+        vectors: [&mut Vector; 3],
+    ) -> anyhow::Result<Series> {
+        neumann::terms(self, theta, settings, vectors)
     }
 }
 
@@ -79,11 +97,12 @@ fn solve(x: [f64; N]) -> [f64; N] {
 }
 
 const THETA: [f32; N + M] = [0.4, -0.2, 0.9, 0.7, -1.1];
+const BUFFER: [f32; N] = [0.5, -0.1, 0.2];
 const INNER: InnerStep<'static> = InnerStep {
     lr: 0.1,
     momentum: 0.9,
     weight_decay: 0.01,
-    buffer: &[0.5, -0.1, 0.2],
+    buffer: Slice::Host(&BUFFER),
 };
 
 fn close(found: &[f32], expected: [f64; M], within: f64) {
@@ -97,13 +116,14 @@ fn close(found: &[f32], expected: [f64; M], within: f64) {
 
 fn compute(method: &mut dyn Hypergradient) -> (Vec<f32>, Report) {
     let mut alpha_gradient = vec![0.0; M];
-    let report = method.compute(&mut Quadratic, &THETA, INNER, &mut alpha_gradient);
-    (alpha_gradient, report)
+    let alpha = SliceMut::from(&mut alpha_gradient);
+    let report = method.compute(&mut Quadratic, (&THETA).into(), INNER, alpha);
+    (alpha_gradient, report.unwrap())
 }
 
 #[test]
 fn a_long_series_reaches_the_dense_inverse() {
-    let (w, a) = split(&THETA);
+    let (w, a) = split((&THETA).into());
     let solved = solve(std::array::from_fn(|i| w[i] - T[i]));
     let expected = std::array::from_fn(|j| a[j] + (0..N).map(|i| B[i][j] * solved[i]).sum::<f64>());
     for gamma in [Gamma::Fixed(0.5), Gamma::Auto] {
@@ -115,7 +135,7 @@ fn a_long_series_reaches_the_dense_inverse() {
 
 #[test]
 fn each_truncation_matches_the_recursion() {
-    let (w, a) = split(&THETA);
+    let (w, a) = split((&THETA).into());
     let gamma = 0.25;
     let mut v: [f64; N] = std::array::from_fn(|i| w[i] - T[i]);
     let mut p = v;
@@ -161,11 +181,11 @@ fn first_order_is_the_direct_gradient() {
 
 #[test]
 fn unrolled_step_differentiates_the_sgd_update_exactly_and_by_differences() {
-    let (w, a) = split(&THETA);
+    let (w, a) = split((&THETA).into());
     let step = |i: usize| {
         let hw: f64 = (0..N).map(|j| H[i][j] * w[j]).sum();
         let g = hw - (0..M).map(|j| B[i][j] * a[j]).sum::<f64>();
-        w[i] - 0.1 * (0.9 * f64::from(INNER.buffer[i]) + g + 0.01 * w[i])
+        w[i] - 0.1 * (0.9 * f64::from(BUFFER[i]) + g + 0.01 * w[i])
     };
     let v: [f64; N] = std::array::from_fn(|i| step(i) - T[i]);
     let expected =

@@ -8,7 +8,8 @@
 //! The product is a central difference of ∂L1/∂α with ε = 0.01/‖∂L2/∂ω′‖, as published, or exact.
 
 use super::{Hypergradient, InnerStep, Level, Losses, Report, clear_alpha};
-use crate::ops::update::{axpy, norm};
+use crate::device::{Slice, SliceMut, Vector};
+use crate::ops::update::{Sgd, axpy, norm, unrolled};
 use serde::{Deserialize, Serialize};
 
 /// How DARTS second order forms the product (∂²L1/∂α∂ω)·∂L2/∂ω.
@@ -24,9 +25,11 @@ pub enum UnrolledProduct {
 /// See the module.
 pub struct Unrolled {
     product: UnrolledProduct,
-    gradient: Vec<f32>,
-    moved: Vec<f32>,
-    vector: Vec<f32>,
+    gradient: Vector,
+    moved: Vector,
+    vector: Vector,
+    /// ∂L1/∂α on both sides of a central difference.
+    sides: [Vec<f32>; 2],
 }
 
 impl Unrolled {
@@ -34,27 +37,41 @@ impl Unrolled {
     pub fn new(product: UnrolledProduct) -> Unrolled {
         Unrolled {
             product,
-            gradient: Vec::new(),
-            moved: Vec::new(),
-            vector: Vec::new(),
+            gradient: Vector::empty(),
+            moved: Vector::empty(),
+            vector: Vector::empty(),
+            sides: Default::default(),
         }
     }
 
     /// `gradient[α]` = (∂²L1/∂α∂ω)·vector by a central difference along `vector`.
-    fn difference(&mut self, losses: &mut dyn Losses, theta: &[f32], length: f64) {
+    fn difference(
+        &mut self,
+        losses: &mut dyn Losses,
+        theta: Slice,
+        length: f64,
+    ) -> anyhow::Result<()> {
         let omega = losses.omega_len();
         let step = (0.01 / length) as f32;
-        let mut sides = [Vec::new(), Vec::new()];
-        for (side, sign) in sides.iter_mut().zip([1.0, -1.0]) {
-            self.moved.copy_from_slice(theta);
-            axpy(sign * step, &self.vector[..omega], &mut self.moved[..omega]);
-            losses.gradient(Level::Training, &self.moved, &mut self.gradient);
-            side.extend_from_slice(&self.gradient[omega..]);
+        for (side, sign) in self.sides.iter_mut().zip([1.0, -1.0]) {
+            self.moved.slice_mut().copy_from(theta)?;
+            axpy(
+                sign * step,
+                self.vector.part(0..omega),
+                self.moved.part_mut(0..omega),
+            )?;
+            let (moved, gradient) = (self.moved.slice(), self.gradient.slice_mut());
+            losses.gradient(Level::Training, moved, gradient)?;
+            side.resize(theta.len() - omega, 0.0);
+            self.gradient.part(omega..theta.len()).copy_to(side)?;
         }
-        let [up, down] = sides;
-        for ((g, up), down) in self.gradient[omega..].iter_mut().zip(up).zip(down) {
-            *g = (up - down) / (2.0 * step);
+        let [up, down] = &mut self.sides;
+        for (up, down) in up.iter_mut().zip(down) {
+            *up = (*up - *down) / (2.0 * step);
         }
+        self.gradient
+            .part_mut(omega..theta.len())
+            .write(&self.sides[0])
     }
 }
 
@@ -62,42 +79,53 @@ impl Hypergradient for Unrolled {
     fn compute(
         &mut self,
         losses: &mut dyn Losses,
-        theta: &[f32],
+        theta: Slice,
         inner: InnerStep,
-        alpha_gradient: &mut [f32],
-    ) -> Report {
+        mut alpha_gradient: SliceMut,
+    ) -> anyhow::Result<Report> {
         let omega = losses.omega_len();
+        let alpha = omega..theta.len();
         for vector in [&mut self.gradient, &mut self.moved, &mut self.vector] {
-            vector.resize(theta.len(), 0.0);
+            vector.fit(theta)?;
         }
-        losses.gradient(Level::Training, theta, &mut self.gradient);
-        self.moved.copy_from_slice(theta);
-        for (i, w) in self.moved[..omega].iter_mut().enumerate() {
-            let moment = inner.momentum * inner.buffer[i];
-            *w -= inner.lr * (moment + self.gradient[i] + inner.weight_decay * *w);
-        }
-        let validation = losses.gradient(Level::Validation, &self.moved, &mut self.vector);
-        alpha_gradient.copy_from_slice(&self.vector[omega..]);
-        clear_alpha(&mut self.vector, omega);
-        let length = norm(&self.vector);
-        let direct_norm = norm(alpha_gradient);
+        losses.gradient(Level::Training, theta, self.gradient.slice_mut())?;
+        self.moved.slice_mut().copy_from(theta)?;
+        let step = Sgd {
+            lr: inner.lr,
+            momentum: inner.momentum,
+            weight_decay: inner.weight_decay,
+            clip: 0.0,
+        };
+        unrolled(
+            step,
+            theta.part(0..omega),
+            self.gradient.part(0..omega),
+            inner.buffer,
+            self.moved.part_mut(0..omega),
+        )?;
+        let (moved, vector) = (self.moved.slice(), self.vector.slice_mut());
+        let validation = losses.gradient(Level::Validation, moved, vector)?;
+        alpha_gradient.copy_from(self.vector.part(alpha.clone()))?;
+        clear_alpha(&mut self.vector, omega)?;
+        let length = norm(&self.vector)?;
+        let direct_norm = norm(alpha_gradient.as_slice())?;
         match self.product {
             // A zero vector has a zero product, and no step length.
-            _ if length == 0.0 => self.gradient[omega..].fill(0.0),
-            UnrolledProduct::FiniteDifference => self.difference(losses, theta, length),
+            _ if length == 0.0 => clear_alpha(&mut self.gradient, omega)?,
+            UnrolledProduct::FiniteDifference => self.difference(losses, theta, length)?,
             UnrolledProduct::Exact => {
-                losses.linearise(theta, &mut self.gradient);
-                losses.product(theta, &self.vector, &mut self.gradient);
+                losses.linearise(theta, self.gradient.slice_mut())?;
+                losses.product(theta, self.vector.slice(), self.gradient.slice_mut())?;
             }
         }
-        let mixed = &self.gradient[omega..];
-        axpy(-inner.lr, mixed, alpha_gradient);
-        Report {
+        let mixed = self.gradient.part(alpha);
+        axpy(-inner.lr, mixed, alpha_gradient)?;
+        Ok(Report {
             validation,
             norms: vec![length],
             direct_norm,
-            correction_norm: Some(f64::from(inner.lr) * norm(mixed)),
+            correction_norm: Some(f64::from(inner.lr) * norm(mixed)?),
             ..Report::default()
-        }
+        })
     }
 }

@@ -4,9 +4,10 @@ use super::Supernet;
 use super::parameters::initial_theta;
 use crate::autograd::plan::{Buffer, Plan, lifetimes};
 use crate::autograd::{Executor, Mode};
-use crate::device::Device;
+use crate::device::cuda::{Turn, for_tests};
 use crate::device::random::{Philox, Purpose};
-use crate::ops::update::{axpy, dot, norm};
+use crate::device::{CUDA_IS_WHOLE, Device, Vector};
+use crate::ops::update::cpu::{axpy, dot, neumann_step, norm};
 use crate::space::Space;
 
 fn normal(len: usize, stream: u64) -> Vec<f32> {
@@ -16,7 +17,7 @@ fn normal(len: usize, stream: u64) -> Vec<f32> {
         .collect()
 }
 
-fn tiny(space: Space) -> (Executor, Vec<f32>) {
+fn tiny(space: Space, device: Device) -> (Executor, Vec<f32>) {
     let cells = if space == Space::Darts { 3 } else { 1 };
     let supernet = Supernet::record(space, 4, cells, 5, 3, [8, 8]).unwrap();
     let mut theta = initial_theta(&supernet.parameters, 1);
@@ -28,8 +29,10 @@ fn tiny(space: Space) -> (Executor, Vec<f32>) {
     {
         *a = n;
     }
-    let mut executor = Executor::new(supernet.tape, Device::Cpu);
-    executor.load(&normal(3 * 8 * 8 * 3, 1), &[0, 3, 4]);
+    let mut executor = Executor::new(supernet.tape, device);
+    executor
+        .load(&normal(3 * 8 * 8 * 3, 1), &[0, 3, 4])
+        .unwrap();
     (executor, theta)
 }
 
@@ -46,10 +49,10 @@ fn supernets_have_the_published_number_of_weights() {
 #[test]
 fn gradient_predicts_the_change_of_the_loss() {
     for space in Space::ALL {
-        let (mut executor, theta) = tiny(space);
+        let (mut executor, theta) = tiny(space, Device::Cpu);
         let mut gradient = vec![0.0; theta.len()];
-        executor.forward(Mode::Gradient, &theta);
-        executor.backward(&theta, &mut gradient);
+        executor.forward(Mode::Gradient, &theta).unwrap();
+        executor.backward(&theta, &mut gradient).unwrap();
         let direction = gradient.clone();
         let expected = dot(&gradient, &direction);
         let mut best = f64::INFINITY;
@@ -58,7 +61,7 @@ fn gradient_predicts_the_change_of_the_loss() {
             let mut at = |sign: f32| {
                 let mut moved = theta.clone();
                 axpy(sign * step, &direction, &mut moved);
-                executor.forward(Mode::Evaluate, &moved).loss
+                executor.forward(Mode::Evaluate, &moved).unwrap().loss
             };
             let slope = (at(1.0) - at(-1.0)) / (2.0 * f64::from(step));
             best = best.min((slope / expected - 1.0).abs());
@@ -70,22 +73,22 @@ fn gradient_predicts_the_change_of_the_loss() {
 #[test]
 fn product_matches_the_change_of_the_gradient() {
     for space in Space::ALL {
-        let (mut executor, theta) = tiny(space);
+        let (mut executor, theta) = tiny(space, Device::Cpu);
         let direction = normal(theta.len(), 5);
         let mut product = vec![0.0; theta.len()];
         let mut gradient = vec![0.0; theta.len()];
-        executor.forward(Mode::Products, &theta);
-        executor.backward(&theta, &mut gradient);
-        executor.product(&theta, &direction, &mut product);
+        executor.forward(Mode::Products, &theta).unwrap();
+        executor.backward(&theta, &mut gradient).unwrap();
+        executor.product(&theta, &direction, &mut product).unwrap();
         // Across a kink of relu or max the difference is far off: one step of several must fit.
         let mut best = f64::INFINITY;
         for step in [1e-5f32, 3e-6, 1e-6, 5e-7] {
             let mut at = |sign: f32| {
                 let mut moved = theta.clone();
                 axpy(sign * step, &direction, &mut moved);
-                executor.forward(Mode::Gradient, &moved);
+                executor.forward(Mode::Gradient, &moved).unwrap();
                 let mut gradient = vec![0.0; theta.len()];
-                executor.backward(&moved, &mut gradient);
+                executor.backward(&moved, &mut gradient).unwrap();
                 gradient
             };
             let (up, down) = (at(1.0), at(-1.0));
@@ -101,14 +104,14 @@ fn product_matches_the_change_of_the_gradient() {
 #[test]
 fn hessian_is_symmetric() {
     for space in Space::ALL {
-        let (mut executor, theta) = tiny(space);
+        let (mut executor, theta) = tiny(space, Device::Cpu);
         let (u, v) = (normal(theta.len(), 5), normal(theta.len(), 6));
         let mut gradient = vec![0.0; theta.len()];
-        executor.forward(Mode::Products, &theta);
-        executor.backward(&theta, &mut gradient);
+        executor.forward(Mode::Products, &theta).unwrap();
+        executor.backward(&theta, &mut gradient).unwrap();
         let (mut hu, mut hv) = (gradient.clone(), gradient.clone());
-        executor.product(&theta, &u, &mut hu);
-        executor.product(&theta, &v, &mut hv);
+        executor.product(&theta, &u, &mut hu).unwrap();
+        executor.product(&theta, &v, &mut hv).unwrap();
         let (left, right) = (dot(&u, &hv), dot(&v, &hu));
         assert!(
             (left - right).abs() < 1e-3 * norm(&u) * norm(&hv) / 10.0,
@@ -138,4 +141,98 @@ fn buffers_alive_together_never_overlap() {
             }
         }
     }
+}
+
+/// ‖found − expected‖ / ‖expected‖.
+fn off(expected: &[f32], found: &[f32]) -> f64 {
+    let mut difference = expected.to_vec();
+    axpy(-1.0, found, &mut difference);
+    norm(&difference) / norm(expected)
+}
+
+/// An executor of the tiny supernet and θ on the test device.
+fn tiny_on_device(space: Space) -> Option<(Turn, Executor, Vector)> {
+    if !CUDA_IS_WHOLE {
+        println!("skipped: supernets on a GPU: not every op has kernels yet");
+        return None;
+    }
+    let turn = for_tests()?;
+    let device = Device::Cuda(turn.clone());
+    let (executor, theta) = tiny(space, device.clone());
+    Some((turn, executor, Vector::new(&device, theta).unwrap()))
+}
+
+#[test]
+fn supernets_on_the_device_match_the_cpu_and_repeat_their_bits() {
+    for space in Space::ALL {
+        let Some((_turn, mut device, theta)) = tiny_on_device(space) else {
+            return;
+        };
+        let (mut cpu, host) = tiny(space, Device::Cpu);
+        let len = host.len();
+        let direction = normal(len, 5);
+        let zeros = || Vector::zeros(&device_of(&theta), len).unwrap();
+        let (mut gradient, mut product, mut again) = (zeros(), zeros(), zeros());
+        let on_device = Vector::new(&device_of(&theta), direction.clone()).unwrap();
+        let (mut g, mut h) = (vec![0.0; len], vec![0.0; len]);
+        let expected = cpu.forward(Mode::Products, &host).unwrap();
+        cpu.backward(&host, &mut g).unwrap();
+        cpu.product(&host, &direction, &mut h).unwrap();
+        let evaluated = device.forward(Mode::Evaluate, &theta).unwrap();
+        let found = device.forward(Mode::Products, &theta).unwrap();
+        device.backward(&theta, &mut gradient).unwrap();
+        device.product(&theta, &on_device, &mut product).unwrap();
+        device.product(&theta, &on_device, &mut again).unwrap();
+        assert_eq!(evaluated, found, "every mode computes the same");
+        assert!((found.loss / expected.loss - 1.0).abs() < 1e-5);
+        assert_eq!((found.top1, found.top5), (expected.top1, expected.top5));
+        let read = |vector: &Vector| vector.slice().to_vec().unwrap();
+        assert_eq!(read(&product), read(&again));
+        let (g_off, h_off) = (off(&g, &read(&gradient)), off(&h, &read(&product)));
+        assert!(
+            g_off < 1e-3 && h_off < 1e-3,
+            "{space:?}: {g_off:.1e}, {h_off:.1e}"
+        );
+    }
+}
+
+#[test]
+fn a_series_on_the_device_matches_the_cpu() {
+    for space in Space::ALL {
+        let Some((_turn, mut device, theta)) = tiny_on_device(space) else {
+            return;
+        };
+        let (mut cpu, host) = tiny(space, Device::Cpu);
+        let (omega, len) = (cpu.tape().omega_len, host.len());
+        let (gamma, terms) = (0.01, 2);
+        let mut v0 = vec![0.0; len];
+        cpu.forward(Mode::Products, &host).unwrap();
+        cpu.backward(&host, &mut v0).unwrap();
+        v0[omega..].fill(0.0);
+        let (mut v, mut p, mut h) = (v0.clone(), v0.clone(), v0.clone());
+        let mut norms = vec![norm(&v)];
+        for _ in 0..terms {
+            cpu.product(&host, &v, &mut h).unwrap();
+            h[omega..].fill(0.0);
+            norms.push(neumann_step(gamma, &h, &mut v, &mut p));
+        }
+        let on = |values: &[f32]| Vector::new(&device_of(&theta), values.to_vec()).unwrap();
+        let (mut dv, mut dp, mut dh) = (on(&v0), on(&v0), on(&v0));
+        device.forward(Mode::Products, &theta).unwrap();
+        device.backward(&theta, &mut dh).unwrap();
+        let vectors = [&mut dv, &mut dp, &mut dh];
+        let series = device.series(theta.slice(), (gamma, terms, false), vectors);
+        let series = series.unwrap().expect("a GPU has a series of its own");
+        for (found, expected) in series.norms.iter().zip(&norms) {
+            assert!(
+                (found / expected - 1.0).abs() < 1e-4,
+                "{found} and {expected}"
+            );
+        }
+        assert!(off(&p, &dp.slice().to_vec().unwrap()) < 1e-4);
+    }
+}
+
+fn device_of(vector: &Vector) -> Device {
+    vector.slice().device()
 }

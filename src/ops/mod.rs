@@ -12,6 +12,7 @@
 pub mod adjoint;
 pub mod classifier;
 pub mod conv;
+pub mod cuda;
 pub mod geometry;
 pub mod micro;
 pub mod mix;
@@ -47,7 +48,7 @@ pub struct ParameterId(pub usize);
 pub struct WeightsId(pub usize);
 
 /// One of the four passes over a tape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pass {
     /// Values.
     Forward,
@@ -261,6 +262,16 @@ pub trait Op: Send + Sync {
     fn tangent(&self, cx: &Context);
     /// Tangents of the adjoints of the inputs and parameters.
     fn tangent_backward(&self, cx: &Context);
+    /// Encodes a pass's launches on CUDA.
+    ///
+    /// # Errors
+    /// A size that the op's kernels do not take, or an op that has none.
+    fn encode(&self, _pass: Pass, _encoder: &mut cuda::Encoder) -> anyhow::Result<()> {
+        anyhow::bail!(
+            "{} has no CUDA kernels in this build; use --device cpu",
+            self.name()
+        )
+    }
 }
 
 /// A planned NHWC buffer: `[N, H, W, C]`, pixels `pixel_stride` f32 apart.

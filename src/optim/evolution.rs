@@ -10,6 +10,7 @@
 //! the counter ([`crate::ops::perturb`]).
 
 use crate::ops::perturb::{Noise, perturb, recombine};
+use serde::{Deserialize, Serialize};
 
 /// Settings of a generation.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,35 @@ impl std::fmt::Display for Choice {
     }
 }
 
+impl std::str::FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Choice, String> {
+        let member = |text: &str| text.strip_prefix("member ")?.parse().ok();
+        match text {
+            "current" => Ok(Choice::Current),
+            "recombined" => Ok(Choice::Recombined),
+            _ => member(text).map(Choice::Member).ok_or_else(|| {
+                format!("expected `current`, `recombined` or `member i`, found `{text}`")
+            }),
+        }
+    }
+}
+
+impl Serialize for Choice {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Choice {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Choice, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
 /// A generation's result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
@@ -60,61 +90,47 @@ pub struct Generation {
     pub loss_before: f64,
 }
 
+/// Working memory of generations, kept from one to the next so that only the first allocates.
+#[derive(Default)]
+pub struct Scratch {
+    /// A candidate's θ.
+    candidate: Vec<f32>,
+    /// L_i
+    losses: Vec<f64>,
+    /// Weight of each ε_i in ω₀ − ω.
+    weights: Vec<f32>,
+}
+
 impl Evolution {
-    /// Runs generation number `generation` at `theta` = (ω, α); α is left alone. `loss` is L1 on the
-    /// generation's batch; a candidate whose loss is not a number is never chosen. Ties go to ω,
-    /// then ω₀, then the lowest member. `candidate` is scratch as long as θ.
+    /// Runs generation number `generation` at `theta` = (ω, α), ω its first `omega` elements; α is
+    /// left alone. `loss` is L1 on the generation's batch; a candidate whose loss is not a number is
+    /// never chosen. Ties go to ω, then ω₀, then the lowest member.
     pub fn generation(
         &self,
         generation: u64,
         theta: &mut [f32],
         omega: usize,
-        candidate: &mut Vec<f32>,
+        scratch: &mut Scratch,
         mut loss: impl FnMut(&[f32]) -> f64,
     ) -> Generation {
-        let noise = Noise::new(self.seed, generation, self.population, self.antithetic);
-        candidate.clear();
-        candidate.extend_from_slice(theta);
         let loss_before = loss(theta);
+        let recombined = self.explore(generation, theta, omega, scratch, loss);
         let mut best = (Choice::Current, loss_before);
-        let mut losses = Vec::with_capacity(self.population);
-        for member in 0..self.population {
-            perturb(
-                &noise,
-                member,
-                self.sigma,
-                &theta[..omega],
-                &mut candidate[..omega],
-            );
-            losses.push(loss(candidate));
-        }
-        let weights = self.recombination(&losses);
-        candidate[..omega].copy_from_slice(&theta[..omega]);
-        recombine(&noise, &weights, &mut candidate[..omega]);
-        let recombined = loss(candidate);
-        let others = std::iter::once((Choice::Recombined, recombined)).chain(
-            losses
-                .iter()
-                .enumerate()
-                .map(|(i, &l)| (Choice::Member(i), l)),
-        );
-        for (choice, value) in others {
+        let members = scratch.losses.iter().enumerate();
+        let members = members.map(|(i, &l)| (Choice::Member(i), l));
+        for (choice, value) in std::iter::once((Choice::Recombined, recombined)).chain(members) {
             if value < best.1 || (best.1.is_nan() && !value.is_nan()) {
                 best = (choice, value);
             }
         }
+        let candidate = &mut scratch.candidate[..omega];
         match best.0 {
             Choice::Current => {}
-            Choice::Recombined => theta[..omega].copy_from_slice(&candidate[..omega]),
+            Choice::Recombined => theta[..omega].copy_from_slice(candidate),
             Choice::Member(i) => {
-                perturb(
-                    &noise,
-                    i,
-                    self.sigma,
-                    &theta[..omega],
-                    &mut candidate[..omega],
-                );
-                theta[..omega].copy_from_slice(&candidate[..omega]);
+                let noise = self.noise(generation);
+                perturb(&noise, i, self.sigma, &theta[..omega], candidate);
+                theta[..omega].copy_from_slice(candidate);
             }
         }
         Generation {
@@ -124,8 +140,42 @@ impl Evolution {
         }
     }
 
+    /// The losses of the members and of ω₀, in this order: a generation without its choice. Returns
+    /// L1(ω₀).
+    pub fn explore(
+        &self,
+        generation: u64,
+        theta: &[f32],
+        omega: usize,
+        scratch: &mut Scratch,
+        mut loss: impl FnMut(&[f32]) -> f64,
+    ) -> f64 {
+        let noise = self.noise(generation);
+        let Scratch {
+            candidate,
+            losses,
+            weights,
+        } = scratch;
+        candidate.clear();
+        candidate.extend_from_slice(theta);
+        losses.clear();
+        for member in 0..self.population {
+            let to = &mut candidate[..omega];
+            perturb(&noise, member, self.sigma, &theta[..omega], to);
+            losses.push(loss(candidate));
+        }
+        self.recombination(losses, weights);
+        candidate[..omega].copy_from_slice(&theta[..omega]);
+        recombine(&noise, weights, &mut candidate[..omega]);
+        loss(candidate)
+    }
+
+    fn noise(&self, generation: u64) -> Noise {
+        Noise::new(self.seed, generation, self.population, self.antithetic)
+    }
+
     /// Weight of each ε_i in ω₀ − ω.
-    fn recombination(&self, losses: &[f64]) -> Vec<f32> {
+    fn recombination(&self, losses: &[f64], weights: &mut Vec<f32>) {
         let n = losses.len() as f64;
         let finite = losses.iter().all(|l| l.is_finite());
         let mean = losses.iter().sum::<f64>() / n;
@@ -136,7 +186,8 @@ impl Evolution {
             (true, true) => (factor * l) as f32,
             (true, false) => (-factor * (l - mean)) as f32,
         };
-        losses.iter().map(weight).collect()
+        weights.clear();
+        weights.extend(losses.iter().map(weight));
     }
 }
 
@@ -170,7 +221,7 @@ mod tests {
             let start = [0.3f32, -0.2, 0.1, 0.4, -0.5, 9.0];
             let mut theta = start;
             let mut seen = Vec::new();
-            let mut scratch = Vec::new();
+            let mut scratch = Scratch::default();
             let generation = evolution.generation(3, &mut theta, 5, &mut scratch, |t| {
                 seen.push(t.to_vec());
                 sphere(&t[..5])
@@ -188,7 +239,7 @@ mod tests {
     #[test]
     fn reverts_to_the_current_weights_when_nothing_is_better() {
         let mut theta = [0.0f32; 4];
-        let generation = strategy(4).generation(0, &mut theta, 4, &mut Vec::new(), sphere);
+        let generation = strategy(4).generation(0, &mut theta, 4, &mut Scratch::default(), sphere);
         assert_eq!(generation.choice, Choice::Current);
         assert_eq!(theta, [0.0; 4]);
     }
@@ -203,7 +254,7 @@ mod tests {
                 ..strategy(64)
             };
             let (mut theta, mut calls, mut last) = (start.clone(), 0, 0.0);
-            evolution.generation(0, &mut theta, 64, &mut Vec::new(), |t| {
+            evolution.generation(0, &mut theta, 64, &mut Scratch::default(), |t| {
                 calls += 1;
                 if calls == 66 {
                     last = sphere(t);
@@ -217,10 +268,18 @@ mod tests {
     }
 
     #[test]
+    fn a_choice_is_logged_in_words_and_read_back() {
+        for choice in [Choice::Current, Choice::Recombined, Choice::Member(12)] {
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+        }
+        assert!("member x".parse::<Choice>().is_err());
+    }
+
+    #[test]
     fn a_loss_that_is_no_number_is_never_chosen() {
         let mut theta = [1.0f32; 3];
         let mut call = 0;
-        let generation = strategy(2).generation(0, &mut theta, 3, &mut Vec::new(), |_| {
+        let generation = strategy(2).generation(0, &mut theta, 3, &mut Scratch::default(), |_| {
             call += 1;
             if call == 1 { 5.0 } else { f64::NAN }
         });

@@ -2,12 +2,14 @@
 
 pub mod adam;
 pub mod evolution;
+pub mod population;
 pub mod sgd;
 
 use serde::{Deserialize, Serialize};
 
-pub use adam::Adam;
+pub use adam::{Adam, SecondMoment};
 pub use evolution::{Choice, Evolution};
+pub use population::Population;
 pub use sgd::Sgd;
 
 /// How the weights ω are trained between two architecture steps.

@@ -1,6 +1,7 @@
 //! SGD with momentum, weight decay, clipping by the global norm, and a cosine schedule.
 
-use crate::ops::update::{self, norm};
+use crate::device::{Device, Slice, SliceMut, Vector};
+use crate::ops::update::{self, GradientNorm};
 
 /// The optimiser of ω.
 pub struct Sgd {
@@ -11,33 +12,47 @@ pub struct Sgd {
     /// Norm at which gradients are clipped; 0: never.
     pub clip: f32,
     /// Momentum buffer b, as long as ω.
-    pub buffer: Vec<f32>,
+    pub buffer: Vector,
 }
 
 impl Sgd {
-    /// An optimiser of `len` weights, at rest.
-    pub fn new(len: usize, momentum: f32, weight_decay: f32, clip: f32) -> Sgd {
-        Sgd {
+    /// An optimiser of `len` weights on `device`, at rest.
+    ///
+    /// # Errors
+    /// Device memory that ran out.
+    pub fn new(
+        device: &Device,
+        len: usize,
+        momentum: f32,
+        weight_decay: f32,
+        clip: f32,
+    ) -> anyhow::Result<Sgd> {
+        Ok(Sgd {
             momentum,
             weight_decay,
             clip,
-            buffer: vec![0.0; len],
-        }
+            buffer: Vector::zeros(device, len)?,
+        })
     }
 
-    /// One step; returns the gradient's norm before clipping. As PyTorch's `clip_grad_norm_`, the
-    /// factor is clip/(norm + 10⁻⁶), at most 1.
-    pub fn step(&mut self, lr: f32, gradient: &[f32], omega: &mut [f32]) -> f64 {
-        let length = norm(gradient);
-        let clipped = (f64::from(self.clip) / (length + 1e-6)).min(1.0) as f32;
+    /// One step; returns the gradient's norm before clipping, which a GPU may still be computing.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn step<'a>(
+        &mut self,
+        lr: f32,
+        gradient: impl Into<Slice<'a>>,
+        omega: impl Into<SliceMut<'a>>,
+    ) -> anyhow::Result<GradientNorm> {
         let step = update::Sgd {
             lr,
             momentum: self.momentum,
             weight_decay: self.weight_decay,
-            clip_factor: if self.clip > 0.0 { clipped } else { 1.0 },
+            clip: self.clip,
         };
-        update::sgd(step, gradient, &mut self.buffer, omega);
-        length
+        let (gradient, omega) = (gradient.into(), omega.into());
+        update::sgd(step, gradient, self.buffer.slice_mut(), omega)
     }
 }
 
@@ -55,9 +70,10 @@ mod tests {
 
     #[test]
     fn clipping_scales_the_gradient_to_the_norm() {
-        let mut sgd = Sgd::new(2, 0.0, 0.0, 5.0);
+        let mut sgd = Sgd::new(&Device::Cpu, 2, 0.0, 0.0, 5.0).unwrap();
         let mut omega = [0.0, 0.0];
-        assert_eq!(sgd.step(1.0, &[6.0, 8.0], &mut omega), 10.0);
+        let norm = sgd.step(1.0, &[6.0, 8.0], &mut omega).unwrap();
+        assert_eq!(norm.value().unwrap(), 10.0);
         assert!((omega[0] + 3.0).abs() < 1e-5 && (omega[1] + 4.0).abs() < 1e-5);
     }
 

@@ -130,7 +130,7 @@ fn parse<S: DeserializeOwned>(text: &str) -> Result<(S, u64), String> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::search::settings::{Gamma, StrategyKind, UnrolledProduct, Weights};
+    use crate::search::settings::{Gamma, SecondMoment, StrategyKind, UnrolledProduct, Weights};
     use crate::space::Space;
 
     pub(crate) fn sample() -> RunConfig {
@@ -154,6 +154,7 @@ pub(crate) mod tests {
             batch: 64,
             epochs: 2,
             warmup_epochs: 0,
+            stable_epochs: 0,
             seed: 3,
             lr: 0.025,
             lr_min: 0.001,
@@ -164,6 +165,7 @@ pub(crate) mod tests {
             arch_weight_decay: 1e-3,
             arch_beta1: 0.5,
             arch_beta2: 0.999,
+            arch_second_moment: SecondMoment::Element,
             image_size: 0,
             crop_padding: 0,
             flip: false,

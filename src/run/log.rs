@@ -208,6 +208,7 @@ pub(crate) mod tests {
                 name: "arch_parameters".into(),
                 rows: vec![vec![0.2; 5]; 6],
             }],
+            stable: 0,
             seconds: 3.0,
         }
     }

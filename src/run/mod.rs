@@ -4,6 +4,7 @@
 //! moment loses at most the rounds since the last checkpoint.
 
 pub mod atomic;
+pub mod bench;
 pub mod checkpoint;
 pub mod config;
 pub mod directory;
@@ -13,6 +14,7 @@ pub mod events;
 pub mod log;
 pub mod paper;
 pub mod probe;
+pub mod profile;
 pub mod report;
 pub mod tabular;
 

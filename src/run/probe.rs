@@ -7,8 +7,8 @@
 
 use crate::autograd::Executor;
 use crate::data::{Augment, Batch, Dataset, Loader, Stream, check_batch, halves};
-use crate::device::Device;
 use crate::device::random::{Philox, Purpose};
+use crate::device::{Device, Vector};
 use crate::hypergradient::{Hypergradient, InnerStep, Level, Losses, Neumann, Report, TapeLosses};
 use crate::network::Supernet;
 use crate::network::parameters::{Parameter, initial_theta};
@@ -46,6 +46,7 @@ pub fn run(
             images, half, s.batch, augment, data.mean, data.std, s.seed, stream,
         )
         .batch(0)
+        .clone()
     };
     let training = first(train_half, Stream::ArchTrain);
     let validation = first(validation_half, Stream::Validation);
@@ -65,13 +66,14 @@ pub fn run(
             .with_context(|| format!("{}", path.display()))?;
     }
     let mut probe = Probe {
-        executor: Executor::new(supernet.tape, device),
+        executor: Executor::new(supernet.tape, device.clone()),
+        device,
         parameters: supernet.parameters,
         theta,
         tensors: Vec::new(),
     };
     probe.add_batches(&training, &validation, size);
-    let report = probe.fill(&training, &validation, s);
+    let report = probe.fill(&training, &validation, s)?;
     let gamma = report.gamma.unwrap_or_default() as f32;
     let metadata = [
         ("space", s.space.name().to_owned()),
@@ -96,6 +98,7 @@ pub fn run(
 }
 
 struct Probe {
+    device: Device,
     executor: Executor,
     parameters: Vec<Parameter>,
     theta: Vec<f32>,
@@ -143,39 +146,48 @@ impl Probe {
         self.tensors.extend(named);
     }
 
-    fn fill(&mut self, training: &Batch, validation: &Batch, settings: &SearchSettings) -> Report {
-        let theta = self.theta.clone();
-        let omega = self.executor.tape().omega_len;
+    fn fill(
+        &mut self,
+        training: &Batch,
+        validation: &Batch,
+        settings: &SearchSettings,
+    ) -> anyhow::Result<Report> {
+        let device = self.device.clone();
+        let drawn = self.theta.clone();
+        let (omega, len) = (self.executor.tape().omega_len, drawn.len());
         let classes = self.executor.tape().classes;
-        self.add_vector("weights", Part::Omega, &theta);
-        self.add_vector("arch", Part::Alpha, &theta);
-        let mut gradient = vec![0.0; theta.len()];
+        self.add_vector("weights", Part::Omega, &drawn);
+        self.add_vector("arch", Part::Alpha, &drawn);
+        let theta = Vector::new(&device, drawn)?;
+        let theta = theta.slice();
+        let mut gradient = Vector::zeros(&device, len)?;
         let mut losses = TapeLosses {
             executor: &mut self.executor,
             training,
             validation,
         };
-        let loss_val = losses
-            .gradient(Level::Validation, &theta, &mut gradient)
-            .loss;
-        self.add("loss_val", vec![], vec![loss_val as f32]);
-        self.add_vector("grad_val", Part::Omega, &gradient);
-        self.add_vector("grad_val_arch", Part::Alpha, &gradient);
+        let loss_val = losses.gradient(Level::Validation, theta, gradient.slice_mut())?;
+        self.add("loss_val", vec![], vec![loss_val.loss as f32]);
+        let on_host = gradient.slice().to_vec()?;
+        self.add_vector("grad_val", Part::Omega, &on_host);
+        self.add_vector("grad_val_arch", Part::Alpha, &on_host);
 
         let mut losses = TapeLosses {
             executor: &mut self.executor,
             training,
             validation,
         };
-        let loss_train = losses.linearise(&theta, &mut gradient).loss;
+        let loss_train = losses.linearise(theta, gradient.slice_mut())?.loss;
         let philox = Philox::new(settings.seed, Purpose::ProbeVector);
-        let mut vector = vec![0.0; theta.len()];
+        let mut vector = vec![0.0; len];
         philox.fill_normal(0, 0, &mut vector[..omega]);
-        let mut product = vec![0.0; theta.len()];
-        losses.product(&theta, &vector, &mut product);
-        let logits = self.executor.logits().to_vec();
+        let direction = Vector::new(&device, vector.clone())?;
+        let mut product = Vector::zeros(&device, len)?;
+        losses.product(theta, direction.slice(), product.slice_mut())?;
+        let logits = self.executor.logits()?;
         self.add("loss_train", vec![], vec![loss_train as f32]);
         self.add("logits_train", vec![training.labels.len(), classes], logits);
+        let (gradient, product) = (gradient.slice().to_vec()?, product.slice().to_vec()?);
         self.add_vector("grad", Part::Omega, &gradient);
         self.add_vector("grad_arch", Part::Alpha, &gradient);
         self.add_vector("vector", Part::Omega, &vector);
@@ -190,15 +202,18 @@ impl Probe {
             validation,
         };
         // The implicit method takes no inner step.
+        let nothing = Vector::empty();
         let inner = InnerStep {
             lr: 0.0,
             momentum: 0.0,
             weight_decay: 0.0,
-            buffer: &[],
+            buffer: nothing.slice(),
         };
-        let mut hypergradient = vec![0.0; theta.len()];
-        let report = neumann.compute(&mut losses, &theta, inner, &mut hypergradient[omega..]);
+        let mut alpha_gradient = Vector::zeros(&device, len - omega)?;
+        let report = neumann.compute(&mut losses, theta, inner, alpha_gradient.slice_mut())?;
+        let mut hypergradient = vec![0.0; len];
+        hypergradient[omega..].copy_from_slice(&alpha_gradient.slice().to_vec()?);
         self.add_vector("hypergrad", Part::Alpha, &hypergradient);
-        report
+        Ok(report)
     }
 }

@@ -12,13 +12,14 @@ mod weights;
 
 use crate::autograd::{Executor, Mode};
 use crate::data::{Augment, Batch, Dataset, Loader, Stream, check_batch, evaluation_batch, halves};
-use crate::device::Device;
+use crate::device::{Device, Vector};
 use crate::network::Supernet;
 use crate::network::parameters::{Parameter, initial_theta};
 use crate::network::state_dict::NamedTensor;
 pub use crate::network::state_dict::{Snapshot, load_tensors, state_tensors};
 use crate::ops::relax::softmax;
-use crate::optim::{Adam, Sgd, sgd::cosine};
+use crate::ops::update::{GradientNorm, norm};
+use crate::optim::{Adam, Population, SecondMoment, Sgd, evolution, sgd::cosine};
 use crate::space::{Genotype, derive};
 use anyhow::{Context, ensure};
 use record::{EpochRecord, OpWeights, RoundRecord};
@@ -50,7 +51,7 @@ pub enum SearchError {
 }
 
 /// Counters of a search; the rest follows from them and the seed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Progress {
     rounds: u64,
@@ -58,6 +59,10 @@ struct Progress {
     seconds: f64,
     last_loss: f64,
     last_norm: f64,
+    /// Of the last epoch after the warm-up.
+    genotype: Option<String>,
+    /// Epochs before that one with the same genotype, in a row.
+    stable: usize,
 }
 
 /// A running search.
@@ -69,11 +74,17 @@ pub struct Search {
     validation: Loader,
     arch_train: Loader,
     evolution: Loader,
+    device: Device,
     executor: Executor,
     parameters: Vec<Parameter>,
-    theta: Vec<f32>,
-    gradient: Vec<f32>,
-    candidate: Vec<f32>,
+    theta: Vector,
+    /// α, the end of θ, on the host.
+    alpha: Vec<f32>,
+    gradient: Vector,
+    evolution_scratch: evolution::Scratch,
+    population: Population,
+    /// ‖∂L1/∂ω‖ of the last weight step, until it is taken up.
+    norm: Option<GradientNorm>,
     sgd: Sgd,
     adam: Adam,
     strategy: Box<dyn Strategy>,
@@ -120,14 +131,28 @@ impl Search {
             validation: loader(&validation_half, Stream::Validation),
             arch_train: loader(&train_half, Stream::ArchTrain),
             evolution: loader(&train_half, Stream::Evolution),
-            gradient: vec![0.0; theta.len()],
-            candidate: Vec::with_capacity(theta.len()),
-            sgd: Sgd::new(omega, s.momentum, s.weight_decay, s.clip),
-            adam: Adam::new(theta.len() - omega, s.arch_lr, betas, s.arch_weight_decay),
+            gradient: Vector::zeros(&device, theta.len())?,
+            evolution_scratch: evolution::Scratch::default(),
+            population: Population::default(),
+            norm: None,
+            sgd: Sgd::new(&device, omega, s.momentum, s.weight_decay, s.clip)?,
+            adam: Adam::new(
+                &device,
+                theta.len() - omega,
+                s.arch_lr,
+                betas,
+                s.arch_weight_decay,
+            )?
+            .grouped(match s.arch_second_moment {
+                SecondMoment::Element => 1,
+                SecondMoment::Edge => s.space.op_names().len(),
+            }),
             strategy: strategy(s),
-            executor: Executor::new(supernet.tape, device),
+            executor: Executor::new(supernet.tape, device.clone()),
             parameters: supernet.parameters,
-            theta,
+            alpha: theta[omega..].to_vec(),
+            theta: Vector::new(&device, theta)?,
+            device,
             progress: Progress {
                 last_loss: f64::NAN,
                 last_norm: f64::NAN,
@@ -149,7 +174,14 @@ impl Search {
         (self.train.batches_per_epoch() / self.settings.inner_steps).max(1) as u64
     }
 
-    /// Rounds of the whole search.
+    /// True when all rounds are done, or the genotype has been stable for as long as the settings ask.
+    pub fn finished(&self) -> bool {
+        let enough = self.settings.stable_epochs;
+        let stable = enough > 0 && self.progress.stable >= enough;
+        stable || self.progress.rounds >= self.rounds_total()
+    }
+
+    /// Rounds of the whole search, unless a stable genotype ends it before.
     pub fn rounds_total(&self) -> u64 {
         self.rounds_per_epoch() * self.settings.epochs as u64
     }
@@ -191,38 +223,35 @@ impl Search {
     fn architecture_step(&mut self, lr: f32, record: &mut RoundRecord) -> anyhow::Result<()> {
         let training = self.arch_train.batch(self.progress.rounds);
         let validation = self.validation.batch(self.progress.rounds);
-        let omega = self.omega();
-        let (_, alpha_gradient) = self.gradient.split_at_mut(omega);
+        let omega = self.executor.tape().omega_len;
+        let alpha = omega..self.theta.len();
         let report = self.strategy.architecture_gradient(
             strategy::Step {
                 executor: &mut self.executor,
-                theta: &self.theta,
-                training: &training,
-                validation: &validation,
+                theta: self.theta.slice(),
+                training,
+                validation,
                 sgd: &self.sgd,
                 lr,
             },
-            alpha_gradient,
-        );
+            self.gradient.part_mut(alpha.clone()),
+        )?;
         let batch = self.settings.batch as f64;
         record.loss_val = Some(report.validation.loss);
         record.accuracy_val = Some(report.validation.top1 as f64 / batch);
         record.gamma = report.gamma;
         record.correction_ratio = report.correction_norm.map(|c| c / report.direct_norm);
         record.neumann_stopped = report.stopped;
-        let norms = report.norms.clone();
         record.neumann_norms = report.norms;
         self.finite("the validation loss", report.validation.loss)?;
-        for norm in norms {
+        for &norm in &record.neumann_norms {
             self.finite("a norm of the hypergradient's series", norm)?;
         }
-        self.finite(
-            "the architecture gradient",
-            crate::ops::update::norm(&self.gradient[omega..]),
-        )?;
+        let gradient = self.gradient.part(alpha.clone());
+        self.finite("the architecture gradient", norm(gradient)?)?;
         self.adam
-            .step(&self.gradient[omega..], &mut self.theta[omega..]);
-        Ok(())
+            .step(gradient, self.theta.part_mut(alpha.clone()))?;
+        self.theta.part(alpha).copy_to(&mut self.alpha)
     }
 
     fn finite(&self, what: &'static str, value: f64) -> Result<(), SearchError> {
@@ -241,7 +270,7 @@ impl Search {
 
     /// The supernet's loss and accuracy over whole batches of the validation half, with each batch's
     /// own statistics in batch norm (the search network keeps no running ones).
-    fn evaluate(&mut self) -> (f64, f64) {
+    fn evaluate(&mut self) -> anyhow::Result<(f64, f64)> {
         let batch = self.settings.batch;
         let (mut loss, mut hits, mut count) = (0.0, 0, 0);
         let half = std::mem::take(&mut self.validation_half);
@@ -249,17 +278,19 @@ impl Search {
             let images = self.data.train.as_ref();
             let Batch { images, labels } =
                 evaluation_batch(images, indices, self.data.mean, self.data.std);
-            self.executor.load(&images, &labels);
-            let outcome = self.executor.forward(Mode::Evaluate, &self.theta);
+            self.executor.load(&images, &labels)?;
+            self.executor.start_forward(Mode::Evaluate, &self.theta)?;
+        }
+        self.validation_half = half;
+        while let Some(outcome) = self.executor.outcome()? {
             loss += outcome.loss;
             hits += outcome.top1;
             count += 1;
         }
-        self.validation_half = half;
-        (
+        Ok((
             loss / f64::from(count),
             hits as f64 / (count as f64 * batch as f64),
-        )
+        ))
     }
 
     /// Evaluates the supernet and derives the genotype, at the end of an epoch.
@@ -268,15 +299,23 @@ impl Search {
     /// [`SearchError::NotFinite`] when the loss is no number.
     pub fn finish_epoch(&mut self) -> anyhow::Result<EpochRecord> {
         let start = Instant::now();
-        let (loss_val, accuracy_val) = self.evaluate();
+        let (loss_val, accuracy_val) = self.evaluate()?;
         self.finite("the validation loss", loss_val)?;
+        let epoch = (self.progress.rounds / self.rounds_per_epoch()).saturating_sub(1) as usize;
+        let genotype = self.genotype().to_string();
+        if epoch >= self.settings.warmup_epochs {
+            let same = self.progress.genotype.as_ref() == Some(&genotype);
+            self.progress.stable = if same { self.progress.stable + 1 } else { 0 };
+            self.progress.genotype = Some(genotype.clone());
+        }
         self.progress.seconds += start.elapsed().as_secs_f64();
         Ok(EpochRecord {
-            epoch: (self.progress.rounds / self.rounds_per_epoch()).saturating_sub(1) as usize,
+            epoch,
             loss_val,
             accuracy_val,
-            genotype: self.genotype().to_string(),
+            genotype,
             op_weights: self.op_weights(),
+            stable: self.progress.stable,
             seconds: self.progress.seconds,
         })
     }
@@ -284,7 +323,8 @@ impl Search {
     fn alphas(&self) -> impl Iterator<Item = (&Parameter, &[f32])> {
         self.parameters.iter().filter(|p| p.is_alpha()).map(|p| {
             let span = p.span();
-            (p, &self.theta[span.offset..span.offset + span.len])
+            let first = span.offset - self.omega();
+            (p, &self.alpha[first..first + span.len])
         })
     }
 
@@ -313,30 +353,33 @@ impl Search {
     }
 
     /// Freezes the search between rounds.
-    pub fn snapshot(&self) -> Snapshot {
-        let vector = |name: &str, data: &[f32]| NamedTensor {
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn snapshot(&self) -> anyhow::Result<Snapshot> {
+        let vector = |name: &str, data: Vec<f32>| NamedTensor {
             name: name.to_owned(),
             shape: vec![data.len()],
-            data: data.to_vec(),
+            data,
         };
-        Snapshot {
-            weights: state_tensors(&self.parameters, &self.theta),
+        Ok(Snapshot {
+            weights: state_tensors(&self.parameters, &self.theta.slice().to_vec()?),
             integers: Vec::new(),
             optimizer: vec![
-                vector("sgd.momentum", &self.sgd.buffer),
-                vector("adam.m", &self.adam.m),
-                vector("adam.v", &self.adam.v),
-                vector("strategy", self.strategy.state()),
+                vector("sgd.momentum", self.sgd.buffer.slice().to_vec()?),
+                vector("adam.m", self.adam.m.slice().to_vec()?),
+                vector("adam.v", self.adam.v.slice().to_vec()?),
+                vector("strategy", self.strategy.state()?),
             ],
             state: serde_json::to_value(Progress {
                 adam_steps: self.adam.steps,
                 // JSON has no NaN: before the first loss, zero.
                 last_loss: finite_or_zero(self.progress.last_loss),
                 last_norm: finite_or_zero(self.progress.last_norm),
-                ..self.progress
+                ..self.progress.clone()
             })
             .expect("numbers serialise"),
-        }
+        })
     }
 
     /// Continues from a snapshot of a search with the same settings.
@@ -344,7 +387,10 @@ impl Search {
     /// # Errors
     /// A tensor that is missing or has another shape; the message names it.
     pub fn restore(&mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
-        load_tensors(&self.parameters, &snapshot.weights, &mut self.theta)?;
+        let mut theta = vec![0.0; self.theta.len()];
+        load_tensors(&self.parameters, &snapshot.weights, &mut theta)?;
+        self.theta.slice_mut().write(&theta)?;
+        self.alpha = theta[self.omega()..].to_vec();
         let find = |name: &str| {
             let found = snapshot.optimizer.iter().find(|t| t.name == name);
             found.with_context(|| format!("checkpoint: optimizer tensor `{name}` is missing"))
@@ -362,7 +408,7 @@ impl Search {
                 to.len(),
                 data.len()
             );
-            to.copy_from_slice(data);
+            to.slice_mut().write(data)?;
         }
         let state = &find("strategy")?.data;
         ensure!(
@@ -371,7 +417,7 @@ impl Search {
             self.theta.len(),
             state.len()
         );
-        self.strategy.restore(state);
+        self.strategy.restore(&self.device, state)?;
         self.progress = serde_json::from_value(snapshot.state.clone()).context(
             "checkpoint: the counters cannot be read; it was not written by this program",
         )?;

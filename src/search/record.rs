@@ -1,5 +1,6 @@
 //! What a search reports: one record a round, one an epoch. These are the lines of `log.jsonl`.
 
+use crate::optim::Choice;
 use serde::{Deserialize, Serialize};
 
 /// One round: T weight steps and, after the warm-up, one architecture step.
@@ -30,7 +31,7 @@ pub struct RoundRecord {
     /// ‖correction‖ / ‖∂L2/∂α‖.
     pub correction_ratio: Option<f64>,
     /// The ES choice: "current", "recombined" or "member i".
-    pub es_choice: Option<String>,
+    pub es_choice: Option<Choice>,
     /// L1 of the choice.
     pub es_loss: Option<f64>,
     /// Seconds this round took.
@@ -50,6 +51,9 @@ pub struct EpochRecord {
     pub genotype: String,
     /// α → op weights (softmax) per α matrix: name, rows (edges), columns (ops).
     pub op_weights: Vec<OpWeights>,
+    /// Epochs before this one that ended with the same genotype, in a row, after the warm-up.
+    #[serde(default)]
+    pub stable: usize,
     /// Seconds since the search began, over all its sittings.
     pub seconds: f64,
 }

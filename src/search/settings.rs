@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::hypergradient::neumann::Gamma;
 pub use crate::hypergradient::unrolled::UnrolledProduct;
-pub use crate::optim::Weights;
+pub use crate::optim::{SecondMoment, Weights};
 
 /// The search strategies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -60,6 +60,9 @@ pub struct SearchSettings {
     pub epochs: usize,
     /// Epochs at the start in which only the weights are trained.
     pub warmup_epochs: usize,
+    /// The search ends early when the genotype has stayed the same for this many epochs, as DARTS+ ends
+    /// where the ranking of the ops is stable (Liang et al. 2019); 0: never.
+    pub stable_epochs: usize,
     /// Seed of every random choice.
     pub seed: u64,
     /// Initial SGD learning rate (cosine to `lr_min`).
@@ -80,6 +83,8 @@ pub struct SearchSettings {
     pub arch_beta1: f32,
     /// Adam β₂ of α.
     pub arch_beta2: f32,
+    /// Which elements of α share Adam's second moment.
+    pub arch_second_moment: SecondMoment,
     /// Square image size in pixels; 0 keeps the data set's own.
     pub image_size: usize,
     /// Random crop: zero padding on each side, in pixels; 0 turns it off.

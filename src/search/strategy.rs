@@ -3,6 +3,7 @@
 use super::settings::{SearchSettings, StrategyKind};
 use crate::autograd::Executor;
 use crate::data::Batch;
+use crate::device::{Device, Slice, SliceMut};
 use crate::hypergradient::{
     FirstOrder, Hypergradient, InnerStep, Neumann, Report, TapeLosses, Unrolled,
 };
@@ -13,7 +14,7 @@ pub struct Step<'a> {
     /// The supernet.
     pub executor: &'a mut Executor,
     /// (ω, α)
-    pub theta: &'a [f32],
+    pub theta: Slice<'a>,
     /// A fresh training batch, of L1.
     pub training: &'a Batch,
     /// A fresh validation batch, of L2.
@@ -27,11 +28,24 @@ pub struct Step<'a> {
 /// A way to search: the gradient it follows in α, and what it must keep between steps.
 pub trait Strategy: Send {
     /// Writes dα and reports how it came about.
-    fn architecture_gradient(&mut self, step: Step, alpha_gradient: &mut [f32]) -> Report;
+    ///
+    /// # Errors
+    /// The device's.
+    fn architecture_gradient(
+        &mut self,
+        step: Step,
+        alpha_gradient: SliceMut,
+    ) -> anyhow::Result<Report>;
     /// A vector to keep in checkpoints.
-    fn state(&self) -> &[f32];
-    /// Restores [`Strategy::state`].
-    fn restore(&mut self, state: &[f32]);
+    ///
+    /// # Errors
+    /// The device's.
+    fn state(&self) -> anyhow::Result<Vec<f32>>;
+    /// Restores [`Strategy::state`] on `device`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn restore(&mut self, device: &Device, state: &[f32]) -> anyhow::Result<()>;
 }
 
 /// A differentiable strategy: a method for the hypergradient of the relaxed supernet.
@@ -40,7 +54,11 @@ struct Differentiable<H> {
 }
 
 impl<H: Hypergradient + Send> Strategy for Differentiable<H> {
-    fn architecture_gradient(&mut self, step: Step, alpha_gradient: &mut [f32]) -> Report {
+    fn architecture_gradient(
+        &mut self,
+        step: Step,
+        alpha_gradient: SliceMut,
+    ) -> anyhow::Result<Report> {
         let mut losses = TapeLosses {
             executor: step.executor,
             training: step.training,
@@ -50,18 +68,18 @@ impl<H: Hypergradient + Send> Strategy for Differentiable<H> {
             lr: step.lr,
             momentum: step.sgd.momentum,
             weight_decay: step.sgd.weight_decay,
-            buffer: &step.sgd.buffer,
+            buffer: step.sgd.buffer.slice(),
         };
         self.hypergradient
             .compute(&mut losses, step.theta, inner, alpha_gradient)
     }
 
-    fn state(&self) -> &[f32] {
+    fn state(&self) -> anyhow::Result<Vec<f32>> {
         self.hypergradient.state()
     }
 
-    fn restore(&mut self, state: &[f32]) {
-        self.hypergradient.restore(state);
+    fn restore(&mut self, device: &Device, state: &[f32]) -> anyhow::Result<()> {
+        self.hypergradient.restore(device, state)
     }
 }
 

@@ -22,12 +22,15 @@ pub struct Evaluation {
 
 /// Asks the network about every image, in batches of its tape's size; the last one is filled up
 /// with images that are not counted.
+///
+/// # Errors
+/// The device's.
 pub fn evaluate(
     model: &mut Model,
     images: &dyn Images,
     mean: [f32; 3],
     std: [f32; 3],
-) -> Evaluation {
+) -> anyhow::Result<Evaluation> {
     let (count, batch, classes) = (images.len(), model.batch(), model.classes());
     let mut found = Evaluation {
         images: count,
@@ -40,7 +43,7 @@ pub fn evaluate(
             .map(|i| i.min(count - 1) as u32)
             .collect();
         let loaded = evaluation_batch(images, &indices, mean, std);
-        let logits = model.infer(&loaded);
+        let logits = model.infer(&loaded)?;
         let counted = batch.min(count - first);
         for (row, &label) in logits
             .chunks_exact(classes)
@@ -58,7 +61,7 @@ pub fn evaluate(
     let share = |hits: usize| hits as f64 / count.max(1) as f64;
     found.loss = loss / count.max(1) as f64;
     (found.top1, found.top5) = (share(top1), share(top5));
-    found
+    Ok(found)
 }
 
 struct Answer {

@@ -98,6 +98,20 @@ pub struct Trainer {
     last: Option<Evaluation>,
 }
 
+/// The device that a derived network runs on: the CPU, as drop path, running statistics and auxiliary
+/// heads have no CUDA kernels.
+///
+/// # Errors
+/// Any other word.
+pub fn parse_device(name: &str) -> anyhow::Result<Device> {
+    ensure!(
+        name == "cpu",
+        "--device: expected cpu, found `{name}`; drop path, running statistics and auxiliary heads have no \
+         CUDA kernels in this build, so derived networks run on the CPU alone"
+    );
+    Ok(Device::Cpu)
+}
+
 /// The network that `settings` ask for on `data`.
 ///
 /// # Errors
@@ -127,7 +141,7 @@ impl Trainer {
     /// Data that cannot be read, or settings that do not fit it or the genotype; the message names
     /// the flag or file.
     pub fn new(settings: TrainSettings) -> anyhow::Result<Trainer> {
-        let device = Device::parse(&settings.device)?;
+        let device = parse_device(&settings.device)?;
         let s = &settings;
         let data = Dataset::open(&s.data, s.image_size, &s.mean, &s.std)?;
         ensure!(
@@ -154,7 +168,7 @@ impl Trainer {
             auxiliary_weight: s.auxiliary_weight,
             smoothing: s.label_smoothing,
         };
-        let model = Model::new(&genotype, &design, &recording, device, s.seed)?;
+        let model = Model::new(&genotype, &design, &recording, device.clone(), s.seed)?;
         let indices = (0..data.train.len() as u32).collect();
         let (images, augment) = (Arc::clone(&data.train), Some(augment));
         let loader = Loader::new(
@@ -171,7 +185,7 @@ impl Trainer {
         Ok(Trainer {
             gradient: vec![0.0; len],
             factors: vec![1.0; model.factors() * s.batch],
-            sgd: Sgd::new(len, s.momentum, s.weight_decay, s.clip),
+            sgd: Sgd::new(&device, len, s.momentum, s.weight_decay, s.clip)?,
             progress: Progress::default(),
             last: None,
             loader,
@@ -239,9 +253,12 @@ impl Trainer {
         draw_factors(self.settings.seed, step, drop_path, &mut self.factors);
         let lr = self.learning_rate(epoch);
         let batch = self.loader.batch(step);
-        let outcome = self.model.train(&batch, &self.factors, &mut self.gradient);
+        let outcome = self
+            .model
+            .train(&batch, &self.factors, &mut self.gradient)?;
         self.finite("the training loss", outcome.loss)?;
-        let norm = self.sgd.step(lr, &self.gradient, &mut self.model.theta);
+        let norm = self.sgd.step(lr, &self.gradient, &mut self.model.theta)?;
+        let norm = norm.value()?;
         self.finite("the norm of the gradient", norm)?;
         let progress = &mut self.progress;
         progress.steps += 1;
@@ -281,10 +298,13 @@ impl Trainer {
     }
 
     /// The network on the test set, by its running statistics.
-    pub fn evaluate(&mut self) -> &Evaluation {
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn evaluate(&mut self) -> anyhow::Result<&Evaluation> {
         let images = Arc::clone(&self.data.test);
-        let found = evaluate(&mut self.model, &*images, self.data.mean, self.data.std);
-        self.last.insert(found)
+        let found = evaluate(&mut self.model, &*images, self.data.mean, self.data.std)?;
+        Ok(self.last.insert(found))
     }
 
     /// What the last [`Self::evaluate`] found.
@@ -298,7 +318,7 @@ impl Trainer {
     /// [`TrainError::NotFinite`] when the test loss is no number.
     pub fn finish_epoch(&mut self) -> anyhow::Result<TrainEpochRecord> {
         let (loss_test, accuracy_test, top5_test) = {
-            let found = self.evaluate();
+            let found = self.evaluate()?;
             (found.loss, found.top1, found.top5)
         };
         self.finite("the test loss", loss_test)?;
@@ -317,17 +337,21 @@ impl Trainer {
     }
 
     /// Freezes the training between steps.
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn snapshot(&self) -> anyhow::Result<Snapshot> {
+        let momentum = self.sgd.buffer.slice().to_vec()?;
+        Ok(Snapshot {
             weights: self.model.tensors(),
             integers: self.model.integers(),
             optimizer: vec![NamedTensor {
                 name: "sgd.momentum".into(),
-                shape: vec![self.sgd.buffer.len()],
-                data: self.sgd.buffer.clone(),
+                shape: vec![momentum.len()],
+                data: momentum,
             }],
             state: serde_json::to_value(self.progress).expect("finite numbers serialise"),
-        }
+        })
     }
 
     /// Continues from a snapshot of a training with the same settings.
@@ -345,7 +369,7 @@ impl Trainer {
             self.sgd.buffer.len(),
             momentum.data.len()
         );
-        self.sgd.buffer.copy_from_slice(&momentum.data);
+        self.sgd.buffer.slice_mut().write(&momentum.data)?;
         self.progress = serde_json::from_value(snapshot.state.clone()).context(
             "checkpoint: the counters cannot be read; it was not written by this program",
         )?;

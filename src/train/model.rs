@@ -83,23 +83,31 @@ impl Model {
 
     /// Forward and backward over a training batch: the loss, and its gradient by the weights. Moves
     /// the running statistics. `factors` is `[factors, N]`.
-    pub fn train(&mut self, batch: &Batch, factors: &[f32], gradient: &mut [f32]) -> Outcome {
-        self.executor.load(&batch.images, &batch.labels);
-        self.executor.set_factors(factors);
-        let outcome = self.executor.forward(Mode::Gradient, &self.theta);
-        self.executor.backward(&self.theta, gradient);
-        self.track();
-        outcome
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn train(
+        &mut self,
+        batch: &Batch,
+        factors: &[f32],
+        gradient: &mut [f32],
+    ) -> Result<Outcome> {
+        self.executor.load(&batch.images, &batch.labels)?;
+        self.executor.set_factors(factors)?;
+        let outcome = self.executor.forward(Mode::Gradient, &self.theta)?;
+        self.executor.backward(&self.theta, gradient)?;
+        self.track()?;
+        Ok(outcome)
     }
 
-    fn track(&mut self) {
+    fn track(&mut self) -> Result<()> {
         self.batches += 1;
         let mix = |old: &mut f32, new: f64| {
             *old = ((1.0 - NORM_MOMENTUM) * f64::from(*old) + NORM_MOMENTUM * new) as f32;
         };
         for (norm, running) in self.norms.iter().zip(&mut self.running) {
             let Some(z) = norm.z else { continue };
-            let statistics = self.executor.statistics(z);
+            let statistics = self.executor.statistics(z)?;
             let (means, scales) = statistics.split_at(padded(norm.channels));
             let count = norm.count as f64;
             let unbiased = if norm.count > 1 {
@@ -115,25 +123,33 @@ impl Model {
                 mix(old, variance * unbiased);
             }
         }
+        Ok(())
     }
 
     /// Logits `[N, classes]` of a batch, by the running statistics.
-    pub fn infer(&mut self, batch: &Batch) -> &[f32] {
-        self.executor.load(&batch.images, &batch.labels);
-        let (len, at) = self.executor.stated_layout();
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn infer(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        self.executor.load(&batch.images, &batch.labels)?;
+        let live = |norm: &Norm| norm.z;
+        let ids: Vec<_> = self.norms.iter().filter_map(live).collect();
+        let (len, starts) = self.executor.stated_layout(&ids)?;
         let mut stated = vec![0.0; len];
-        for (norm, running) in self.norms.iter().zip(&self.running) {
-            let Some(z) = norm.z else { continue };
-            let part = &mut stated[at(z)..][..2 * padded(norm.channels)];
+        let norms = self.norms.iter().zip(&self.running);
+        let norms = norms.filter(|(norm, _)| norm.z.is_some());
+        for ((norm, running), start) in norms.zip(starts) {
+            let part = &mut stated[start..][..2 * padded(norm.channels)];
             let (means, scales) = part.split_at_mut(padded(norm.channels));
             means[..norm.channels].copy_from_slice(&running.mean);
             for (r, &variance) in scales.iter_mut().zip(&running.variance) {
                 *r = (1.0 / (f64::from(variance) + NORM_EPSILON).sqrt()) as f32;
             }
         }
-        drop(at);
-        self.executor.infer(&self.theta, stated);
-        self.executor.logits()
+        self.executor.infer(&self.theta, &stated)?;
+        let mut logits = self.executor.logits()?;
+        logits.truncate(self.batch() * self.classes());
+        Ok(logits)
     }
 
     /// Images a batch.

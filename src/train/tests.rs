@@ -86,7 +86,7 @@ fn a_restored_training_goes_on_with_the_same_bits() {
             broken.step().unwrap();
         }
         let mut resumed = run(genotype);
-        resumed.restore(&broken.snapshot()).unwrap();
+        resumed.restore(&broken.snapshot().unwrap()).unwrap();
         for _ in 0..3 {
             let (a, b) = (unbroken.step().unwrap(), resumed.step().unwrap());
             assert_eq!(
@@ -104,7 +104,10 @@ fn a_checkpoint_of_another_network_is_refused_by_its_first_tensor() {
     let small = Trainer::new(settings("DARTS_V1")).unwrap();
     let message = |settings: TrainSettings| {
         let mut other = Trainer::new(settings).unwrap();
-        other.restore(&small.snapshot()).unwrap_err().to_string()
+        other
+            .restore(&small.snapshot().unwrap())
+            .unwrap_err()
+            .to_string()
     };
     let wider = TrainSettings {
         channels: 8,

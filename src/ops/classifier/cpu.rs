@@ -3,7 +3,7 @@
 
 use super::Classifier;
 use crate::device::View;
-use crate::device::parallel::for_each;
+use crate::device::parallel::{for_each, with_scratch};
 use crate::ops::{Context, Dense, Outcome, Role};
 
 /// Pooled features, their tangents, l̄ and l̄˙ in the op's workspace.
@@ -68,10 +68,20 @@ fn pool(op: &Classifier, cx: &Context, to: &Rows, tangent: bool) {
     });
 }
 
+/// Lends two rows of f64, `[classes]` each, from this thread's scratch.
+fn with_rows<R>(classes: usize, body: impl FnOnce(&mut [f64], &mut [f64]) -> R) -> R {
+    with_scratch(4 * classes, |scratch| {
+        let rows: &mut [f64] = bytemuck::cast_slice_mut(scratch);
+        let (first, second) = rows.split_at_mut(classes);
+        body(first, second)
+    })
+}
+
 /// g·W (+ b) for one image, in f64.
-fn linear(pooled: &[f32], weight: &[f32], start: impl Iterator<Item = f64>, out: &mut Vec<f64>) {
-    out.clear();
-    out.extend(start);
+fn linear(pooled: &[f32], weight: &[f32], start: impl Iterator<Item = f64>, out: &mut [f64]) {
+    for (sum, start) in out.iter_mut().zip(start) {
+        *sum = start;
+    }
     let classes = out.len();
     for (&g, row) in pooled.iter().zip(weight.chunks_exact(classes)) {
         for (sum, &w) in out.iter_mut().zip(row) {
@@ -95,14 +105,15 @@ pub(super) fn forward(op: &Classifier, cx: &Context) {
     pool(op, cx, &rows, false);
     let (weight, bias) = (cx.parameter(op.weight).read(), cx.parameter(op.bias).read());
     let mut outcome = Outcome::default();
-    let mut row = Vec::with_capacity(op.classes);
     for n in 0..op.batch {
         let pooled = rows.pooled.part(n * op.channels, op.channels).read();
-        linear(pooled, weight, bias.iter().map(|&b| f64::from(b)), &mut row);
         let logits = logits(op, cx, n).write();
-        for (to, &l) in logits.iter_mut().zip(&row) {
-            *to = l as f32;
-        }
+        with_rows(op.classes, |row, _| {
+            linear(pooled, weight, bias.iter().map(|&b| f64::from(b)), row);
+            for (to, &l) in logits.iter_mut().zip(row.iter()) {
+                *to = l as f32;
+            }
+        });
         let label = cx.labels[n] as usize;
         let (log_sum, _) = softmax(logits);
         let smoothing = f64::from(op.loss.smoothing);
@@ -232,30 +243,21 @@ pub(super) fn tangent_backward(op: &Classifier, cx: &Context) {
         cx.parameter_tangent(op.weight).read(),
     );
     let bias_dot = cx.parameter_tangent(op.bias).read();
-    let (mut first, mut second) = (
-        Vec::with_capacity(op.classes),
-        Vec::with_capacity(op.classes),
-    );
+    let weight_of_loss = f64::from(op.loss.weight);
     for n in 0..op.batch {
         let of = |view: View| view.part(n * op.channels, op.channels).read();
-        linear(
-            of(rows.pooled),
-            weight_dot,
-            bias_dot.iter().map(|&b| f64::from(b)),
-            &mut first,
-        );
-        linear(
-            of(rows.pooled_dot),
-            weight,
-            first.iter().copied(),
-            &mut second,
-        );
         let logits = logits(op, cx, n).read();
-        let mean: f64 = softmax(logits).1.zip(&second).map(|(p, &l)| p * l).sum();
         let bar_dot = rows.bar_dot.part(n * op.classes, op.classes).write();
-        for ((to, p), &l) in bar_dot.iter_mut().zip(softmax(logits).1).zip(&second) {
-            *to = (f64::from(op.loss.weight) * p * (l - mean) / op.batch as f64) as f32;
-        }
+        with_rows(op.classes, |first, second| {
+            let bias_dot = bias_dot.iter().map(|&b| f64::from(b));
+            linear(of(rows.pooled), weight_dot, bias_dot, first);
+            linear(of(rows.pooled_dot), weight, first.iter().copied(), second);
+            let products = softmax(logits).1.zip(second.iter());
+            let mean: f64 = products.map(|(p, &l)| p * l).sum();
+            for ((to, p), &l) in bar_dot.iter_mut().zip(softmax(logits).1).zip(second.iter()) {
+                *to = (weight_of_loss * p * (l - mean) / op.batch as f64) as f32;
+            }
+        });
     }
     let gradient = cx.parameter_gradient(op.weight).write();
     outer(op, rows.pooled_dot, rows.bar, gradient, false);

@@ -17,9 +17,11 @@
 //! ```
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
+use super::cuda::Encoder;
 use super::{ActivationId, Context, Graph, Op, ParameterId, Pass, Uses};
 
 /// The last entry of a tape; see the module.
@@ -108,5 +110,9 @@ impl Op for Classifier {
 
     fn tangent_backward(&self, cx: &Context) {
         cpu::tangent_backward(self, cx);
+    }
+
+    fn encode(&self, pass: Pass, encoder: &mut Encoder) -> anyhow::Result<()> {
+        cuda::encode(self, pass, encoder)
     }
 }

@@ -1,7 +1,9 @@
 //! The classifier alone: every chain of the other ops' tests ends in one; here are its edge cases.
 
+use crate::autograd::executor::parity;
 use crate::autograd::{Executor, Mode, Tape};
 use crate::device::Device;
+use crate::ops::cuda::Precision;
 
 /// images → classifier with the given weights; loss, hits and logits.
 fn classify(images: &[f32], labels: &[u32], theta: &[f32]) -> (crate::ops::Outcome, Vec<f32>) {
@@ -11,9 +13,9 @@ fn classify(images: &[f32], labels: &[u32], theta: &[f32]) -> (crate::ops::Outco
     tape.classifier(images_id, true, weight, bias);
     tape.finish();
     let mut executor = Executor::new(tape, Device::Cpu);
-    executor.load(images, labels);
-    let outcome = executor.forward(Mode::Evaluate, theta);
-    (outcome, executor.logits().to_vec())
+    executor.load(images, labels).unwrap();
+    let outcome = executor.forward(Mode::Evaluate, theta).unwrap();
+    (outcome, executor.logits().unwrap())
 }
 
 #[test]
@@ -42,4 +44,45 @@ fn a_pixel_that_is_no_number_makes_the_loss_none_and_misses() {
     let (outcome, _) = classify(&images, &[0, 1], &theta);
     assert!(outcome.loss.is_nan());
     assert_eq!(outcome.top1, 0);
+}
+
+/// images → conv 1×1 → classifier on a device, against the CPU.
+fn check_kernels(size: [usize; 3], channels: usize, classes: usize, relu: bool) {
+    let Some(gpu) = crate::device::cuda::for_tests() else {
+        return;
+    };
+    let [n, h, w] = size;
+    let mut tape = Tape::new(n, h, w);
+    let (first, weight) = (tape.weight(3 * channels), tape.weight(channels * classes));
+    let bias = tape.weight(classes);
+    let images_id = tape.images;
+    let x = tape.conv(images_id, (1, 1), channels, false, false, (first, None));
+    tape.classifier(x, relu, weight, bias);
+    tape.finish();
+    let spread = |step: usize, len: usize| -> Vec<f32> {
+        (0..len)
+            .map(|i| (i * step % 211) as f32 / 211.0 - 0.5)
+            .collect()
+    };
+    let labels: Vec<u32> = (0..n).map(|i| (i * 5 % classes) as u32).collect();
+    let case = parity::Case {
+        tape: &tape,
+        images: &spread(53, n * h * w * 3),
+        labels: &labels,
+        theta: &spread(89, tape.theta_len()),
+        direction: &spread(131, tape.theta_len()),
+    };
+    for precision in [Precision::F32, Precision::Bf16] {
+        parity::check(&gpu, &case, "classifier", precision).unwrap();
+    }
+}
+
+#[test]
+fn few_classes_of_whole_vectors_on_the_device_match_the_cpu() {
+    check_kernels([4, 3, 5], 64, 10, true);
+}
+
+#[test]
+fn more_classes_and_features_than_threads_on_the_device_match_the_cpu() {
+    check_kernels([2, 2, 1], 1029, 301, false);
 }

@@ -20,10 +20,12 @@
 //! again, so ∂L/∂b and every product's part for b are zero exactly, not to rounding.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
 use super::adjoint::coefficients_len;
+use super::cuda::Encoder;
 use super::geometry::{ParityClass, Tap, Window};
 use super::statistics::partial_len;
 use super::{ActivationId, Context, Graph, MAX_SOURCES, Op, ParameterId, Pass, Uses};
@@ -236,5 +238,9 @@ impl Op for Conv {
 
     fn tangent_backward(&self, cx: &Context) {
         cpu::tangent_backward(self, cx);
+    }
+
+    fn encode(&self, pass: Pass, encoder: &mut Encoder) -> anyhow::Result<()> {
+        cuda::encode(self, pass, encoder)
     }
 }

@@ -19,10 +19,12 @@
 //! ```
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
 use super::adjoint::coefficients_len;
+use super::cuda::Encoder;
 use super::statistics::partial_len;
 use super::{ActivationId, Context, Graph, MAX_SOURCES, Op, ParameterId, Pass, Role, Scale, Uses};
 use crate::device::parallel::chunks;
@@ -127,5 +129,9 @@ impl Op for Mix {
 
     fn tangent_backward(&self, cx: &Context) {
         cpu::tangent_backward(self, cx);
+    }
+
+    fn encode(&self, pass: Pass, encoder: &mut Encoder) -> anyhow::Result<()> {
+        cuda::encode(self, pass, encoder)
     }
 }

@@ -4,6 +4,8 @@
 //! block j/4, so that any element can be drawn again by itself. With antithetic pairs member 2i+1
 //! takes −ε of member 2i.
 
+pub mod cuda;
+
 use crate::device::View;
 use crate::device::parallel::for_ranges;
 use crate::device::random::{Philox, Purpose};

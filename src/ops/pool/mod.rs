@@ -11,10 +11,12 @@
 //! outgoing edges of a state: a pool has no parameters.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
 use super::adjoint::coefficients_len;
+use super::cuda::Encoder;
 use super::statistics::partial_len;
 use super::{ActivationId, Context, Graph, MAX_SOURCES, Op, Pass, Uses};
 use crate::device::parallel::chunks;
@@ -121,5 +123,9 @@ impl Op for Pool {
 
     fn tangent_backward(&self, cx: &Context) {
         cpu::tangent_backward(self, cx);
+    }
+
+    fn encode(&self, pass: Pass, encoder: &mut Encoder) -> anyhow::Result<()> {
+        cuda::encode(self, pass, encoder)
     }
 }

@@ -7,6 +7,11 @@
 //!
 //! A supernet has a few hundred op weights, so the CPU code is the formula, in f64, and stands here.
 
+mod cuda;
+#[cfg(test)]
+mod tests;
+
+use super::cuda::Encoder;
 use super::{Context, Graph, Op, ParameterId, Pass, Role, Uses, WeightsId};
 
 /// A tape entry: `[edges, ops]` α to as many op weights.
@@ -108,5 +113,10 @@ impl Op for Relax {
                     as f32;
             }
         });
+    }
+
+    fn encode(&self, pass: Pass, encoder: &mut Encoder) -> anyhow::Result<()> {
+        cuda::encode(self, pass, encoder);
+        Ok(())
     }
 }

@@ -25,10 +25,12 @@
 //! again in the backward passes for less than a read would cost.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
 use super::adjoint::coefficients_len;
+use super::cuda::Encoder;
 use super::geometry::{ParityClass, Tap, Window};
 use super::statistics::partial_len;
 use super::{ActivationId, Context, Graph, MAX_SOURCES, Op, ParameterId, Pass, Uses};
@@ -213,5 +215,9 @@ impl Op for Separable {
 
     fn tangent_backward(&self, cx: &Context) {
         cpu::tangent_backward(self, cx);
+    }
+
+    fn encode(&self, pass: Pass, encoder: &mut Encoder) -> anyhow::Result<()> {
+        cuda::encode(self, pass, encoder)
     }
 }

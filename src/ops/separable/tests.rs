@@ -14,3 +14,80 @@ proptest! {
         check(&Chain { terms, ..chain }, salt)?;
     }
 }
+
+mod kernels {
+    //! The kernels against the CPU, on a GPU or on softcuda.
+
+    use super::*;
+    use crate::oracle::engine::chain::Term;
+    use crate::oracle::engine::ops::check_kernels;
+
+    fn term(kernel: usize, dilation: usize, twice: bool) -> Term {
+        Term::Separable {
+            kernel,
+            dilation,
+            twice,
+        }
+    }
+
+    fn chain(size: [usize; 3], (cin, cout): (usize, usize), stride: usize) -> Chain {
+        Chain {
+            size,
+            cin,
+            cout,
+            stride,
+            normalised_input: false,
+            terms: vec![term(3, 1, true), term(5, 1, true), term(5, 2, false)],
+            normalised_output: true,
+            classes: 3,
+        }
+    }
+
+    #[test]
+    fn four_passes_of_the_branches_of_a_state_match_the_cpu() {
+        check_kernels(&chain([2, 6, 10], (16, 16), 1), 1, "separable").unwrap();
+    }
+
+    #[test]
+    fn four_passes_at_stride_2_and_odd_sides_match_the_cpu() {
+        check_kernels(&chain([2, 7, 9], (8, 12), 2), 2, "separable").unwrap();
+    }
+
+    #[test]
+    fn channels_that_are_no_whole_vectors_match_the_cpu() {
+        for (cin, cout) in [(5, 3), (6, 10)] {
+            check_kernels(&chain([2, 5, 4], (cin, cout), 1), 3, "separable").unwrap();
+        }
+    }
+
+    #[test]
+    fn seven_by_seven_windows_over_a_normalised_state_match_the_cpu() {
+        let chain = Chain {
+            normalised_input: true,
+            terms: vec![term(7, 2, false), term(3, 2, true)],
+            ..chain([1, 9, 5], (4, 4), 1)
+        };
+        check_kernels(&chain, 4, "separable").unwrap();
+    }
+
+    #[test]
+    fn more_channels_than_a_block_holds_at_once_match_the_cpu() {
+        let chain = Chain {
+            terms: vec![term(3, 1, false), term(7, 2, false)],
+            ..chain([1, 13, 14], (132, 20), 1)
+        };
+        check_kernels(&chain, 5, "separable").unwrap();
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 8, ..config() })]
+
+        #[test]
+        fn four_passes_of_drawn_branches_match_the_cpu(
+            chain in sizes(), terms in prop::collection::vec(separable_term(), 1..=3),
+            salt in 0..1000u32,
+        ) {
+            check_kernels(&Chain { terms, ..chain }, salt, "separable")?;
+        }
+    }
+}

@@ -21,7 +21,7 @@ fn executor() -> Executor {
     tape.finish();
     let mut executor = Executor::new(tape, Device::Cpu);
     let images: Vec<f32> = (0..24).map(|i| (i as f32 * 0.7).sin()).collect();
-    executor.load(&images, &[0, 2]);
+    executor.load(&images, &[0, 2]).unwrap();
     executor
 }
 
@@ -32,16 +32,16 @@ fn theta() -> Vec<f32> {
 #[test]
 fn a_term_that_stands_twice_and_a_dropped_one_give_the_gradient_of_the_loss() {
     let mut executor = executor();
-    executor.set_factors(&[0.0, 1.25, 1.25, 0.0]);
+    executor.set_factors(&[0.0, 1.25, 1.25, 0.0]).unwrap();
     let theta = theta();
     let mut gradient = vec![0.0; theta.len()];
-    executor.forward(Mode::Gradient, &theta);
-    executor.backward(&theta, &mut gradient);
+    executor.forward(Mode::Gradient, &theta).unwrap();
+    executor.backward(&theta, &mut gradient).unwrap();
     for (i, &expected) in gradient.iter().enumerate() {
         let mut at = |step: f32| {
             let mut moved = theta.clone();
             moved[i] += step;
-            executor.forward(Mode::Gradient, &moved).loss
+            executor.forward(Mode::Gradient, &moved).unwrap().loss
         };
         let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
         assert!(
@@ -54,17 +54,17 @@ fn a_term_that_stands_twice_and_a_dropped_one_give_the_gradient_of_the_loss() {
 #[test]
 fn the_product_is_the_derivative_of_the_gradient() {
     let mut executor = executor();
-    executor.set_factors(&[0.0, 1.25, 1.25, 1.25]);
+    executor.set_factors(&[0.0, 1.25, 1.25, 1.25]).unwrap();
     let (theta, direction) = (theta(), vec![0.5; 15]);
     let (mut gradient, mut product) = (vec![0.0; 15], vec![0.0; 15]);
-    executor.forward(Mode::Products, &theta);
-    executor.backward(&theta, &mut gradient);
-    executor.product(&theta, &direction, &mut product);
+    executor.forward(Mode::Products, &theta).unwrap();
+    executor.backward(&theta, &mut gradient).unwrap();
+    executor.product(&theta, &direction, &mut product).unwrap();
     let mut at = |step: f32| {
         let moved: Vec<f32> = theta.iter().map(|t| t + step * 0.5).collect();
         let mut gradient = vec![0.0; 15];
-        executor.forward(Mode::Gradient, &moved);
-        executor.backward(&moved, &mut gradient);
+        executor.forward(Mode::Gradient, &moved).unwrap();
+        executor.backward(&moved, &mut gradient).unwrap();
         gradient
     };
     let (up, down) = (at(1e-2), at(-1e-2));
@@ -81,8 +81,11 @@ fn the_product_is_the_derivative_of_the_gradient() {
 fn inference_takes_every_branch_once() {
     let mut executor = executor();
     let theta = theta();
-    let plain = executor.forward(Mode::Evaluate, &theta).loss;
-    executor.set_factors(&[0.0; 4]);
-    assert_ne!(executor.forward(Mode::Evaluate, &theta).loss, plain);
-    assert_eq!(executor.infer(&theta, Vec::new()).loss, plain);
+    let plain = executor.forward(Mode::Evaluate, &theta).unwrap().loss;
+    executor.set_factors(&[0.0; 4]).unwrap();
+    assert_ne!(
+        executor.forward(Mode::Evaluate, &theta).unwrap().loss,
+        plain
+    );
+    assert_eq!(executor.infer(&theta, &[]).unwrap().loss, plain);
 }

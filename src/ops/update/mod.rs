@@ -1,53 +1,17 @@
 //! Updates of flat parameter vectors: dot products, SGD, Adam, and the Neumann step.
 //!
-//! All are bound by memory; each is one pass over its vectors. Sums run over a fixed tree
-//! ([`crate::device::parallel::sum`]), so they give the same bits at any number of threads.
+//! All are bound by memory; each is one pass over its vectors, on the device that holds them. Sums run
+//! over a fixed tree, so they give the same bits at any number of threads, and in every run on a GPU.
 
-use crate::device::View;
-use crate::device::parallel::{for_ranges, sum};
+pub mod cpu;
+pub mod cuda;
 
-/// Σ a·b in f64.
-pub fn dot(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len(), "vectors of one length");
-    sum(a.len(), |range| {
-        let pairs = a[range.clone()].iter().zip(&b[range]);
-        pairs.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-    })
-}
+use crate::device::cuda::Gpu;
+use crate::device::cuda::gpu::FlatResult;
+use crate::device::{Slice, SliceMut};
+use std::sync::Arc;
 
-/// ‖a‖₂ in f64.
-pub fn norm(a: &[f32]) -> f64 {
-    dot(a, a).sqrt()
-}
-
-/// y += factor·x
-pub fn axpy(factor: f32, x: &[f32], y: &mut [f32]) {
-    assert_eq!(x.len(), y.len(), "vectors of one length");
-    let out = View::of_mut(y);
-    for_ranges(x.len(), |range| {
-        let y = out.part(range.start, range.len()).write();
-        for (y, &x) in y.iter_mut().zip(&x[range]) {
-            *y += factor * x;
-        }
-    });
-}
-
-/// One Neumann term: v ← v − γ·(H·v), p ← p + v; returns ‖v‖ of the new v.
-pub fn neumann_step(gamma: f32, product: &[f32], v: &mut [f32], p: &mut [f32]) -> f64 {
-    let (v_view, p_view) = (View::of_mut(v), View::of_mut(p));
-    let squares = sum(product.len(), |range| {
-        let v = v_view.part(range.start, range.len()).write();
-        let p = p_view.part(range.start, range.len()).write();
-        let mut squares = 0.0f64;
-        for ((v, p), &h) in v.iter_mut().zip(p).zip(&product[range]) {
-            *v -= gamma * h;
-            *p += *v;
-            squares += f64::from(*v) * f64::from(*v);
-        }
-        squares
-    });
-    squares.sqrt()
-}
+const ONE_DEVICE: &str = "vectors of one device";
 
 /// Settings of one SGD step; PyTorch's semantics.
 #[derive(Clone, Copy, Debug)]
@@ -58,21 +22,8 @@ pub struct Sgd {
     pub momentum: f32,
     /// L2 decay, added to the gradient.
     pub weight_decay: f32,
-    /// Factor of the gradient from clipping by the global norm.
-    pub clip_factor: f32,
-}
-
-/// b ← μ·b + (clip·g + decay·θ); θ ← θ − lr·b
-pub fn sgd(step: Sgd, gradient: &[f32], buffer: &mut [f32], theta: &mut [f32]) {
-    let (buffer, theta) = (View::of_mut(buffer), View::of_mut(theta));
-    for_ranges(gradient.len(), |range| {
-        let b = buffer.part(range.start, range.len()).write();
-        let t = theta.part(range.start, range.len()).write();
-        for ((b, t), &g) in b.iter_mut().zip(t).zip(&gradient[range]) {
-            *b = step.momentum * *b + (step.clip_factor * g + step.weight_decay * *t);
-            *t -= step.lr * *b;
-        }
-    });
+    /// Norm at which the gradient is clipped; 0: never.
+    pub clip: f32,
 }
 
 /// Settings of one Adam step; PyTorch's semantics (L2 decay in the gradient).
@@ -88,21 +39,157 @@ pub struct Adam {
     pub epsilon: f64,
     /// L2 decay.
     pub weight_decay: f64,
+    /// Neighbours that share a second moment, the mean of their squares; divides the length. 1: each
+    /// element has its own.
+    pub group: usize,
     /// Steps done, this one counted.
     pub step: u64,
 }
 
-/// Kingma & Ba 2015, algorithm 1. α has a few hundred elements: one thread, in f64.
-pub fn adam(step: Adam, gradient: &[f32], m: &mut [f32], v: &mut [f32], theta: &mut [f32]) {
-    let power = i32::try_from(step.step).unwrap_or(i32::MAX);
-    let correct1 = 1.0 - step.beta1.powi(power);
-    let correct2 = 1.0 - step.beta2.powi(power);
-    for (((t, m), v), &g) in theta.iter_mut().zip(m).zip(v).zip(gradient) {
-        let g = f64::from(g) + step.weight_decay * f64::from(*t);
-        *m = (step.beta1 * f64::from(*m) + (1.0 - step.beta1) * g) as f32;
-        *v = (step.beta2 * f64::from(*v) + (1.0 - step.beta2) * g * g) as f32;
-        let denominator = (f64::from(*v) / correct2).sqrt() + step.epsilon;
-        *t = (f64::from(*t) - step.lr * (f64::from(*m) / correct1) / denominator) as f32;
+/// Σ a·b in f64.
+///
+/// # Errors
+/// The device's.
+pub fn dot<'a>(a: impl Into<Slice<'a>>, b: impl Into<Slice<'a>>) -> anyhow::Result<f64> {
+    match (a.into(), b.into()) {
+        (Slice::Host(a), Slice::Host(b)) => Ok(cpu::dot(a, b)),
+        (Slice::Cuda(a), Slice::Cuda(b)) => cuda::dot(a, b),
+        _ => unreachable!("{ONE_DEVICE}"),
+    }
+}
+
+/// ‖a‖₂ in f64.
+///
+/// # Errors
+/// The device's.
+pub fn norm<'a>(a: impl Into<Slice<'a>>) -> anyhow::Result<f64> {
+    let a = a.into();
+    Ok(dot(a, a)?.sqrt())
+}
+
+/// y += factor·x
+///
+/// # Errors
+/// The device's.
+pub fn axpy<'a>(
+    factor: f32,
+    x: impl Into<Slice<'a>>,
+    y: impl Into<SliceMut<'a>>,
+) -> anyhow::Result<()> {
+    match (x.into(), y.into()) {
+        (Slice::Host(x), SliceMut::Host(y)) => cpu::axpy(factor, x, y),
+        (Slice::Cuda(x), SliceMut::Cuda(y)) => cuda::axpy(factor, x, y)?,
+        _ => unreachable!("{ONE_DEVICE}"),
+    }
+    Ok(())
+}
+
+/// x /= by
+///
+/// # Errors
+/// The device's.
+pub fn divide<'a>(x: impl Into<SliceMut<'a>>, by: f32) -> anyhow::Result<()> {
+    match x.into() {
+        SliceMut::Host(x) => x.iter_mut().for_each(|x| *x /= by),
+        SliceMut::Cuda(x) => cuda::divide(x, by)?,
+    }
+    Ok(())
+}
+
+/// ‖g‖ of a step that may still be running.
+pub enum GradientNorm {
+    /// It is known.
+    Known(f64),
+    /// It lies on a GPU until the next step's.
+    On(Arc<Gpu>),
+}
+
+impl GradientNorm {
+    /// The norm; waits for it.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn value(&self) -> anyhow::Result<f64> {
+        match self {
+            GradientNorm::Known(norm) => Ok(*norm),
+            GradientNorm::On(gpu) => Ok(cuda::result(gpu, FlatResult::GradientNorm)?.sqrt()),
+        }
+    }
+}
+
+/// b ← μ·b + (clip·g + decay·θ); θ ← θ − lr·b; returns ‖g‖ before clipping. As PyTorch's
+/// `clip_grad_norm_`, the factor is c/(‖g‖ + 10⁻⁶), at most 1.
+///
+/// # Errors
+/// The device's.
+pub fn sgd<'a>(
+    step: Sgd,
+    gradient: impl Into<Slice<'a>>,
+    buffer: impl Into<SliceMut<'a>>,
+    theta: impl Into<SliceMut<'a>>,
+) -> anyhow::Result<GradientNorm> {
+    match (gradient.into(), buffer.into(), theta.into()) {
+        (Slice::Host(gradient), SliceMut::Host(buffer), SliceMut::Host(theta)) => {
+            let length = cpu::norm(gradient);
+            let clipped = (f64::from(step.clip) / (length + 1e-6)).min(1.0) as f32;
+            let factor = if step.clip > 0.0 { clipped } else { 1.0 };
+            cpu::sgd(step, factor, gradient, buffer, theta);
+            Ok(GradientNorm::Known(length))
+        }
+        (Slice::Cuda(gradient), SliceMut::Cuda(buffer), SliceMut::Cuda(theta)) => {
+            cuda::sgd(step, gradient, buffer, theta)?;
+            Ok(GradientNorm::On(Arc::clone(gradient.gpu)))
+        }
+        _ => unreachable!("{ONE_DEVICE}"),
+    }
+}
+
+/// moved = θ − lr·(μ·b + g + decay·θ): an SGD step without clipping that leaves b and θ alone.
+///
+/// # Errors
+/// The device's.
+pub fn unrolled(
+    step: Sgd,
+    theta: Slice,
+    gradient: Slice,
+    buffer: Slice,
+    moved: SliceMut,
+) -> anyhow::Result<()> {
+    match (theta, gradient, buffer, moved) {
+        (Slice::Host(theta), Slice::Host(g), Slice::Host(b), SliceMut::Host(moved)) => {
+            moved.copy_from_slice(theta);
+            for ((w, g), b) in moved.iter_mut().zip(g).zip(b) {
+                *w -= step.lr * (step.momentum * b + g + step.weight_decay * *w);
+            }
+            Ok(())
+        }
+        (Slice::Cuda(theta), Slice::Cuda(g), Slice::Cuda(b), SliceMut::Cuda(moved)) => {
+            cuda::unrolled(step, theta, g, b, moved)
+        }
+        _ => unreachable!("{ONE_DEVICE}"),
+    }
+}
+
+/// Kingma & Ba 2015, algorithm 1, in f64: α has a few hundred elements.
+///
+/// # Errors
+/// The device's.
+pub fn adam<'a>(
+    step: Adam,
+    gradient: impl Into<Slice<'a>>,
+    m: impl Into<SliceMut<'a>>,
+    v: impl Into<SliceMut<'a>>,
+    theta: impl Into<SliceMut<'a>>,
+) -> anyhow::Result<()> {
+    match (gradient.into(), m.into(), v.into(), theta.into()) {
+        (Slice::Host(g), SliceMut::Host(m), SliceMut::Host(v), SliceMut::Host(theta)) => {
+            cpu::adam(step, g, m, v, theta);
+            Ok(())
+        }
+        (Slice::Cuda(g), SliceMut::Cuda(m), SliceMut::Cuda(v), SliceMut::Cuda(theta)) => {
+            cuda::adam(step, g, m, v, theta)
+        }
+        _ => unreachable!("{ONE_DEVICE}"),
     }
 }
 
@@ -116,12 +203,12 @@ mod tests {
             lr: 0.1,
             momentum: 0.9,
             weight_decay: 0.01,
-            clip_factor: 0.5,
+            clip: 0.0,
         };
         let (mut theta, mut buffer) = (vec![1.0f32, -2.0], vec![0.0f32; 2]);
-        sgd(step, &[4.0, 2.0], &mut buffer, &mut theta);
+        cpu::sgd(step, 0.5, &[4.0, 2.0], &mut buffer, &mut theta);
         assert_eq!(buffer, [2.01, 0.98]);
-        sgd(step, &[0.0, 0.0], &mut buffer, &mut theta);
+        cpu::sgd(step, 0.5, &[0.0, 0.0], &mut buffer, &mut theta);
         let first = [1.0 - 0.1 * 2.01f64, -2.0 - 0.1 * 0.98];
         let second = [0.9 * 2.01 + 0.01 * first[0], 0.9 * 0.98 + 0.01 * first[1]];
         for i in 0..2 {
@@ -137,11 +224,33 @@ mod tests {
             beta2: 0.999,
             epsilon: 1e-8,
             weight_decay: 0.0,
+            group: 1,
             step: 1,
         };
         let (mut m, mut v, mut theta) = ([0.0], [0.0], [0.5]);
-        adam(step, &[-3.0], &mut m, &mut v, &mut theta);
+        adam(step, &[-3.0], &mut m, &mut v, &mut theta).unwrap();
         assert!((theta[0] - 0.51).abs() < 1e-6);
+    }
+
+    #[test]
+    fn elements_that_share_a_second_moment_keep_their_proportions() {
+        let step = Adam {
+            lr: 0.01,
+            beta1: 0.5,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            group: 2,
+            step: 1,
+        };
+        let (mut m, mut v, mut theta) = ([0.0; 4], [0.0; 4], [0.0; 4]);
+        let gradient = [3.0, -1.0, 1e-6, 1e-6];
+        adam(step, &gradient, &mut m, &mut v, &mut theta).unwrap();
+        // √((9 + 1)/2) is the size of the first pair.
+        let unit = 0.01 / 5f32.sqrt();
+        for (found, wanted) in theta.iter().zip([-3.0 * unit, unit, -0.0099, -0.0099]) {
+            assert!((found - wanted).abs() < 1e-4 * 0.01 + 1e-4, "{theta:?}");
+        }
     }
 
     #[test]
@@ -152,7 +261,7 @@ mod tests {
                 .num_threads(threads)
                 .build()
                 .unwrap();
-            pool.install(|| norm(&a).to_bits())
+            pool.install(|| norm(&a).unwrap().to_bits())
         };
         assert_eq!(with(1), with(2));
         assert_eq!(with(1), with(5));

@@ -31,6 +31,10 @@ pub trait Work {
     fn rounds_total(&self) -> u64;
     /// Rounds done.
     fn rounds_done(&self) -> u64;
+    /// Whether it is over; it may be before all rounds are done.
+    fn finished(&self) -> bool {
+        self.rounds_done() >= self.rounds_total()
+    }
     /// Makes a round.
     ///
     /// # Errors
@@ -42,7 +46,10 @@ pub trait Work {
     /// A number that went astray.
     fn finish_epoch(&mut self) -> Result<Self::Epoch>;
     /// The state to go on from.
-    fn snapshot(&self) -> Snapshot;
+    ///
+    /// # Errors
+    /// The device's.
+    fn snapshot(&self) -> Result<Snapshot>;
     /// Goes on from a state.
     ///
     /// # Errors
@@ -233,7 +240,7 @@ impl<W: Work> Sitting<W> {
         let total = self.work.rounds_total();
         observer.begin(self.work.rounds_done(), total);
         let mut last_epoch = None;
-        while self.work.rounds_done() < total {
+        while !self.work.finished() {
             self.round(observer)?;
             let done = self.work.rounds_done();
             let epoch_ends = done.is_multiple_of(self.work.rounds_per_epoch());
@@ -245,7 +252,7 @@ impl<W: Work> Sitting<W> {
             if epoch_ends || stopping || due {
                 self.checkpoint()?;
             }
-            if stopping && done < total {
+            if stopping && !self.work.finished() {
                 return Ok(Outcome::Interrupted { round: done });
             }
         }
@@ -294,7 +301,7 @@ impl<W: Work> Sitting<W> {
             events_bytes: self.events.sync()?,
             seconds: self.seconds(),
         };
-        let snapshot = self.work.snapshot();
+        let snapshot = self.work.snapshot()?;
         checkpoint::save(&self.dir.checkpoint(), round, &snapshot, &position)?;
         self.saved_round = Some(round);
         Ok(())

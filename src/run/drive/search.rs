@@ -78,7 +78,11 @@ impl Work for Search {
         Search::finish_epoch(self)
     }
 
-    fn snapshot(&self) -> Snapshot {
+    fn finished(&self) -> bool {
+        Search::finished(self)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot> {
         Search::snapshot(self)
     }
 

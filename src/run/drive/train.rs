@@ -84,7 +84,7 @@ impl Work for Trainer {
         Trainer::finish_epoch(self)
     }
 
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&self) -> Result<Snapshot> {
         Trainer::snapshot(self)
     }
 

@@ -216,8 +216,9 @@ fn read_run(directory: &Path) -> Result<Run> {
                 )
             })
     };
-    let epochs = settings.get("epochs").and_then(toml::Value::as_integer);
-    check_finished(&directory.join("log.jsonl"), epochs)?;
+    let number = |key| settings.get(key).and_then(toml::Value::as_integer);
+    let (epochs, stable) = (number("epochs"), number("stable-epochs").unwrap_or(0));
+    check_finished(&directory.join("log.jsonl"), epochs, stable)?;
     let text = directory.join("genotype.txt");
     let genotype = bounded(&text)?
         .parse()
@@ -230,21 +231,23 @@ fn read_run(directory: &Path) -> Result<Run> {
     })
 }
 
-/// Refuses a run whose log has fewer epochs than its settings ask for.
-fn check_finished(log: &Path, epochs: Option<i64>) -> Result<()> {
+/// Refuses a run whose log has fewer epochs than its settings ask for, unless its genotype had been
+/// the same for `stable` epochs (0: that ends no run).
+fn check_finished(log: &Path, epochs: Option<i64>, stable: i64) -> Result<()> {
     let text = bounded(log)?;
     let number = |line: &str| {
         let record: serde_json::Value = serde_json::from_str(line).ok()?;
+        let integer = |key| record.get(key).and_then(serde_json::Value::as_i64);
         let epoch = record.get("kind").and_then(serde_json::Value::as_str) == Some("epoch");
-        epoch.then(|| record.get("epoch").and_then(serde_json::Value::as_i64))?
+        epoch.then_some((integer("epoch")?, integer("stable").unwrap_or(0)))
     };
     // Only epochs are parsed: rounds are thousands.
     let done = text
         .lines()
         .filter(|line| line.contains("\"epoch\"") && line.contains("genotype"))
         .filter_map(number)
-        .max()
-        .map_or(0, |last| last + 1);
+        .max();
+    let (done, unchanged) = done.map_or((0, 0), |(last, unchanged)| (last + 1, unchanged));
     let wanted = epochs.with_context(|| {
         format!(
             "{}: expected `epochs` in config.toml, found none",
@@ -252,7 +255,7 @@ fn check_finished(log: &Path, epochs: Option<i64>) -> Result<()> {
         )
     })?;
     ensure!(
-        done >= wanted,
+        done >= wanted || stable > 0 && unchanged >= stable,
         "{}: expected a finished run of {wanted} epochs, found {done}; go on with it by --resume",
         log.display()
     );

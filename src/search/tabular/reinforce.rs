@@ -102,7 +102,7 @@ impl TabularStrategy for Reinforce {
                 1e-3 * normal
             })
             .collect();
-        let mut adam = Adam::new(logits.len(), self.lr, [0.9, 0.999], 0.0);
+        let mut adam = Adam::on_host(logits.len(), self.lr, [0.9, 0.999], 0.0);
         let mut baseline = Baseline {
             momentum: self.baseline_momentum,
             sum: 0.0,
@@ -122,7 +122,7 @@ impl TabularStrategy for Reinforce {
             let reward = trials.train(cell)?;
             let advantage = reward - baseline.update(reward);
             gradient(&policy, &ops, advantage, &mut step);
-            adam.step(&step, &mut logits);
+            adam.step_on_host(&step, &mut logits);
         }
     }
 }

@@ -166,7 +166,7 @@ impl Member {
     }
 
     fn fit(&mut self, mut examples: Vec<&Example>, lr: f32, rng: &mut PhiloxRng) {
-        let mut adam = Adam::new(self.parameters.len(), lr, [0.9, 0.999], 0.0);
+        let mut adam = Adam::on_host(self.parameters.len(), lr, [0.9, 0.999], 0.0);
         let mut gradient = vec![0.0; self.parameters.len()];
         for _ in 0..EPOCHS {
             for last in (1..examples.len()).rev() {
@@ -177,7 +177,7 @@ impl Member {
                 for example in batch {
                     self.backward(example, batch.len(), &mut gradient);
                 }
-                adam.step(&gradient, &mut self.parameters);
+                adam.step_on_host(&gradient, &mut self.parameters);
             }
         }
     }

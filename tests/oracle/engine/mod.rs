@@ -49,13 +49,13 @@ fn run(tape: Tape, images: &[f64], labels: &[usize], theta: &[f64], v: &[f64]) -
     let (theta, v) = (single(theta), single(v));
     let labels: Vec<u32> = labels.iter().map(|&label| label as u32).collect();
     let mut executor = Executor::new(tape, Device::Cpu);
-    executor.load(&single(images), &labels);
+    executor.load(&single(images), &labels).unwrap();
     let (mut gradient, mut again) = (vec![0.0; theta.len()], vec![0.0; theta.len()]);
-    let evaluated = executor.forward(Mode::Evaluate, &theta);
-    let recorded = executor.forward(Mode::Gradient, &theta);
-    executor.backward(&theta, &mut gradient);
-    let outcome = executor.forward(Mode::Products, &theta);
-    executor.backward(&theta, &mut again);
+    let evaluated = executor.forward(Mode::Evaluate, &theta).unwrap();
+    let recorded = executor.forward(Mode::Gradient, &theta).unwrap();
+    executor.backward(&theta, &mut gradient).unwrap();
+    let outcome = executor.forward(Mode::Products, &theta).unwrap();
+    executor.backward(&theta, &mut again).unwrap();
     assert_eq!(
         (evaluated, recorded),
         (outcome, outcome),
@@ -66,15 +66,15 @@ fn run(tape: Tape, images: &[f64], labels: &[usize], theta: &[f64], v: &[f64]) -
         "both modes with a backward pass give the same gradient"
     );
     let mut product = vec![0.0; theta.len()];
-    executor.product(&theta, &v, &mut product);
-    executor.product(&theta, &v, &mut again);
+    executor.product(&theta, &v, &mut product).unwrap();
+    executor.product(&theta, &v, &mut again).unwrap();
     assert_eq!(
         product, again,
         "a second product along one direction is the first"
     );
     Passes {
         loss: outcome.loss,
-        logits: double(executor.logits()),
+        logits: double(&executor.logits().unwrap()),
         gradient: double(&gradient),
         product: double(&product),
     }

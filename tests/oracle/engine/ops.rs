@@ -3,8 +3,13 @@
 
 use super::chain::{Chain, ChainTruth, Term};
 use super::{Passes, compare, run};
+use crate::autograd::Tape;
+use crate::autograd::executor::parity;
+use crate::network::Supernet;
+use crate::ops::cuda::Precision;
 use crate::oracle::draw::uniform;
 use crate::oracle::ops::Pool;
+use crate::space::Space;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -19,6 +24,62 @@ fn drawn(name: &str, len: usize) -> Vec<f64> {
 pub fn check(chain: &Chain, salt: u32) -> Result<(), TestCaseError> {
     check_spoiled(chain, salt, |_| ())
         .map_err(|message| TestCaseError::fail(format!("{message}\n{chain:?}")))
+}
+
+/// Every op called `name` of the chain, on a GPU or softcuda, against the same op on the CPU; in
+/// f32 and bf16. Does nothing, and says so, where there is neither. The batch is made large enough for
+/// sixteen values a channel: over two or three, an adjoint through batch norm is what rounding left.
+pub fn check_kernels(chain: &Chain, salt: u32, name: &str) -> Result<(), TestCaseError> {
+    let [batch, height, width] = chain.size;
+    let pixels = height.div_ceil(chain.stride) * width.div_ceil(chain.stride);
+    let chain = &Chain {
+        size: [batch.max(16usize.div_ceil(pixels)), height, width],
+        ..chain.clone()
+    };
+    let (tape, _) = chain.record();
+    let labels: Vec<u32> = chain.labels().iter().map(|&label| label as u32).collect();
+    check_tape_kernels(&tape, &chain.images().data, &labels, salt, name)
+        .map_err(|e| TestCaseError::fail(format!("{e}\n{chain:?}")))
+}
+
+/// As [`check_kernels`], of a whole small supernet: cells of both kinds, every op of the space.
+pub fn check_supernet_kernels(space: Space, channels: usize, name: &str) {
+    let (batch, side, classes) = (2, 8, 4);
+    let cells = if space == Space::Darts { 3 } else { 1 };
+    let supernet = Supernet::record(space, channels, cells, classes, batch, [side; 2])
+        .expect("the sizes are allowed");
+    let images = drawn("supernet images", batch * side * side * 3);
+    check_tape_kernels(&supernet.tape, &images, &[1, 3], 0, name)
+        .unwrap_or_else(|e| panic!("{space:?}: {e}"));
+}
+
+/// As [`check_kernels`], of any tape.
+///
+/// # Errors
+/// What differs.
+pub fn check_tape_kernels(
+    tape: &Tape,
+    images: &[f64],
+    labels: &[u32],
+    salt: u32,
+    name: &str,
+) -> Result<(), String> {
+    let Some(gpu) = crate::device::cuda::for_tests() else {
+        return Ok(());
+    };
+    let single = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+    let case = parity::Case {
+        tape,
+        images: &single(images),
+        labels,
+        theta: &single(&drawn(&format!("theta {salt}"), tape.theta_len())),
+        direction: &single(&drawn(&format!("direction {salt}"), tape.theta_len())),
+    };
+    for precision in [Precision::F32, Precision::Bf16] {
+        let checked = parity::check(&gpu, &case, name, precision);
+        checked.map_err(|e| format!("{precision:?}: {e}"))?;
+    }
+    Ok(())
 }
 
 /// The comparison, after `spoil` had its way with the engine's results.

@@ -51,7 +51,7 @@ fn normal(len: usize, stream: u64) -> Vec<f32> {
 fn loaded(network: Network, image_size: usize) -> Executor {
     let mut executor = Executor::new(network.tape, Device::Cpu);
     let images = normal(3 * image_size * image_size * 3, 1);
-    executor.load(&images, &[0, 3, 4]);
+    executor.load(&images, &[0, 3, 4]).unwrap();
     executor
 }
 
@@ -68,18 +68,18 @@ fn the_gradient_predicts_the_change_of_the_loss_with_head_smoothing_and_drop_pat
         let factors: Vec<f32> = (0..executor.tape().factors * 3)
             .map(|i| if i % 4 == 0 { 0.0 } else { 1.25 })
             .collect();
-        executor.set_factors(&factors);
+        executor.set_factors(&factors).unwrap();
         let mut gradient = vec![0.0; theta.len()];
-        executor.forward(Mode::Gradient, &theta);
-        executor.backward(&theta, &mut gradient);
-        let expected = dot(&gradient, &gradient);
+        executor.forward(Mode::Gradient, &theta).unwrap();
+        executor.backward(&theta, &mut gradient).unwrap();
+        let expected = dot(&gradient, &gradient).unwrap();
         let mut best = f64::INFINITY;
         for length in [1e-2, 3e-3, 1e-3] {
-            let step = (length / norm(&gradient)) as f32;
+            let step = (length / norm(&gradient).unwrap()) as f32;
             let mut at = |sign: f32| {
                 let mut moved = theta.clone();
                 axpy(sign * step, &gradient, &mut moved);
-                executor.forward(Mode::Gradient, &moved).loss
+                executor.forward(Mode::Gradient, &moved).unwrap().loss
             };
             let slope = (at(1.0) - at(-1.0)) / (2.0 * f64::from(step));
             best = best.min((slope / expected - 1.0).abs());
@@ -94,23 +94,23 @@ fn inference_with_a_batchs_own_statistics_gives_that_batchs_logits() {
         let (network, theta) = network(genotype, size, false);
         let norms = network.norms.clone();
         let mut executor = loaded(network, size);
-        executor.forward(Mode::Gradient, &theta);
-        let trained = executor.logits().to_vec();
-        let (len, at) = executor.stated_layout();
+        executor.forward(Mode::Gradient, &theta).unwrap();
+        let trained = executor.logits().unwrap();
+        let live = |norm: &Norm| norm.z.expect("every norm of this network is live");
+        let ids: Vec<_> = norms.iter().map(live).collect();
+        let (len, starts) = executor.stated_layout(&ids).unwrap();
         let mut stated = vec![0.0; len];
-        for norm in &norms {
-            let z = norm.z.expect("every norm of this network is live");
-            let statistics = executor.statistics(z);
+        for ((norm, &z), &start) in norms.iter().zip(&ids).zip(&starts) {
+            let statistics = executor.statistics(z).unwrap();
             assert_eq!(statistics.len(), 2 * padded(norm.channels));
-            stated[at(z)..at(z) + statistics.len()].copy_from_slice(statistics);
+            stated[start..start + statistics.len()].copy_from_slice(statistics);
         }
-        drop(at);
-        executor.infer(&theta, stated.clone());
-        assert_eq!(executor.logits(), trained, "{genotype}");
+        executor.infer(&theta, &stated).unwrap();
+        assert_eq!(executor.logits().unwrap(), trained, "{genotype}");
         // Other statistics give other logits.
         stated.iter_mut().for_each(|s| *s *= 0.5);
-        executor.infer(&theta, stated);
-        assert_ne!(executor.logits(), trained, "{genotype}");
+        executor.infer(&theta, &stated).unwrap();
+        assert_ne!(executor.logits().unwrap(), trained, "{genotype}");
     }
 }
 
@@ -140,8 +140,8 @@ fn what_no_logit_depends_on_has_parameters_and_no_gradient() {
     assert!(!dead.is_empty() && network.norms.iter().any(|norm| norm.z.is_none()));
     let mut executor = loaded(network, 8);
     let mut gradient = vec![0.0; theta.len()];
-    executor.forward(Mode::Gradient, &theta);
-    executor.backward(&theta, &mut gradient);
+    executor.forward(Mode::Gradient, &theta).unwrap();
+    executor.backward(&theta, &mut gradient).unwrap();
     assert!(gradient.iter().all(|g| g.is_finite()));
     for span in dead {
         let part = &gradient[span.offset..span.offset + span.len];

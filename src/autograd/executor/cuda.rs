@@ -1,0 +1,878 @@
+//! The four passes on a GPU: recorded once a pass and set of vectors, then replayed as graphs.
+//!
+//! What a recording's launches touch lies at fixed addresses: one arena laid out by the plan of the
+//! mode, the small buffers beside it, and the caller's vectors. A recording is therefore keyed by
+//! (mode, pass, addresses of the vectors); a search uses about ten. Encoding a mode's passes at no
+//! address shows how much workspace they want; encoding one shows how many bytes its tables take, and
+//! a second time, when all has its place, gives the launches.
+
+use crate::autograd::plan::{Mode, Plan};
+use crate::autograd::tape::Tape;
+use crate::device::cuda::gpu::OutOfMemory;
+use crate::device::cuda::launch::{Recording, Specialisation, Step};
+use crate::device::cuda::{Buffer, Gpu, Measured, Program, Staging};
+use crate::device::vector::Part;
+use crate::device::{CUDA_IS_WHOLE, Slice};
+use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers, Wants};
+use crate::ops::perturb::cuda::{Generation, stride};
+use crate::ops::update::cuda::SeriesResults;
+use crate::ops::{Outcome, Pass, Role};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::{Series, on_gpu};
+
+/// Outcomes that the device keeps before the host must look.
+const LEDGER: usize = 256;
+/// Programs that are kept; more means that vectors come and go, and all start anew.
+const MOST_PROGRAMS: usize = 64;
+
+/// Compute capability from which GPUs have bf16 arithmetic.
+const FIRST_BF16: u32 = 80;
+
+/// The vectors that a pass runs on, by address; 0 where it takes none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Vectors {
+    theta: u64,
+    direction: u64,
+    gradient: u64,
+}
+
+/// What a program does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Pass {
+        mode: Mode,
+        pass: Pass,
+        members: usize,
+        vectors: Vectors,
+    },
+    Series {
+        theta: u64,
+        v: u64,
+        p: u64,
+        product: u64,
+        gamma: u32,
+        terms: usize,
+        guard: bool,
+    },
+}
+
+/// Device memory of a number of members, each with buffers of its own.
+struct Bank {
+    members: usize,
+    /// Elements of the arena, one member.
+    arena_len: usize,
+    arena: Buffer,
+    moments: Buffer,
+    weights: Buffer,
+    logits: Buffer,
+    /// One more than members: a generation keeps ω₀'s behind them.
+    outcome: Buffer,
+    wants: Wants,
+    workspace: Buffer,
+    tickets: Buffer,
+}
+
+/// A mode's plan, and what its passes want beside it.
+struct Planned {
+    plan: Plan,
+    wants: Wants,
+}
+
+impl Planned {
+    fn new(
+        tape: &Tape,
+        mode: Mode,
+        small: &SmallBuffers,
+        precision: Precision,
+    ) -> anyhow::Result<Planned> {
+        let plan = Plan::new(tape, mode);
+        let mut wants = Wants::default();
+        for &pass in mode.passes() {
+            let kind = (precision, 1);
+            let (_, of_pass) = encode(tape, (&plan, small), pass, Regions::default(), kind)?;
+            wants = wants.max(of_pass);
+        }
+        Ok(Planned { plan, wants })
+    }
+}
+
+/// A pass encoded without a device; see [`record`].
+pub struct Recorded {
+    /// The launches; addresses in it are no memory.
+    pub recording: Recording,
+    /// What they want beside the plan.
+    pub wants: Wants,
+}
+
+/// A tape's memory on a GPU, and one batch.
+pub(super) struct Cuda {
+    gpu: Arc<Gpu>,
+    precision: Precision,
+    small: SmallBuffers,
+    plans: [Option<Planned>; 3],
+    /// Of one member, and of a population.
+    banks: [Option<Bank>; 2],
+    staging: Option<Staging>,
+    labels: Option<Buffer>,
+    programs: HashMap<Key, Program>,
+    /// Outcomes of forward passes, in order, that the host has not read.
+    ledger: Option<Buffer>,
+    started: usize,
+    read: Vec<Outcome>,
+    mode: Option<Mode>,
+    /// Room for the norms of a series, and how many terms.
+    series: Option<(usize, Buffer)>,
+}
+
+/// Encodes `pass` of `tape` in `mode` for `members` members, at addresses that are no memory: which
+/// kernels it takes, how often, and what it wants.
+///
+/// # Errors
+/// An op that has no kernels, or not for its size.
+pub fn record(
+    tape: &Tape,
+    mode: Mode,
+    pass: Pass,
+    (precision, members): (Precision, usize),
+) -> anyhow::Result<Recorded> {
+    let (plan, small) = (Plan::new(tape, mode), SmallBuffers::new(&tape.graph));
+    let mut next = 0;
+    let mut place = || {
+        next += 1u64 << 44;
+        next
+    };
+    let mut region = |member| Region {
+        base: place(),
+        member,
+    };
+    let regions = Regions {
+        arena: region(plan.workspace),
+        theta: region(stride(tape.theta_len())),
+        moments: region(4 * small.moments_len),
+        weights: region(4 * small.weights_len),
+        workspace: region(0),
+        tickets: region(0),
+        logits: region(tape.graph.batch * tape.classes),
+        direction: region(0).base,
+        gradient: region(0).base,
+        labels: region(0).base,
+        outcome: region(0).base,
+        constants: region(0).base,
+    };
+    let (recording, wants) = encode(tape, (&plan, &small), pass, regions, (precision, members))?;
+    Ok(Recorded { recording, wants })
+}
+
+/// What is compiled for `tape` in `precision`: every kernel of its passes. While CUDA is not whole, ops
+/// without kernels are left out.
+///
+/// # Errors
+/// An op that has no kernels, or not for its size.
+pub fn specialisations(
+    tape: &Tape,
+    precision: Precision,
+) -> anyhow::Result<BTreeSet<Specialisation>> {
+    let mode = Mode::Products;
+    let (plan, small) = (Plan::new(tape, mode), SmallBuffers::new(&tape.graph));
+    let mut found = BTreeSet::new();
+    for &pass in mode.passes() {
+        for op in &tape.ops {
+            let layout = (plan.offsets.as_slice(), &small);
+            let regions = Regions::default();
+            let mut encoder = Encoder::new(&tape.graph, layout, regions, (precision, 1), "");
+            match encoder.op(op.as_ref(), pass) {
+                Ok(()) => {}
+                Err(error) if CUDA_IS_WHOLE => return Err(error),
+                Err(_) => continue,
+            }
+            let (recording, _) = encoder.finish();
+            found.extend(recording.launches().map(|l| l.kernel.specialisation()));
+        }
+    }
+    Ok(found)
+}
+
+/// The recording of one pass, and what it wants.
+fn encode(
+    tape: &Tape,
+    (plan, small): (&Plan, &SmallBuffers),
+    pass: Pass,
+    regions: Regions,
+    (precision, members): (Precision, usize),
+) -> anyhow::Result<(Recording, Wants)> {
+    let name = match pass {
+        Pass::Forward => "forward",
+        Pass::Backward => "backward",
+        Pass::Tangent => "tangent",
+        Pass::TangentBackward => "tangent_backward",
+    };
+    let layout = (plan.offsets.as_slice(), small);
+    let mut encoder = Encoder::new(&tape.graph, layout, regions, (precision, members), name);
+    encoder.clear_sums(pass);
+    let mut each = |op: &dyn crate::ops::Op| encoder.op(op, pass);
+    match pass {
+        Pass::Forward | Pass::Tangent => {
+            tape.ops.iter().try_for_each(|op| each(op.as_ref()))?;
+        }
+        Pass::Backward | Pass::TangentBackward => {
+            tape.ops.iter().rev().try_for_each(|op| each(op.as_ref()))?;
+        }
+    }
+    Ok(encoder.finish())
+}
+
+/// Bytes of a batch: images in storage, then labels; and where the labels begin.
+fn batch_bytes(tape: &Tape, precision: Precision) -> (usize, usize) {
+    let [height, width] = tape.size(tape.images);
+    let images = tape.graph.batch * height * width * 3 * precision.bytes();
+    let labels = images.next_multiple_of(16);
+    (labels + 4 * tape.graph.batch, labels)
+}
+
+fn outcome(device: DeviceOutcome) -> Outcome {
+    Outcome {
+        loss: device.loss,
+        top1: device.top1 as usize,
+        top5: device.top5 as usize,
+    }
+}
+
+impl Cuda {
+    /// Prepares for `tape`. Memory is allocated when a mode first runs.
+    pub fn new(tape: &Tape, gpu: Arc<Gpu>, precision: Precision) -> Cuda {
+        Cuda {
+            gpu,
+            precision,
+            small: SmallBuffers::new(&tape.graph),
+            plans: [None, None, None],
+            banks: [None, None],
+            staging: None,
+            labels: None,
+            programs: HashMap::new(),
+            ledger: None,
+            started: 0,
+            read: Vec::new(),
+            mode: None,
+            series: None,
+        }
+    }
+
+    pub fn gpu(&self) -> Arc<Gpu> {
+        Arc::clone(&self.gpu)
+    }
+
+    pub fn load(&mut self, tape: &Tape, images: &[f32], labels: &[u32]) -> anyhow::Result<()> {
+        let (bytes, labels_at) = batch_bytes(tape, self.precision);
+        let precision = self.precision;
+        let [height, width] = tape.size(tape.images);
+        assert_eq!(images.len(), tape.graph.batch * height * width * 3);
+        assert_eq!(labels.len(), tape.graph.batch);
+        if self.staging.is_none() {
+            self.staging = Some(Staging::new(&self.gpu, bytes)?);
+        }
+        let staging = self.staging.as_mut().expect("made above");
+        staging.send(&self.gpu, |to| {
+            let (to_images, to_labels) = to.split_at_mut(labels_at);
+            match precision {
+                Precision::F32 => {
+                    let from: &[u8] = bytemuck::cast_slice(images);
+                    to_images[..from.len()].copy_from_slice(from);
+                }
+                Precision::Bf16 => {
+                    for (to, &x) in to_images.chunks_exact_mut(2).zip(images) {
+                        to.copy_from_slice(&bf16(x).to_le_bytes());
+                    }
+                }
+            }
+            to_labels.copy_from_slice(bytemuck::cast_slice(labels));
+        })
+    }
+
+    /// Plans `mode`, and makes the bank of `members` as large as it needs.
+    fn bank(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
+        let description = self.gpu.description();
+        anyhow::ensure!(
+            self.precision == Precision::F32 || description.compute >= FIRST_BF16,
+            "--precision bf16: expected a GPU of compute capability 8.0 or newer, found {} of {}.{}; use \
+             --precision f32",
+            description.name,
+            description.compute / 10,
+            description.compute % 10
+        );
+        let slot = &mut self.plans[mode as usize];
+        if slot.is_none() {
+            *slot = Some(Planned::new(tape, mode, &self.small, self.precision)?);
+        }
+        let planned = slot.as_ref().expect("planned above");
+        let bank = &mut self.banks[usize::from(members > 1)];
+        let (mut arena_len, mut wants) = (planned.plan.workspace, planned.wants);
+        if let Some(bank) = bank
+            && bank.members == members
+        {
+            arena_len = arena_len.max(bank.arena_len);
+            wants = wants.max(bank.wants);
+            if (arena_len, wants) == (bank.arena_len, bank.wants) {
+                return Ok(());
+            }
+        }
+        // Old programs hold old addresses; the old memory goes first, as both at once would be the peak.
+        self.programs.clear();
+        self.gpu.wait()?;
+        *bank = None;
+        let gpu = &self.gpu;
+        let bytes = members * arena_len * self.precision.bytes();
+        let arena = gpu.buffer(bytes).map_err(|error| {
+            let memory = error.downcast_ref::<OutOfMemory>();
+            match memory.map(|memory| fits(memory, tape.graph.batch, members)) {
+                Some(advice) => advice,
+                None => error,
+            }
+        })?;
+        let floats = |len: usize| gpu.buffer(4 * members * len);
+        *bank = Some(Bank {
+            members,
+            arena_len,
+            arena,
+            moments: floats(4 * self.small.moments_len)?,
+            weights: floats(4 * self.small.weights_len)?,
+            logits: floats(tape.graph.batch * tape.classes)?,
+            outcome: gpu.buffer((members + 1) * size_of::<DeviceOutcome>())?,
+            wants,
+            workspace: floats(wants.workspace)?,
+            tickets: floats(wants.tickets)?,
+        });
+        if self.labels.is_none() {
+            self.labels = Some(gpu.buffer(4 * tape.graph.batch)?);
+        }
+        Ok(())
+    }
+
+    fn bank_of(&self, members: usize) -> &Bank {
+        let bank = self.banks[usize::from(members > 1)].as_ref();
+        bank.expect("made by a forward pass")
+    }
+
+    /// Where everything lies for `vectors`, with tables at `constants`.
+    fn regions(&self, tape: &Tape, members: usize, vectors: Vectors, constants: u64) -> Regions {
+        let bank = self.bank_of(members);
+        let region = |buffer: &Buffer, member| Region {
+            base: buffer.address(),
+            member,
+        };
+        Regions {
+            arena: region(&bank.arena, bank.arena_len),
+            theta: Region {
+                base: vectors.theta,
+                member: stride(tape.theta_len()),
+            },
+            direction: vectors.direction,
+            gradient: vectors.gradient,
+            moments: region(&bank.moments, 4 * self.small.moments_len),
+            weights: region(&bank.weights, 4 * self.small.weights_len),
+            workspace: region(&bank.workspace, bank.wants.workspace),
+            tickets: region(&bank.tickets, bank.wants.tickets),
+            labels: self.labels.as_ref().map_or(0, Buffer::address),
+            logits: region(&bank.logits, tape.graph.batch * tape.classes),
+            outcome: bank.outcome.address(),
+            constants,
+        }
+    }
+
+    /// Encodes a pass with its tables at `constants`.
+    fn encode(
+        &self,
+        tape: &Tape,
+        (mode, pass, members): (Mode, Pass, usize),
+        vectors: Vectors,
+        constants: u64,
+    ) -> anyhow::Result<Recording> {
+        let plan = self.plan(mode);
+        let regions = self.regions(tape, members, vectors, constants);
+        let kind = (self.precision, members);
+        let (recording, _) = encode(tape, (plan, &self.small), pass, regions, kind)?;
+        Ok(recording)
+    }
+
+    fn plan(&self, mode: Mode) -> &Plan {
+        let planned = self.plans[mode as usize].as_ref();
+        &planned.expect("planned by a forward pass").plan
+    }
+
+    /// Runs a pass over `vectors`, recorded if it has not been.
+    fn run(
+        &mut self,
+        tape: &Tape,
+        what: (Mode, Pass, usize),
+        vectors: Vectors,
+    ) -> anyhow::Result<()> {
+        let gpu = Arc::clone(&self.gpu);
+        self.program(tape, what, vectors)?.replay(&gpu)
+    }
+
+    /// The program of a pass over `vectors`, recorded if it has not been.
+    fn program(
+        &mut self,
+        tape: &Tape,
+        (mode, pass, members): (Mode, Pass, usize),
+        vectors: Vectors,
+    ) -> anyhow::Result<&mut Program> {
+        let key = Key::Pass {
+            mode,
+            pass,
+            members,
+            vectors,
+        };
+        if !self.programs.contains_key(&key) {
+            let what = (mode, pass, members);
+            let first = self.encode(tape, what, vectors, 0)?;
+            let constants = self.constants(first.constants.len())?;
+            let at = constants.as_ref().map_or(0, Buffer::address);
+            let recording = self.encode(tape, what, vectors, at)?;
+            self.keep(key, recording, constants)?;
+        }
+        Ok(self.programs.get_mut(&key).expect("kept above"))
+    }
+
+    /// Runs `pass` in [`Mode::Products`] launch by launch and measures each.
+    pub fn measure(
+        &mut self,
+        tape: &Tape,
+        pass: Pass,
+        [theta, direction, gradient]: [Part; 3],
+    ) -> anyhow::Result<Vec<Measured>> {
+        let (mode, gpu) = (Mode::Products, Arc::clone(&self.gpu));
+        self.bank(tape, mode, 1)?;
+        self.mode = Some(mode);
+        if pass == Pass::Forward {
+            self.take(tape, mode, 1)?;
+        }
+        // As the passes themselves key their programs.
+        let tangents = matches!(pass, Pass::Tangent | Pass::TangentBackward);
+        let gradients = matches!(pass, Pass::Backward | Pass::TangentBackward);
+        let vectors = Vectors {
+            theta: theta.address,
+            direction: if tangents { direction.address } else { 0 },
+            gradient: if gradients { gradient.address } else { 0 },
+        };
+        self.program(tape, (mode, pass, 1), vectors)?.measure(&gpu)
+    }
+
+    /// Bytes of device memory that the plan and the buffers beside it take.
+    pub fn bytes(&self) -> usize {
+        let bank = |bank: &Bank| {
+            let buffers = [
+                &bank.arena,
+                &bank.moments,
+                &bank.weights,
+                &bank.logits,
+                &bank.outcome,
+                &bank.workspace,
+                &bank.tickets,
+            ];
+            buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>()
+        };
+        self.banks.iter().flatten().map(bank).sum()
+    }
+
+    fn constants(&self, bytes: usize) -> anyhow::Result<Option<Buffer>> {
+        (bytes > 0).then(|| self.gpu.buffer(bytes)).transpose()
+    }
+
+    fn keep(
+        &mut self,
+        key: Key,
+        recording: Recording,
+        constants: Option<Buffer>,
+    ) -> anyhow::Result<()> {
+        if self.programs.len() >= MOST_PROGRAMS {
+            self.gpu.wait()?;
+            self.programs.clear();
+        }
+        let program = Program::load(&self.gpu, recording, constants)?;
+        self.programs.insert(key, program);
+        Ok(())
+    }
+
+    /// Takes the staged batch into the arena of a bank.
+    fn take(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
+        let offset = self.plan(mode).offsets[tape.images.0][Role::Value as usize];
+        let (_, labels_at) = batch_bytes(tape, self.precision);
+        let [height, width] = tape.size(tape.images);
+        let images = tape.graph.batch * height * width * 3 * self.precision.bytes();
+        let at = self.bank_of(members).arena.address() + (offset * self.precision.bytes()) as u64;
+        let labels = self.labels.as_ref().map_or(0, Buffer::address);
+        let parts = [(at, 0, images), (labels, labels_at, 4 * tape.graph.batch)];
+        let staging = self.staging.as_mut();
+        let staging = staging.ok_or_else(|| anyhow::anyhow!("a pass before a batch was loaded"))?;
+        staging.take(&self.gpu, &parts)
+    }
+
+    pub fn forward(&mut self, tape: &Tape, mode: Mode, theta: Part) -> anyhow::Result<()> {
+        self.bank(tape, mode, 1)?;
+        self.mode = Some(mode);
+        self.take(tape, mode, 1)?;
+        let vectors = Vectors {
+            theta: theta.address,
+            ..Vectors::default()
+        };
+        self.run(tape, (mode, Pass::Forward, 1), vectors)?;
+        if self.started == LEDGER {
+            let read = self.read_ledger()?;
+            self.read.extend(read);
+        }
+        if self.ledger.is_none() {
+            let bytes = LEDGER * size_of::<DeviceOutcome>();
+            self.ledger = Some(self.gpu.buffer(bytes)?);
+        }
+        let bytes = size_of::<DeviceOutcome>();
+        let ledger = self.ledger.as_ref().map_or(0, Buffer::address);
+        let to = ledger + (self.started * bytes) as u64;
+        self.started += 1;
+        self.gpu.copy(to, self.bank_of(1).outcome.address(), bytes)
+    }
+
+    fn read_ledger(&mut self) -> anyhow::Result<Vec<Outcome>> {
+        let mut found = vec![DeviceOutcome::default(); self.started];
+        if let Some(ledger) = &self.ledger {
+            self.gpu.read(ledger.address(), &mut found)?;
+        }
+        self.started = 0;
+        Ok(found.into_iter().map(outcome).collect())
+    }
+
+    /// Outcomes of the forward passes since the last call; waits for them.
+    pub fn outcomes(&mut self) -> anyhow::Result<Vec<Outcome>> {
+        let mut all = std::mem::take(&mut self.read);
+        all.extend(self.read_ledger()?);
+        Ok(all)
+    }
+
+    pub fn logits(&self, tape: &Tape) -> anyhow::Result<Vec<f32>> {
+        let mut logits = vec![0.0; tape.graph.batch * tape.classes];
+        if self.banks[0].is_some() {
+            self.gpu
+                .read(self.bank_of(1).logits.address(), &mut logits)?;
+        }
+        Ok(logits)
+    }
+
+    fn mode(&self) -> Mode {
+        self.mode.expect("a forward pass ran")
+    }
+
+    pub fn backward(&mut self, tape: &Tape, theta: Part, gradient: Part) -> anyhow::Result<()> {
+        let vectors = Vectors {
+            theta: theta.address,
+            direction: 0,
+            gradient: gradient.address,
+        };
+        self.run(tape, (self.mode(), Pass::Backward, 1), vectors)
+    }
+
+    pub fn tangent(&mut self, tape: &Tape, theta: Part, direction: Part) -> anyhow::Result<()> {
+        let vectors = Vectors {
+            theta: theta.address,
+            direction: direction.address,
+            gradient: 0,
+        };
+        self.run(tape, (Mode::Products, Pass::Tangent, 1), vectors)
+    }
+
+    pub fn tangent_backward(
+        &mut self,
+        tape: &Tape,
+        theta: Part,
+        direction: Part,
+        product: Part,
+    ) -> anyhow::Result<()> {
+        let vectors = Vectors {
+            theta: theta.address,
+            direction: direction.address,
+            gradient: product.address,
+        };
+        self.run(tape, (Mode::Products, Pass::TangentBackward, 1), vectors)
+    }
+
+    /// The whole series as one graph: see [`super::Executor::series`].
+    pub fn series(
+        &mut self,
+        tape: &Tape,
+        (gamma, terms, guard): (f32, usize, bool),
+        theta: Part,
+        [v, p, product]: [Part; 3],
+    ) -> anyhow::Result<Series> {
+        if self.series.as_ref().is_none_or(|(most, _)| *most < terms) {
+            self.gpu.wait()?;
+            self.programs
+                .retain(|key, _| matches!(key, Key::Pass { .. }));
+            self.series = Some((terms, self.gpu.buffer(8 * (terms + 2))?));
+        }
+        let norms = self
+            .series
+            .as_ref()
+            .map_or(0, |(_, buffer)| buffer.address());
+        let results = SeriesResults {
+            norms,
+            stopped: norms + 8 * (terms as u64 + 1),
+        };
+        let key = Key::Series {
+            theta: theta.address,
+            v: v.address,
+            p: p.address,
+            product: product.address,
+            gamma: gamma.to_bits(),
+            terms,
+            guard,
+        };
+        if !self.programs.contains_key(&key) {
+            let vectors = Vectors {
+                theta: theta.address,
+                direction: v.address,
+                gradient: product.address,
+            };
+            let (term, constants) = self.one_product(tape, vectors)?;
+            let omega = tape.omega_len;
+            let [v, p, h] = [v, p, product].map(|of| on_gpu(Slice::Cuda(of).part(0..omega)));
+            let mut recording = Recording::new("neumann series");
+            recording.steps.push(Step::Launch(results.begin(v, p)));
+            for k in 1..=terms {
+                recording.steps.extend(term.steps.iter().cloned());
+                let launch = results.term(k, (gamma, guard), [v, p, h]);
+                recording.steps.push(Step::Launch(launch));
+            }
+            recording.steps.push(Step::Launch(results.end(v, p)));
+            recording.constants = term.constants;
+            self.keep(key, recording, constants)?;
+        }
+        let program = self.programs.get_mut(&key).expect("kept above");
+        program.replay(&self.gpu)?;
+        let mut norms = vec![0.0f64; terms + 1];
+        let mut stopped = [0u32];
+        self.gpu.read(results.norms, &mut norms)?;
+        self.gpu.read(results.stopped, &mut stopped)?;
+        if stopped[0] > 0 {
+            norms.truncate(stopped[0] as usize + 1);
+        }
+        Ok(Series {
+            norms,
+            stopped: stopped[0] > 0,
+        })
+    }
+
+    /// Tangent and tangent_backward over `vectors` as one recording, and memory for its tables.
+    fn one_product(
+        &self,
+        tape: &Tape,
+        vectors: Vectors,
+    ) -> anyhow::Result<(Recording, Option<Buffer>)> {
+        let passes = [Pass::Tangent, Pass::TangentBackward];
+        let mut lengths = [0; 2];
+        for (pass, length) in passes.into_iter().zip(&mut lengths) {
+            let what = (Mode::Products, pass, 1);
+            let recording = self.encode(tape, what, vectors, 0)?;
+            *length = recording.constants.len().next_multiple_of(16);
+        }
+        let constants = self.constants(lengths.iter().sum())?;
+        let at = constants.as_ref().map_or(0, Buffer::address);
+        let mut both = Recording::new("product");
+        for (i, pass) in passes.into_iter().enumerate() {
+            let begin: usize = lengths[..i].iter().sum();
+            let what = (Mode::Products, pass, 1);
+            let recording = self.encode(tape, what, vectors, at + begin as u64)?;
+            both.steps.extend(recording.steps);
+            both.constants.resize(begin, 0);
+            both.constants.extend(recording.constants);
+        }
+        Ok((both, constants))
+    }
+
+    /// One generation: see [`super::Executor::generation`].
+    pub fn generation(
+        &mut self,
+        tape: &Tape,
+        generation: Generation,
+        members: usize,
+        (population, recombined): (Part, Part),
+    ) -> anyhow::Result<(Vec<Outcome>, usize)> {
+        let (mode, all) = (Mode::Evaluate, members + 1);
+        generation.populate()?;
+        self.bank(tape, mode, 1)?;
+        self.bank(tape, mode, all)?;
+        self.take(tape, mode, all)?;
+        let vectors = |of: Part| Vectors {
+            theta: of.address,
+            ..Vectors::default()
+        };
+        self.run(tape, (mode, Pass::Forward, all), vectors(population))?;
+        let outcomes = self.bank_of(all).outcome.address();
+        generation.recombine(outcomes)?;
+        self.take(tape, mode, 1)?;
+        self.mode = Some(mode);
+        self.run(tape, (mode, Pass::Forward, 1), vectors(recombined))?;
+        let bytes = size_of::<DeviceOutcome>();
+        let last = outcomes + (all * bytes) as u64;
+        self.gpu
+            .copy(last, self.bank_of(1).outcome.address(), bytes)?;
+        let choice = generation.select(outcomes)?;
+        let mut found = vec![DeviceOutcome::default(); all + 1];
+        self.gpu.read(outcomes, &mut found)?;
+        Ok((found.into_iter().map(outcome).collect(), choice))
+    }
+}
+
+/// Round to nearest even, as the kernels store.
+pub(super) fn bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    if x.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    let rounded = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1));
+    (rounded >> 16) as u16
+}
+
+/// Says what the network needs, what is free, and which batch would fit.
+fn fits(memory: &OutOfMemory, batch: usize, members: usize) -> anyhow::Error {
+    let (need, free) = (memory.need, memory.free);
+    // Everything in the arena grows with the batch; a tenth stays for what is beside it.
+    let fitting = batch as u64 * free * 9 / 10 / need.max(1);
+    let population = if members > 1 {
+        format!(", or a smaller --population than {}", members - 1)
+    } else {
+        String::new()
+    };
+    let advice = if fitting > 0 {
+        format!("try --batch {fitting}{population}")
+    } else {
+        format!("it does not fit at any --batch{population}; try fewer --channels")
+    };
+    anyhow::anyhow!(
+        "--batch {batch}: the network needs {need} MB of device memory, and {free} of {} MB are free; \
+         {advice}",
+        memory.total
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{Device, Vector};
+    use crate::ops::perturb::Noise;
+    use crate::ops::perturb::cuda::Recombination;
+
+    #[test]
+    fn bf16_rounds_to_nearest_even() {
+        for (x, bits) in [
+            (1.0f32, 0x3F80),
+            (1.0 + 1.0 / 256.0, 0x3F80),
+            (1.0 + 3.0 / 256.0, 0x3F82),
+            (-0.0, 0x8000),
+            (f32::INFINITY, 0x7F80),
+        ] {
+            assert_eq!(bf16(x), bits, "{x}");
+        }
+        assert!(bf16(f32::NAN) & 0x7FFF > 0x7F80);
+    }
+
+    #[test]
+    fn too_large_a_network_is_told_the_batch_that_fits() {
+        let memory = OutOfMemory {
+            need: 8000,
+            free: 4000,
+            total: 6000,
+        };
+        let text = fits(&memory, 64, 1).to_string();
+        assert!(
+            text.contains("--batch 28") && text.contains("8000 MB"),
+            "{text}"
+        );
+    }
+
+    /// A network of nothing but α: every pass runs, through plans, staging, graphs and ledger, and all that
+    /// depends on the loss is zero.
+    #[test]
+    fn passes_series_and_generations_run_as_graphs() {
+        let Some(gpu) = crate::device::cuda::for_tests() else {
+            return;
+        };
+        let mut tape = Tape::new(2, 4, 4);
+        tape.weight(5);
+        tape.alpha(2, 3);
+        tape.finish();
+        let device = Device::Cuda(Arc::clone(&gpu));
+        let values: Vec<f32> = (0..11).map(|i| i as f32 - 4.0).collect();
+        let theta = Vector::new(&device, values.clone()).unwrap();
+        let [gradient, product, p] =
+            [3.0, 4.0, 5.0].map(|x| Vector::new(&device, vec![x; 11]).unwrap());
+        let mut direction = values.clone();
+        direction[5..].fill(0.0);
+        let v = Vector::new(&device, direction.clone()).unwrap();
+        let of = |vector: &Vector| vector.slice().to_vec().unwrap();
+        let [t, g, h, d, s] = [&theta, &gradient, &product, &v, &p].map(|x| on_gpu(x.slice()));
+        let mut cuda = Cuda::new(&tape, Arc::clone(&gpu), Precision::F32);
+        assert!(
+            cuda.forward(&tape, Mode::Evaluate, t).is_err(),
+            "no batch yet"
+        );
+        for round in 0..3u8 {
+            let images = vec![f32::from(round); 2 * 16 * 3];
+            cuda.load(&tape, &images, &[1, u32::from(round)]).unwrap();
+            cuda.forward(&tape, Mode::Gradient, t).unwrap();
+            cuda.backward(&tape, t, g).unwrap();
+            let plan = cuda.plan(Mode::Gradient);
+            let at = cuda.bank_of(1).arena.address()
+                + 4 * plan.offsets[tape.images.0][Role::Value as usize] as u64;
+            let mut found = vec![0.0f32; images.len()];
+            gpu.read(at, &mut found).unwrap();
+            assert_eq!(found, images);
+            let mut labels = [0u32; 2];
+            let at = cuda.labels.as_ref().unwrap().address();
+            gpu.read(at, &mut labels).unwrap();
+            assert_eq!(labels, [1, u32::from(round)]);
+        }
+        assert_eq!(cuda.outcomes().unwrap().len(), 3);
+        assert_eq!(cuda.outcomes().unwrap().len(), 0);
+        assert_eq!(of(&gradient), [[3.0; 5].as_slice(), &[0.0; 6]].concat());
+        cuda.forward(&tape, Mode::Products, t).unwrap();
+        cuda.backward(&tape, t, g).unwrap();
+        cuda.tangent(&tape, t, d).unwrap();
+        cuda.tangent_backward(&tape, t, d, h).unwrap();
+        assert_eq!(of(&product), [[4.0; 5].as_slice(), &[0.0; 6]].concat());
+        // "H·v" is what lies in product's ω: 4 everywhere, so v_k = v₀ − 4kγ.
+        for _ in 0..2 {
+            v_reset(&gpu, d, &direction);
+            let series = cuda.series(&tape, (0.25, 2, false), t, [d, s, h]).unwrap();
+            let norm = |k: f64| {
+                let squares = direction[..5].iter().map(|&x| (f64::from(x) - k).powi(2));
+                squares.sum::<f64>().sqrt()
+            };
+            let expected = [norm(0.0), norm(1.0), norm(2.0)];
+            assert_eq!((series.norms, series.stopped), (expected.to_vec(), false));
+            let sum: Vec<f32> = direction[..5].iter().map(|x| 3.0 * x - 3.0).collect();
+            assert_eq!(of(&p)[..5], sum);
+        }
+        let noise = Noise::new(1, 0, 3, false);
+        let population = Vector::zeros(&device, 4 * stride(11)).unwrap();
+        let recombined = Vector::zeros(&device, 11).unwrap();
+        let recombination = Recombination {
+            sigma: 0.1,
+            factor: 1.0,
+            literal: false,
+        };
+        let vectors = (on_gpu(population.slice()), on_gpu(recombined.slice()));
+        let generation = Generation::new((&noise, 3), recombination, (t, 5), vectors.0, vectors.1);
+        for _ in 0..2 {
+            let (outcomes, kept) = cuda.generation(&tape, generation, 3, vectors).unwrap();
+            assert_eq!((outcomes.len(), kept), (5, 0));
+        }
+        assert_eq!(of(&theta), values);
+        // Each pass and vector once: recorded again only when a mode that needs more memory first ran.
+        assert!(cuda.programs.len() <= 8, "{}", cuda.programs.len());
+    }
+
+    fn v_reset(gpu: &Gpu, to: Part, values: &[f32]) {
+        gpu.write(to.address, values).unwrap();
+        gpu.wait().unwrap();
+    }
+}

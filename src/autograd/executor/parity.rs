@@ -1,0 +1,437 @@
+//! Each op on a GPU (or on softcuda) against the same op on the CPU, one pass at a time.
+//!
+//! The CPU runs the four passes. Before every step of the op under test its whole state (arena,
+//! moments, op weights, gradient) is copied to the device, the op's kernels run there on the same plan,
+//! and what they leave is compared with what the CPU left: the buffers that the op says it writes, and
+//! all moments, op weights and gradients, of which nothing else may have changed. So an op is tested
+//! without the kernels of any other.
+//!
+//! In bf16 the CPU works on rounded buffers too: after each of its steps the arena is rounded, and the
+//! statistics of what was written are taken again, of the rounded values. Else a maximum would be found at
+//! another place, or a vanishing deviation be another one, and no bound would hold.
+//!
+//! Run with `LD_LIBRARY_PATH=target/softcuda` where there is no GPU.
+
+use super::cpu::Cpu;
+use crate::autograd::plan::{Mode, Plan};
+use crate::autograd::tape::Tape;
+use crate::device::View;
+use crate::device::cuda::{Buffer, Gpu, Program};
+use crate::device::simd::padded;
+use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers};
+use crate::ops::{ActivationId, Moments, NORM_EPSILON, Outcome, Pass, Role};
+use std::sync::{Arc, Mutex};
+
+/// A tape with everything its passes run on.
+pub struct Case<'a> {
+    /// The network.
+    pub tape: &'a Tape,
+    /// Images `[N, H, W, 3]`.
+    pub images: &'a [f32],
+    /// Labels `[N]`.
+    pub labels: &'a [u32],
+    /// θ
+    pub theta: &'a [f32],
+    /// The direction of the tangent passes.
+    pub direction: &'a [f32],
+}
+
+/// Norm-wise relative errors allowed: of values, and of everything else.
+fn tolerances(precision: Precision) -> [f64; 2] {
+    match precision {
+        Precision::F32 => [1e-5, 1e-4],
+        Precision::Bf16 => [1e-2, 1e-2],
+    }
+}
+
+/// Checks every op called `name` in all four passes.
+///
+/// # Errors
+/// What differs: op, pass, buffer, by how much.
+pub fn check(gpu: &Arc<Gpu>, case: &Case, name: &str, precision: Precision) -> Result<(), String> {
+    let tape = case.tape;
+    let mut cpu = Cpu::new(tape);
+    cpu.load(case.images, case.labels);
+    cpu.prepare(tape, Mode::Products);
+    let mut gradient = vec![0.0f32; tape.theta_len()];
+    let outcome = Mutex::new(Outcome::default());
+    let plan = Plan::new(tape, Mode::Products);
+    let round = |cpu: &Cpu, written: &[(ActivationId, Role)]| {
+        if precision == Precision::Bf16 {
+            round(cpu, tape, &plan, written);
+        }
+    };
+    round(&cpu, &[]);
+    let count = tape.ops.len();
+    for pass in [
+        Pass::Forward,
+        Pass::Backward,
+        Pass::Tangent,
+        Pass::TangentBackward,
+    ] {
+        match pass {
+            Pass::Backward => cpu.clear(tape, Role::Adjoint, Moments::AdjointSums),
+            Pass::TangentBackward => {
+                cpu.clear(tape, Role::AdjointTangent, Moments::AdjointSumsTangent);
+            }
+            Pass::Forward | Pass::Tangent => {}
+        }
+        for step in 0..count {
+            let reversed = matches!(pass, Pass::Backward | Pass::TangentBackward);
+            let i = if reversed { count - 1 - step } else { step };
+            let before = (tape.ops[i].name() == name).then(|| State::of(&cpu, tape, &gradient));
+            let written = cpu.written.clone();
+            let view = View::of_mut(&mut gradient);
+            cpu.step(tape, (pass, i), case.theta, case.direction, view, &outcome);
+            round(&cpu, &tape.ops[i].uses(&tape.graph, pass).writes);
+            if let Some(before) = before {
+                let device = Device::new(gpu, case, &before, precision);
+                let after = device
+                    .and_then(|d| d.run(case, (pass, i), &written))
+                    .map_err(|e| format!("{pass:?} of {name} (op {i}): {e:#}"))?;
+                let expected = State::of(&cpu, tape, &gradient);
+                let found = compare(tape, (pass, i), &expected, &after, precision);
+                found.map_err(|e| format!("{pass:?} of {name} (op {i}): {e}"))?;
+                if pass == Pass::Forward && !after.logits.is_empty() && name == "classifier" {
+                    let expected = *outcome.lock().unwrap();
+                    if (after.outcome.loss - expected.loss).abs() > 1e-4 * expected.loss.abs()
+                        || after.outcome.top1 as usize != expected.top1
+                        || after.outcome.top5 as usize != expected.top5
+                    {
+                        let found = after.outcome;
+                        return Err(format!("outcome: expected {expected:?}, found {found:?}"));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Rounds the arena to bf16, and takes the statistics (or their tangents) of what was `written` again.
+fn round(cpu: &Cpu, tape: &Tape, plan: &Plan, written: &[(ActivationId, Role)]) {
+    let arena = cpu.arena.view(0, plan.workspace).write();
+    for x in arena.iter_mut() {
+        *x = f32::from_bits(u32::from(to_bf16(*x)) << 16);
+    }
+    for &(id, role) in written {
+        let activation = tape.graph.activation(id);
+        if !activation.normalised || !matches!(role, Role::Value | Role::Tangent) {
+            continue;
+        }
+        let (channels, step) = (activation.channels, padded(activation.channels));
+        let pixels = tape.graph.batch * activation.height * activation.width;
+        let (owner, first) = activation.slice_of.unwrap_or((id, 0));
+        let stride = tape.graph.activation(owner).channels;
+        let value = |role: Role, pixel: usize, c: usize| {
+            f64::from(arena[plan.offsets[owner.0][role as usize] + pixel * stride + first + c])
+        };
+        let kind = |kind: Moments| {
+            let from = cpu.moment_offsets[id.0] + kind as usize * 2 * step;
+            cpu.moments.view(from, 2 * step).write()
+        };
+        let statistics = kind(Moments::Statistics);
+        let mean_of = |f: &dyn Fn(usize) -> f64| (0..pixels).map(f).sum::<f64>() / pixels as f64;
+        for c in 0..channels {
+            if role == Role::Value {
+                let mean = mean_of(&|pixel| value(role, pixel, c));
+                let variance = mean_of(&|pixel| (value(role, pixel, c) - mean).powi(2));
+                statistics[c] = mean as f32;
+                statistics[step + c] = (1.0 / (variance + NORM_EPSILON).sqrt()) as f32;
+            } else {
+                let (mean, r) = (f64::from(statistics[c]), f64::from(statistics[step + c]));
+                let normed = |pixel| (value(Role::Value, pixel, c) - mean) * r;
+                let tangents = kind(Moments::StatisticsTangent);
+                tangents[c] = mean_of(&|pixel| value(role, pixel, c)) as f32;
+                tangents[step + c] = mean_of(&|pixel| normed(pixel) * value(role, pixel, c)) as f32;
+            }
+        }
+    }
+}
+
+/// What an op may change.
+struct State {
+    arena: Vec<f32>,
+    moments: Vec<f32>,
+    weights: Vec<f32>,
+    gradient: Vec<f32>,
+    logits: Vec<f32>,
+    outcome: DeviceOutcome,
+}
+
+impl State {
+    /// The CPU's, in the device's layout.
+    fn of(cpu: &Cpu, tape: &Tape, gradient: &[f32]) -> State {
+        let small = SmallBuffers::new(&tape.graph);
+        let mut moments = vec![0.0; 4 * small.moments_len];
+        for (id, activation) in tape.graph.activations.iter().enumerate() {
+            let len = 2 * padded(activation.channels);
+            for kind in (0..4).filter(|_| activation.normalised) {
+                let from = cpu.moments.view(cpu.moment_offsets[id] + kind * len, len);
+                let to = kind * small.moments_len + small.moments[id];
+                moments[to..to + len].copy_from_slice(from.read());
+            }
+        }
+        let mut weights = vec![0.0; 4 * small.weights_len];
+        for (id, &len) in tape.graph.weights.iter().enumerate() {
+            for role in 0..4 {
+                let from = cpu
+                    .op_weights
+                    .view(cpu.op_weight_offsets[id] + role * len, len);
+                let to = role * small.weights_len + small.weights[id];
+                weights[to..to + len].copy_from_slice(from.read());
+            }
+        }
+        let plan = Plan::new(tape, Mode::Products);
+        State {
+            arena: cpu.arena.view(0, plan.workspace).read().to_vec(),
+            moments,
+            weights,
+            gradient: gradient.to_vec(),
+            logits: cpu.logits().to_vec(),
+            outcome: DeviceOutcome::default(),
+        }
+    }
+}
+
+/// Device memory holding a state.
+struct Device<'a> {
+    gpu: &'a Arc<Gpu>,
+    precision: Precision,
+    plan: Plan,
+    small: SmallBuffers,
+    arena: Buffer,
+    buffers: Vec<Buffer>,
+}
+
+const THETA: usize = 0;
+const DIRECTION: usize = 1;
+const GRADIENT: usize = 2;
+const MOMENTS: usize = 3;
+const WEIGHTS: usize = 4;
+const LABELS: usize = 5;
+const LOGITS: usize = 6;
+const OUTCOME: usize = 7;
+
+fn to_bf16(x: f32) -> u16 {
+    super::cuda::bf16(x)
+}
+
+impl<'a> Device<'a> {
+    fn new(
+        gpu: &'a Arc<Gpu>,
+        case: &Case,
+        state: &State,
+        precision: Precision,
+    ) -> anyhow::Result<Device<'a>> {
+        let tape = case.tape;
+        let arena = gpu.buffer(state.arena.len() * precision.bytes())?;
+        match precision {
+            Precision::F32 => gpu.write(arena.address(), &state.arena)?,
+            Precision::Bf16 => {
+                let narrow: Vec<u16> = state.arena.iter().map(|&x| to_bf16(x)).collect();
+                gpu.write(arena.address(), &narrow)?;
+            }
+        }
+        let floats = |values: &[f32]| -> anyhow::Result<Buffer> {
+            let buffer = gpu.buffer(4 * values.len())?;
+            gpu.write(buffer.address(), values)?;
+            Ok(buffer)
+        };
+        let mut buffers = Vec::new();
+        for values in [
+            case.theta,
+            case.direction,
+            &state.gradient,
+            &state.moments,
+            &state.weights,
+        ] {
+            buffers.push(floats(values)?);
+        }
+        let labels = gpu.buffer(4 * case.labels.len())?;
+        gpu.write(labels.address(), case.labels)?;
+        buffers.push(labels);
+        buffers.push(floats(&state.logits)?);
+        buffers.push(gpu.buffer(size_of::<DeviceOutcome>())?);
+        gpu.wait()?;
+        Ok(Device {
+            gpu,
+            precision,
+            plan: Plan::new(tape, Mode::Products),
+            small: SmallBuffers::new(&tape.graph),
+            arena,
+            buffers,
+        })
+    }
+
+    /// Runs one op and reads everything back.
+    fn run(
+        &self,
+        case: &Case,
+        (pass, i): (Pass, usize),
+        written: &[bool],
+    ) -> anyhow::Result<State> {
+        let graph = &case.tape.graph;
+        let one = |index: usize| self.buffers[index].address();
+        let region = |base| Region { base, member: 0 };
+        let encode = |workspace: u64, tickets: u64, constants: u64| {
+            let regions = Regions {
+                arena: region(self.arena.address()),
+                theta: region(one(THETA)),
+                direction: one(DIRECTION),
+                gradient: one(GRADIENT),
+                moments: region(one(MOMENTS)),
+                weights: region(one(WEIGHTS)),
+                workspace: region(workspace),
+                tickets: region(tickets),
+                labels: one(LABELS),
+                logits: region(one(LOGITS)),
+                outcome: one(OUTCOME),
+                constants,
+            };
+            let layout = (self.plan.offsets.as_slice(), &self.small);
+            let mut encoder = Encoder::new(graph, layout, regions, (self.precision, 1), "parity");
+            encoder.note_written(written);
+            encoder.op(case.tape.ops[i].as_ref(), pass)?;
+            anyhow::Ok(encoder.finish())
+        };
+        let (first, wants) = encode(0, 0, 0)?;
+        let workspace = self.gpu.buffer(4 * wants.workspace)?;
+        let tickets = self.gpu.buffer(4 * wants.tickets)?;
+        let constants = self.gpu.buffer(first.constants.len())?;
+        let addresses = (workspace.address(), tickets.address(), constants.address());
+        let (recording, _) = encode(addresses.0, addresses.1, addresses.2)?;
+        let mut program = Program::load(self.gpu, recording, Some(constants))?;
+        program.replay(self.gpu)?;
+        self.gpu.wait()?;
+        let state = self.read(case)?;
+        let mut left = vec![0u32; wants.tickets];
+        self.gpu.read(tickets.address(), &mut left)?;
+        anyhow::ensure!(left.iter().all(|&t| t == 0), "tickets are not zero again");
+        Ok(state)
+    }
+
+    fn read(&self, case: &Case) -> anyhow::Result<State> {
+        let floats = |index: usize, len: usize| -> anyhow::Result<Vec<f32>> {
+            let mut values = vec![0.0f32; len];
+            self.gpu.read(self.buffers[index].address(), &mut values)?;
+            Ok(values)
+        };
+        let tape = case.tape;
+        let mut arena = vec![0.0f32; self.plan.workspace];
+        match self.precision {
+            Precision::F32 => self.gpu.read(self.arena.address(), &mut arena)?,
+            Precision::Bf16 => {
+                let mut narrow = vec![0u16; arena.len()];
+                self.gpu.read(self.arena.address(), &mut narrow)?;
+                for (to, bits) in arena.iter_mut().zip(narrow) {
+                    *to = f32::from_bits(u32::from(bits) << 16);
+                }
+            }
+        }
+        let mut outcome = [DeviceOutcome::default()];
+        self.gpu
+            .read(self.buffers[OUTCOME].address(), &mut outcome)?;
+        Ok(State {
+            arena,
+            moments: floats(MOMENTS, 4 * self.small.moments_len)?,
+            weights: floats(WEIGHTS, 4 * self.small.weights_len)?,
+            gradient: floats(GRADIENT, tape.theta_len())?,
+            logits: floats(LOGITS, tape.graph.batch * tape.classes)?,
+            outcome: outcome[0],
+        })
+    }
+}
+
+/// ‖found − expected‖ / ‖expected‖.
+fn error(expected: &[f32], found: &[f32]) -> f64 {
+    let wide = |x: f32| f64::from(x);
+    let pairs = || expected.iter().zip(found);
+    let difference: f64 = pairs().map(|(&e, &f)| (wide(e) - wide(f)).powi(2)).sum();
+    let scale: f64 = expected.iter().map(|&e| wide(e).powi(2)).sum();
+    if difference == 0.0 {
+        return 0.0;
+    }
+    (difference / scale).sqrt()
+}
+
+fn compare(
+    tape: &Tape,
+    (pass, i): (Pass, usize),
+    expected: &State,
+    found: &State,
+    precision: Precision,
+) -> Result<(), String> {
+    let [values, others] = tolerances(precision);
+    let tolerance = if pass == Pass::Forward {
+        values
+    } else {
+        others
+    };
+    let judge = |what: &str, expected: &[f32], found: &[f32]| {
+        let error = error(expected, found);
+        if error <= tolerance {
+            return Ok(());
+        }
+        let worst = expected.iter().zip(found).enumerate().max_by(|a, b| {
+            let off = |(_, (e, f)): &(usize, (&f32, &f32))| (**e - **f).abs();
+            off(a).total_cmp(&off(b))
+        });
+        Err(format!("{what} differs by {error:.2e}; most at {worst:?}"))
+    };
+    let plan = Plan::new(tape, Mode::Products);
+    for (id, role) in tape.ops[i].uses(&tape.graph, pass).writes {
+        let activation = tape.graph.activation(id);
+        let (owner, first) = activation.slice_of.unwrap_or((id, 0));
+        let whole = tape.graph.activation(owner);
+        let from = plan.offsets[owner.0][role as usize];
+        let pixels = tape.graph.batch * whole.height * whole.width;
+        let part = |arena: &[f32]| -> Vec<f32> {
+            let rows = arena[from..from + pixels * whole.channels].chunks(whole.channels);
+            rows.flat_map(|row| row[first..first + activation.channels].to_vec())
+                .collect()
+        };
+        let what = format!("{role:?} of activation {}", id.0);
+        judge(&what, &part(&expected.arena), &part(&found.arena))?;
+    }
+    let small = SmallBuffers::new(&tape.graph);
+    for (id, activation) in tape.graph.activations.iter().enumerate() {
+        for kind in [
+            Moments::Statistics,
+            Moments::AdjointSums,
+            Moments::StatisticsTangent,
+            Moments::AdjointSumsTangent,
+        ] {
+            if activation.normalised {
+                let at = kind as usize * small.moments_len + small.moments[id];
+                let range = at..at + 2 * padded(activation.channels);
+                let what = format!("{kind:?} of activation {id}");
+                judge(
+                    &what,
+                    &expected.moments[range.clone()],
+                    &found.moments[range],
+                )?;
+            }
+        }
+    }
+    for role in Role::ALL {
+        let at = role as usize * small.weights_len;
+        let range = at..at + small.weights_len;
+        let what = format!("op weights, {role:?}");
+        judge(
+            &what,
+            &expected.weights[range.clone()],
+            &found.weights[range],
+        )?;
+    }
+    for (id, span) in tape.graph.parameters.iter().enumerate() {
+        let range = span.offset..span.offset + span.len;
+        let what = format!("the gradient of parameter {id}");
+        judge(
+            &what,
+            &expected.gradient[range.clone()],
+            &found.gradient[range],
+        )?;
+    }
+    judge("logits", &expected.logits, &found.logits)
+}

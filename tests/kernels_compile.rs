@@ -1,0 +1,111 @@
+//! Every kernel that the two spaces use compiles for every supported GPU, and none spills registers.
+//!
+//! NVRTC compiles on any machine; where it is not installed the tests say that they were skipped.
+
+use ndarts::autograd::executor::specialisations;
+use ndarts::device::cuda::compile::compile;
+use ndarts::device::cuda::launch::{Kernel, Specialisation};
+use ndarts::device::cuda::nvrtc::{Nvrtc, Target, nvrtc};
+use ndarts::network::Supernet;
+use ndarts::ops::cuda::Precision;
+use ndarts::space::Space;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Architectures of the GPUs that are supported.
+const ARCHITECTURES: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
+/// The first with bf16 arithmetic.
+const FIRST_BF16: u32 = 80;
+
+fn installed() -> Option<&'static Nvrtc> {
+    match nvrtc() {
+        Ok(nvrtc) => Some(nvrtc),
+        Err(error) => {
+            println!("skipped: compiling kernels: {error:#}");
+            None
+        }
+    }
+}
+
+/// Everything compiled for both spaces, at channels that are whole vectors, pairs, and odd.
+fn all(precision: Precision) -> Vec<Specialisation> {
+    let mut found = BTreeSet::new();
+    for space in Space::ALL {
+        for channels in [16, 6, 5] {
+            let cells = if space == Space::Darts { 3 } else { 1 };
+            let supernet =
+                Supernet::record(space, channels, cells, 10, 4, [32, 32]).expect("sizes");
+            found.extend(specialisations(&supernet.tape, precision).expect("kernels"));
+        }
+    }
+    for file in ["update", "perturb"] {
+        found.insert(
+            Kernel::new(file, "")
+                .define("STORAGE", "float")
+                .specialisation(),
+        );
+    }
+    found.into_iter().collect()
+}
+
+#[test]
+fn every_specialisation_compiles_for_every_supported_gpu() {
+    let Some(nvrtc) = installed() else { return };
+    for arch in ARCHITECTURES {
+        if !nvrtc.architectures.contains(&arch) {
+            let (major, minor) = nvrtc.version;
+            println!("skipped: kernels for sm_{arch}, which NVRTC {major}.{minor} does not know");
+            continue;
+        }
+        for precision in [Precision::F32, Precision::Bf16] {
+            if precision == Precision::F32 || arch >= FIRST_BF16 {
+                let images = compile(&all(precision), Target::Ptx(arch), None);
+                let images = images.unwrap_or_else(|e| panic!("sm_{arch}, {precision:?}: {e:#}"));
+                assert!(images.iter().all(|image| !image.is_empty()));
+            }
+        }
+    }
+}
+
+/// ptxas beside NVRTC, or on the path.
+fn ptxas(nvrtc: &Nvrtc) -> Option<PathBuf> {
+    let beside = nvrtc.path.parent()?.join("../bin/ptxas");
+    if beside.is_file() {
+        return Some(beside);
+    }
+    let on_path = Command::new("ptxas").arg("--version").output();
+    on_path.ok().map(|_| "ptxas".into())
+}
+
+#[test]
+fn no_kernel_spills_registers_on_sm_90() {
+    let Some(nvrtc) = installed() else { return };
+    let Some(ptxas) = ptxas(nvrtc) else {
+        println!("skipped: register spills: ptxas was not found; `pip install nvidia-cuda-nvcc`");
+        return;
+    };
+    for precision in [Precision::F32, Precision::Bf16] {
+        let all = all(precision);
+        let images = compile(&all, Target::Ptx(90), None).expect("kernels compile");
+        for (specialisation, image) in all.iter().zip(images) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let file = folder.path().join("kernel.ptx");
+            let text = image.strip_suffix(&[0]).unwrap_or(&image);
+            std::fs::write(&file, text).expect("a file");
+            let out = Command::new(&ptxas)
+                .args(["-arch=sm_90", "-v", "-o"])
+                .arg(folder.path().join("kernel.cubin"))
+                .arg(&file)
+                .output()
+                .expect("ptxas runs");
+            let said = String::from_utf8_lossy(&out.stderr);
+            assert!(out.status.success(), "{specialisation:?}: {said}");
+            for line in said.lines().filter(|line| line.contains("spill stores")) {
+                // As a word, so that "10 bytes" is none.
+                let clean = line.contains(" 0 bytes spill stores, 0 bytes spill loads");
+                assert!(clean, "{specialisation:?}: {said}");
+            }
+        }
+    }
+}
