@@ -78,7 +78,7 @@ fn the_gradient_predicts_the_change_of_the_loss_with_head_smoothing_and_drop_pat
             let step = (length / norm(&gradient).unwrap()) as f32;
             let mut at = |sign: f32| {
                 let mut moved = theta.clone();
-                axpy(sign * step, &gradient, &mut moved);
+                axpy(sign * step, &gradient, &mut moved).unwrap();
                 executor.forward(Mode::Gradient, &moved).unwrap().loss
             };
             let slope = (at(1.0) - at(-1.0)) / (2.0 * f64::from(step));
