@@ -56,6 +56,10 @@ pub struct Command {
     /// Side of the square images, pixels; 0 keeps the data's own [default: the run's, or 0]
     #[arg(long, value_name = "PIXELS", value_parser = flags::whole, allow_negative_numbers = true)]
     image_size: Option<usize>,
+    /// Side of the squares that images are scaled to first, of which the centre is judged; 0 turns it off
+    /// [default: the run's; with --imagenet: 256; else 0]
+    #[arg(long, value_name = "PIXELS", value_parser = flags::whole, allow_negative_numbers = true)]
+    resize: Option<usize>,
     /// Images a batch: speed alone [default: 96]
     #[arg(long, value_name = "B", value_parser = flags::whole, allow_negative_numbers = true)]
     batch: Option<usize>,
@@ -93,6 +97,7 @@ struct Task {
     imagenet: bool,
     data: String,
     image_size: usize,
+    resize: usize,
     mean: Vec<f32>,
     std: Vec<f32>,
 }
@@ -124,7 +129,12 @@ impl Command {
         }
         super::start_threads(self.threads.threads)?;
         let task = self.task()?;
-        let data = Dataset::open(&task.data, task.image_size, &task.mean, &task.std)?;
+        let data = Dataset::open_resized(
+            &task.data,
+            [task.resize, task.image_size],
+            &task.mean,
+            &task.std,
+        )?;
         if data.test.is_empty() {
             bail!(
                 "--data {}: expected images in the test part, found none",
@@ -161,6 +171,7 @@ impl Command {
             cells: self.cells.unwrap_or(task.cells),
             data: self.data.clone().unwrap_or(task.data),
             image_size: self.image_size.unwrap_or(task.image_size),
+            resize: self.resize.unwrap_or(task.resize),
             mean: self.mean.clone().unwrap_or(task.mean),
             std: self.std.clone().unwrap_or(task.std),
             ..task
@@ -190,6 +201,7 @@ impl Command {
             imagenet: train.imagenet,
             data: train.data,
             image_size: train.image_size,
+            resize: train.resize,
             mean: train.mean,
             std: train.std,
         })
@@ -219,6 +231,11 @@ impl Command {
             data: data.clone(),
             image_size: if self.imagenet {
                 published.image_size
+            } else {
+                0
+            },
+            resize: if self.imagenet {
+                super::train::IMAGENET_RESIZE
             } else {
                 0
             },

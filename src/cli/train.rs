@@ -20,6 +20,8 @@ use crate::train::settings::TrainSettings;
 
 /// Largest config file that is read, bytes.
 const LARGEST_FILE: u64 = 1 << 20;
+/// Side of the squares that ImageNet's images are kept as, as everyone evaluates on their centre.
+pub(super) const IMAGENET_RESIZE: usize = 256;
 /// The key of a config file beside the training's settings.
 const CHECKPOINT_EVERY: &str = "checkpoint-every";
 
@@ -104,6 +106,11 @@ struct TrainingFlags {
     /// Gradient norm at which gradients are clipped; 0 turns it off [default: 5]
     #[arg(long, value_name = "NORM", value_parser = flags::number, allow_negative_numbers = true)]
     clip: Option<f32>,
+    /// Side of the squares that images are kept as: training takes a random resized crop of --image-size
+    /// of each (8 to 100 % of its area), evaluation its centre; 0 turns it off [default: 0; with
+    /// --imagenet: 256]
+    #[arg(long, value_name = "PIXELS", value_parser = flags::whole, allow_negative_numbers = true)]
+    resize: Option<usize>,
     /// Steps whose mean makes a line of the log [default: 10]
     #[arg(long, value_name = "STEPS", value_parser = flags::whole, allow_negative_numbers = true)]
     log_every: Option<usize>,
@@ -303,6 +310,7 @@ fn defaults_for(genotype: &Genotype, data: DataKind, imagenet: bool) -> TrainSet
         weight_decay: 3e-4,
         clip: 5.0,
         image_size: 0,
+        resize: 0,
         crop_padding: 4,
         flip: true,
         cutout: 0,
@@ -320,6 +328,7 @@ fn defaults_for(genotype: &Genotype, data: DataKind, imagenet: bool) -> TrainSet
             lr: 0.1,
             weight_decay: 3e-5,
             image_size: design.image_size,
+            resize: IMAGENET_RESIZE,
             crop_padding: 0,
             ..settings
         };
@@ -347,6 +356,7 @@ fn check(s: &TrainSettings) -> Result<()> {
         ("--epochs", s.epochs, 1, 1_000_000),
         ("--log-every", s.log_every, 1, 1_000_000),
         ("--image-size", s.image_size, 0, 1024),
+        ("--resize", s.resize, 0, 4096),
         ("--crop-padding", s.crop_padding, 0, 4096),
         ("--cutout", s.cutout, 0, 4096),
     ] {
@@ -355,6 +365,12 @@ fn check(s: &TrainSettings) -> Result<()> {
                 "{flag}: expected a whole number from {least} to {most}, found {value}"
             )));
         }
+    }
+    if s.resize > 0 && !(1..=s.resize).contains(&s.image_size) {
+        bail!(BadUsage(format!(
+            "--image-size: expected 1 to --resize {}, found {}",
+            s.resize, s.image_size
+        )));
     }
     let at_least_0 = |value: f32| value.is_finite() && value >= 0.0;
     let share = |value: f32| (0.0..1.0).contains(&value);
@@ -462,7 +478,7 @@ mod tests {
             (settings.channels, settings.cells, settings.image_size),
             (48, 14, 224)
         );
-        assert_eq!(settings.label_smoothing, 0.1);
+        assert_eq!((settings.label_smoothing, settings.resize), (0.1, 256));
         resolved("genotype = \"|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|\"").unwrap();
     }
 

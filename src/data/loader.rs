@@ -175,13 +175,15 @@ impl Loader {
             indices.iter().all(|&i| (i as usize) < images.len()),
             "index beyond the images"
         );
-        let elements = images.size().iter().product::<usize>() * 3;
+        let size = images.size();
+        let elements = size.iter().product::<usize>() * 3;
         let source = Source {
             images,
             order: indices.clone(),
             indices,
             order_epoch: None,
             batch,
+            size: augment.map_or(size, |augment| augment.size(size)),
             augment,
             normaliser: Normaliser::new(mean, std),
             shuffle: Philox::new(seed, Purpose::Shuffle),
@@ -271,6 +273,8 @@ struct Source {
     order: Vec<u32>,
     order_epoch: Option<u64>,
     batch: usize,
+    /// \[H, W\] of the batch's images.
+    size: [usize; 2],
     augment: Option<Augment>,
     normaliser: Normaliser,
     shuffle: Philox,
@@ -293,7 +297,7 @@ impl Source {
     /// A batch of zeros: the memory of one.
     fn blank(&self) -> Batch {
         Batch {
-            images: vec![0.0; self.batch * self.pixels.len()],
+            images: vec![0.0; self.batch * self.size[0] * self.size[1] * 3],
             labels: vec![0; self.batch],
         }
     }
@@ -319,7 +323,13 @@ impl Source {
                 self.normaliser.placed(pixels, size, &placement, out);
             }
         };
-        assemble(&*self.images, chosen, &mut self.pixels, batch, convert);
+        assemble(
+            &*self.images,
+            (chosen, self.size),
+            &mut self.pixels,
+            batch,
+            convert,
+        );
     }
 }
 
@@ -336,22 +346,23 @@ pub fn evaluation_batch(
     let normaliser = Normaliser::new(mean, std);
     let mut batch = Batch::default();
     let convert = |_: usize, pixels: &[u8], out: &mut [f32]| normaliser.plain(pixels, out);
-    assemble(images, indices, &mut Vec::new(), &mut batch, convert);
+    let chosen = (indices, images.size());
+    assemble(images, chosen, &mut Vec::new(), &mut batch, convert);
     batch
 }
 
-/// Makes `batch` one of the images at `indices`; `convert(slot, pixels, out)` writes each, `pixels`
+/// Makes `batch` one of the images at `indices`, each `size` when converted; `convert(slot, pixels, out)` writes each, `pixels`
 /// is working memory.
 fn assemble(
     images: &dyn Images,
-    indices: &[u32],
+    (indices, size): (&[u32], [usize; 2]),
     pixels: &mut Vec<u8>,
     batch: &mut Batch,
     convert: impl Fn(usize, &[u8], &mut [f32]),
 ) {
     let [height, width] = images.size();
-    let elements = height * width * 3;
-    pixels.resize(elements, 0);
+    pixels.resize(height * width * 3, 0);
+    let elements = size[0] * size[1] * 3;
     batch.images.resize(indices.len() * elements, 0.0);
     batch.labels.clear();
     for (slot, out) in batch.images.chunks_exact_mut(elements).enumerate() {
@@ -422,6 +433,7 @@ mod tests {
         let augment = Some(Augment {
             crop_padding: 1,
             flip: true,
+            resized_crop: 0,
             cutout: 2,
         });
         let images: Arc<dyn Images> = Arc::new(counting(20, [5, 4], 4));
@@ -441,6 +453,7 @@ mod tests {
         let augment = Some(Augment {
             crop_padding: 2,
             flip: true,
+            resized_crop: 0,
             cutout: 0,
         });
         let images: Arc<dyn Images> = Arc::new(counting(1, [6, 6], 1));

@@ -41,6 +41,52 @@ impl Images for InMemory {
     }
 }
 
+/// The middle of larger images.
+pub struct Centre {
+    images: Arc<dyn Images>,
+    side: usize,
+}
+
+impl Centre {
+    /// The central `side` × `side` pixels of `images`.
+    ///
+    /// # Errors
+    /// Images that are smaller; the message names `--resize`.
+    pub fn new(images: Arc<dyn Images>, side: usize) -> Result<Centre> {
+        let [height, width] = images.size();
+        ensure!(
+            side <= height.min(width),
+            "--resize: expected at least --image-size {side}, found images of {height}x{width}"
+        );
+        Ok(Centre { images, side })
+    }
+}
+
+impl Images for Centre {
+    fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    fn size(&self) -> [usize; 2] {
+        [self.side; 2]
+    }
+
+    fn label(&self, i: usize) -> u32 {
+        self.images.label(i)
+    }
+
+    fn pixels(&self, i: usize, out: &mut [u8]) {
+        let [height, width] = self.images.size();
+        let (top, left) = ((height - self.side) / 2, (width - self.side) / 2);
+        let mut whole = vec![0; height * width * 3];
+        self.images.pixels(i, &mut whole);
+        let rows = whole.chunks_exact(width * 3).skip(top);
+        for (to, from) in out.chunks_exact_mut(self.side * 3).zip(rows) {
+            to.copy_from_slice(&from[3 * left..3 * (left + self.side)]);
+        }
+    }
+}
+
 /// `images` scaled to `side` × `side` ([`fit`]), or themselves when they have that size.
 ///
 /// # Errors

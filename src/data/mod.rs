@@ -86,6 +86,25 @@ struct Parts {
 }
 
 impl Dataset {
+    /// As [`Dataset::open`], but with squares of `resize` pixels to train on, and the central
+    /// `image_size` pixels of such squares to test on; `resize` 0 is [`Dataset::open`] itself.
+    ///
+    /// # Errors
+    /// As there; and a `resize` below `image_size`.
+    pub fn open_resized(
+        spec: &str,
+        [resize, image_size]: [usize; 2],
+        mean: &[f32],
+        std: &[f32],
+    ) -> Result<Dataset> {
+        if resize == 0 {
+            return Dataset::open(spec, image_size, mean, std);
+        }
+        let mut data = Dataset::open(spec, resize, mean, std)?;
+        data.test = Arc::new(memory::Centre::new(data.test, image_size)?);
+        Ok(data)
+    }
+
     /// Opens the data set that `spec` names (see [`Spec`]).
     ///
     /// `image_size` 0 keeps the data set's own size; any other size scales the central square of each

@@ -35,6 +35,7 @@ pub fn run(
     let (train_half, validation_half) = halves(data.train.len(), s.seed);
     check_batch(s.batch, train_half.len().min(validation_half.len()))?;
     let augment = Augment {
+        resized_crop: 0,
         crop_padding: s.crop_padding,
         flip: s.flip,
         cutout: s.cutout,

@@ -118,7 +118,7 @@ pub fn parse_device(name: &str) -> anyhow::Result<Device> {
 /// A genotype that is none, or images that are not square.
 pub fn design(settings: &TrainSettings, data: &Dataset) -> anyhow::Result<(Genotype, Design)> {
     let genotype: Genotype = settings.genotype.parse()?;
-    let [height, width] = data.train.size();
+    let [height, width] = data.test.size();
     ensure!(
         height == width,
         "--image-size: expected square images, found {height}x{width}; state a size to scale to"
@@ -143,7 +143,7 @@ impl Trainer {
     pub fn new(settings: TrainSettings) -> anyhow::Result<Trainer> {
         let device = parse_device(&settings.device)?;
         let s = &settings;
-        let data = Dataset::open(&s.data, s.image_size, &s.mean, &s.std)?;
+        let data = Dataset::open_resized(&s.data, [s.resize, s.image_size], &s.mean, &s.std)?;
         ensure!(
             (1..=data.train.len()).contains(&s.batch),
             "--batch: expected 1 to {} images (the training set), found {}",
@@ -156,6 +156,7 @@ impl Trainer {
             s.data
         );
         let augment = Augment {
+            resized_crop: if s.resize > 0 { s.image_size } else { 0 },
             crop_padding: s.crop_padding,
             flip: s.flip,
             cutout: s.cutout,

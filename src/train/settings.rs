@@ -11,7 +11,7 @@ pub struct TrainSettings {
     pub genotype: String,
     /// Data SPEC (`digits`, `cifar10:DIR`, `cifar100:DIR`, `folder:DIR`, `pack:FILE`).
     pub data: String,
-    /// Device (`auto`, `cpu`).
+    /// Device (`cpu`).
     pub device: String,
     /// C, channels of the first stage.
     pub channels: usize,
@@ -47,6 +47,9 @@ pub struct TrainSettings {
     pub clip: f32,
     /// Square image size in pixels; 0 keeps the data set's own.
     pub image_size: usize,
+    /// Side of the squares that images are kept as, of which training takes random resized crops of
+    /// `image_size` and evaluation the centre; 0 turns it off.
+    pub resize: usize,
     /// Random crop: zero padding on each side, in pixels; 0 turns it off.
     pub crop_padding: usize,
     /// Random horizontal flip.

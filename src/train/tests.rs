@@ -25,6 +25,7 @@ fn settings(genotype: &str) -> TrainSettings {
         weight_decay: 3e-4,
         clip: 5.0,
         image_size: 0,
+        resize: 0,
         crop_padding: 0,
         flip: false,
         cutout: 2,

@@ -85,6 +85,8 @@ fn draw(
         .build_cartesian_2d(x, y.clone())?;
     let decimals = if y.end - y.start < 0.02 {
         4
+    } else if y.end - y.start < 0.2 {
+        3
     } else if y.end - y.start < 20.0 {
         2
     } else {

@@ -60,6 +60,7 @@ fn the_gradient_predicts_the_change_of_the_loss_with_head_smoothing_and_drop_pat
     for (genotype, size) in [
         ("DARTS_V2", 32),
         ("AmoebaNet", 8),
+        ("AmoebaNet", 32),
         (NB201, 8),
         (PARTLY_DEAD, 8),
     ] {
@@ -74,7 +75,8 @@ fn the_gradient_predicts_the_change_of_the_loss_with_head_smoothing_and_drop_pat
         executor.backward(&theta, &mut gradient).unwrap();
         let expected = dot(&gradient, &gradient).unwrap();
         let mut best = f64::INFINITY;
-        for length in [1e-2, 3e-3, 1e-3] {
+        // Max pools and relus bend the loss, so only short steps are straight; f32 bounds them below.
+        for length in [1e-2, 3e-3, 1e-3, 3e-4, 1e-4] {
             let step = (length / norm(&gradient).unwrap()) as f32;
             let mut at = |sign: f32| {
                 let mut moved = theta.clone();
@@ -82,6 +84,7 @@ fn the_gradient_predicts_the_change_of_the_loss_with_head_smoothing_and_drop_pat
                 executor.forward(Mode::Gradient, &moved).unwrap().loss
             };
             let slope = (at(1.0) - at(-1.0)) / (2.0 * f64::from(step));
+            eprintln!("{genotype} {size} {length}: {}", slope / expected - 1.0);
             best = best.min((slope / expected - 1.0).abs());
         }
         assert!(best < 0.02, "{genotype}: {best}");
