@@ -110,6 +110,60 @@ fn a_run_stopped_at_a_checkpoint_ends_with_the_bits_of_an_unbroken_one() {
     assert_eq!(bytes(&whole), bytes(&broken));
 }
 
+/// Two classes of plain colour, in images of many sizes.
+fn colours(folder: &Path) {
+    for (part, count) in [("train", 8), ("test", 3)] {
+        for (class, colour) in [("green", [20, 200, 60]), ("violet", [160, 30, 220])] {
+            let class = folder.join(part).join(class);
+            std::fs::create_dir_all(&class).unwrap();
+            for i in 0..count {
+                let image =
+                    image::RgbImage::from_pixel(50 + 23 * i, 140 - 9 * i, image::Rgb(colour));
+                image.save(class.join(format!("{i}.png"))).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_imagenet_network_learns_from_images_of_many_sizes_and_is_judged_on_their_centres() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, images) = (folder.path().join("run"), folder.path().join("images"));
+    colours(&images);
+    let data = format!("folder:{}", text(&images));
+    let mut arguments = vec!["train", "DARTS_V1", "--imagenet", "--data", &data];
+    arguments.extend([
+        "--channels",
+        "4",
+        "--cells",
+        "5",
+        "--epochs",
+        "4",
+        "--warmup-epochs",
+        "1",
+    ]);
+    arguments.extend([
+        "--batch",
+        "4",
+        "--resize",
+        "72",
+        "--image-size",
+        "64",
+        "--out",
+        text(&out),
+    ]);
+    let output = ndarts(&arguments);
+    assert!(output.status.success(), "{}", message(&output));
+    let found = ndarts(&["evaluate", text(&out), "--json"]);
+    assert!(found.status.success(), "{}", message(&found));
+    let answer: serde_json::Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(answer["images"], 6);
+    let top1 = format!("{:.2}\n", 100.0 * answer["top1"].as_f64().unwrap());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), top1);
+    let small = ndarts(&["evaluate", text(&out), "--resize", "60"]);
+    assert!(message(&small).contains("--resize"), "{}", message(&small));
+}
+
 #[test]
 fn bad_input_is_named_with_status_2_or_1() {
     let folder = tempfile::tempdir().unwrap();

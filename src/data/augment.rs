@@ -388,6 +388,7 @@ mod tests {
             Augment {
                 crop_padding,
                 flip: false,
+                resized_crop: 0,
                 cutout,
             }
             .check([8, 16])
