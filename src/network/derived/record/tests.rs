@@ -84,7 +84,6 @@ fn the_gradient_predicts_the_change_of_the_loss_with_head_smoothing_and_drop_pat
                 executor.forward(Mode::Gradient, &moved).unwrap().loss
             };
             let slope = (at(1.0) - at(-1.0)) / (2.0 * f64::from(step));
-            eprintln!("{genotype} {size} {length}: {}", slope / expected - 1.0);
             best = best.min((slope / expected - 1.0).abs());
         }
         assert!(best < 0.02, "{genotype}: {best}");
