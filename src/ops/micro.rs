@@ -21,6 +21,14 @@ pub struct Row {
     pub step: usize,
 }
 
+impl Row {
+    /// The row from `start`.
+    #[inline(always)]
+    pub fn new(start: *const f32, step: usize) -> Row {
+        Row { start, step }
+    }
+}
+
 /// A row of pixels to write.
 #[derive(Clone, Copy)]
 pub struct RowMut {
@@ -28,6 +36,14 @@ pub struct RowMut {
     pub start: *mut f32,
     /// f32 to the next pixel.
     pub step: usize,
+}
+
+impl RowMut {
+    /// The row from `start`.
+    #[inline(always)]
+    pub fn new(start: *mut f32, step: usize) -> RowMut {
+        RowMut { start, step }
+    }
 }
 
 /// What a row holds before a product is added.

@@ -10,6 +10,7 @@
 //! pass reads and writes only what the op named in [`Op::uses`], from which the memory plan is made.
 
 pub mod adjoint;
+pub mod chunked;
 pub mod classifier;
 pub mod conv;
 pub mod cuda;

@@ -1,6 +1,7 @@
 //! Moving rows between planned NHWC memory and scratch: relu and batch norm on the way in, the
 //! relu's mask and the norm's adjoint sums on the way out.
 
+use super::chunked::Partials;
 use super::{ActivationId, Context, Dense, Moments, Role, Scale};
 use crate::device::View;
 use crate::device::simd::{LANES, Lanes, padded};
@@ -314,23 +315,12 @@ pub fn pack_transposed(from: &[f32], rows: usize, c: usize, to: &mut [f32]) {
     }
 }
 
-/// gradient[r, c] = Σ over the chunks' partial sums, in order and in f64.
-/// `partials` holds `count` blocks `stride` f32 apart; this tensor begins at `offset` in each.
-pub fn combine_gradient(
-    partials: &[f32],
-    stride: usize,
-    count: usize,
-    offset: usize,
-    c: usize,
-    gradient: &mut [f32],
-) {
+/// gradient[r, c] = Σ over the chunks' partial sums; this tensor begins at `offset` in each block.
+pub fn combine_gradient(partials: Partials, offset: usize, c: usize, gradient: &mut [f32]) {
     let step = padded(c);
     for (r, row) in gradient.chunks_exact_mut(c).enumerate() {
         for (k, value) in row.iter_mut().enumerate() {
-            let at = offset + r * step + k;
-            *value = (0..count)
-                .map(|i| f64::from(partials[i * stride + at]))
-                .sum::<f64>() as f32;
+            *value = partials.sum(offset + r * step + k) as f32;
         }
     }
 }
@@ -340,16 +330,11 @@ pub fn combine_sums(
     cx: &Context,
     id: ActivationId,
     kind: Moments,
-    partials: &[f32],
-    stride: usize,
-    count: usize,
+    partials: Partials,
     offset: usize,
 ) {
-    let sums = cx.moments(id, kind).write();
-    for (k, sum) in sums.iter_mut().enumerate() {
-        *sum += (0..count)
-            .map(|i| f64::from(partials[i * stride + offset + k]))
-            .sum::<f64>() as f32;
+    for (k, sum) in cx.moments(id, kind).write().iter_mut().enumerate() {
+        *sum += partials.sum(offset + k) as f32;
     }
 }
 

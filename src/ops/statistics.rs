@@ -10,10 +10,10 @@
 //!
 //! Raw outputs are written by the same calls; they have no statistics.
 
+use super::chunked::Partials;
 use super::rows::{load, store};
 use super::{ActivationId, Context, Dense, Moments, NORM_EPSILON, Role};
 use crate::device::View;
-use crate::device::parallel::{chunk_range, chunks};
 use crate::device::simd::{LANES, Lanes, padded};
 
 /// f32 of partial sums that one chunk keeps for one output of `channels`.
@@ -85,16 +85,15 @@ impl ValueWriter {
     }
 }
 
-/// Turns the chunks' partial sums into μ and r, or takes the stated ones in inference. `stride` f32 lie between chunks; this output's
-/// sums begin at `offset` in each. Does nothing for a raw output.
-pub fn finish_value(cx: &Context, id: ActivationId, partials: View, stride: usize, offset: usize) {
+/// Turns the chunks' partial sums into μ and r, or takes the stated ones in inference; this output's
+/// begin at `offset` in each block. Does nothing for a raw output.
+pub fn finish_value(cx: &Context, id: ActivationId, partials: Partials, offset: usize) {
     let activation = cx.graph.activation(id);
     if !activation.normalised {
         return;
     }
-    let (images, pixels) = (cx.graph.batch, activation.height * activation.width);
+    let pixels = activation.height * activation.width;
     let step = padded(activation.channels);
-    let partials = partials.read();
     let out = cx.moments(id, Moments::Statistics).write();
     if let Some(stated) = cx.stated_statistics(id) {
         out.copy_from_slice(stated);
@@ -102,11 +101,10 @@ pub fn finish_value(cx: &Context, id: ActivationId, partials: View, stride: usiz
     }
     for c in 0..activation.channels {
         let (mut count, mut mean, mut squares) = (0.0f64, 0.0f64, 0.0f64);
-        for chunk in 0..chunks(images) {
-            let at = chunk * stride + offset;
-            let n = (chunk_range(images, chunk).len() * pixels) as f64;
+        for (images, block) in partials.blocks() {
+            let n = (images * pixels) as f64;
             let [sum, square, shift] =
-                [0, 1, 2].map(|row| f64::from(partials[at + row * step + c]));
+                [0, 1, 2].map(|row| f64::from(block[offset + row * step + c]));
             let delta = shift + sum / n - mean;
             squares += square - sum * sum / n + delta * delta * count * n / (count + n);
             mean += delta * n / (count + n);
@@ -185,26 +183,15 @@ impl TangentWriter {
 }
 
 /// Turns the chunks' partial sums into mean(ż) and mean(x̂·ż). Does nothing for a raw output.
-pub fn finish_tangent(
-    cx: &Context,
-    id: ActivationId,
-    partials: View,
-    stride: usize,
-    offset: usize,
-) {
+pub fn finish_tangent(cx: &Context, id: ActivationId, partials: Partials, offset: usize) {
     let activation = cx.graph.activation(id);
     if !activation.normalised {
         return;
     }
-    let images = cx.graph.batch;
     let step = padded(activation.channels);
-    let count = (images * activation.height * activation.width) as f64;
-    let partials = partials.read();
+    let count = (cx.graph.batch * activation.height * activation.width) as f64;
     let out = cx.moments(id, Moments::StatisticsTangent).write();
     for (c, value) in out.iter_mut().enumerate().take(2 * step) {
-        let sum: f64 = (0..chunks(images))
-            .map(|i| f64::from(partials[i * stride + offset + c]))
-            .sum();
-        *value = (sum / count) as f32;
+        *value = (partials.sum(offset + c) / count) as f32;
     }
 }

@@ -6,18 +6,17 @@
 //! short here: the file holds exactly the formula's K terms.
 
 use crate::autograd::Executor;
-use crate::data::{Augment, Batch, Dataset, Loader, Stream, check_batch, halves};
+use crate::data::{Batch, Stream};
 use crate::device::random::{Philox, Purpose};
 use crate::device::{Device, Vector};
 use crate::hypergradient::{Hypergradient, InnerStep, Level, Losses, Neumann, Report, TapeLosses};
-use crate::network::Supernet;
 use crate::network::parameters::{Parameter, initial_theta};
 use crate::network::state_dict::{NamedIntegers, NamedTensor, encode, read};
 use crate::search::load_tensors;
 use crate::search::settings::SearchSettings;
+use crate::search::setup::Setup;
 use anyhow::Context;
 use std::path::Path;
-use std::sync::Arc;
 
 /// Computes one hypergradient under `settings`, with weights from `checkpoint` or drawn by the
 /// seed, and writes it to `out`; returns the series' report.
@@ -31,35 +30,11 @@ pub fn run(
 ) -> anyhow::Result<Report> {
     let device = Device::parse(&settings.device)?;
     let s = &settings;
-    let data = Dataset::open(&s.data, s.image_size, &s.mean, &s.std)?;
-    let (train_half, validation_half) = halves(data.train.len(), s.seed);
-    check_batch(s.batch, train_half.len().min(validation_half.len()))?;
-    let augment = Augment {
-        resized_crop: 0,
-        crop_padding: s.crop_padding,
-        flip: s.flip,
-        cutout: s.cutout,
-    };
-    augment.check(data.train.size())?;
-    let first = |half: Vec<u32>, stream| {
-        let (images, augment) = (Arc::clone(&data.train), Some(augment));
-        Loader::new(
-            images, half, s.batch, augment, data.mean, data.std, s.seed, stream,
-        )
-        .batch(0)
-        .clone()
-    };
-    let training = first(train_half, Stream::ArchTrain);
-    let validation = first(validation_half, Stream::Validation);
-    let size = data.train.size();
-    let supernet = Supernet::record(
-        s.space,
-        s.channels,
-        s.cells,
-        data.classes.len(),
-        s.batch,
-        size,
-    )?;
+    let setup = Setup::new(s)?;
+    let training = setup.loader(Stream::ArchTrain).batch(0).clone();
+    let validation = setup.loader(Stream::Validation).batch(0).clone();
+    let (size, classes) = (setup.data.train.size(), setup.data.classes.len());
+    let supernet = setup.supernet;
     let mut theta = initial_theta(&supernet.parameters, s.seed);
     if let Some(path) = checkpoint {
         let state = read(path)?;
@@ -80,7 +55,7 @@ pub fn run(
         ("space", s.space.name().to_owned()),
         ("channels", s.channels.to_string()),
         ("cells", s.cells.to_string()),
-        ("classes", data.classes.len().to_string()),
+        ("classes", classes.to_string()),
         ("neumann_terms", s.neumann_terms.to_string()),
         ("gamma", gamma.to_string()),
     ];

@@ -6,14 +6,14 @@
 
 pub mod record;
 pub mod settings;
+pub mod setup;
 pub mod strategy;
 pub mod tabular;
 mod weights;
 
 use crate::autograd::{Executor, Mode};
-use crate::data::{Augment, Batch, Dataset, Loader, Stream, check_batch, evaluation_batch, halves};
+use crate::data::{Batch, Dataset, Loader, Stream, evaluation_batch};
 use crate::device::{Device, Vector};
-use crate::network::Supernet;
 use crate::network::parameters::{Parameter, initial_theta};
 use crate::network::state_dict::NamedTensor;
 pub use crate::network::state_dict::{Snapshot, load_tensors, state_tensors};
@@ -24,7 +24,7 @@ use crate::space::{Genotype, derive};
 use anyhow::{Context, ensure};
 use record::{EpochRecord, OpWeights, RoundRecord};
 use settings::SearchSettings;
-use std::sync::Arc;
+use setup::Setup;
 use std::time::Instant;
 use strategy::{Strategy, strategy};
 
@@ -99,39 +99,23 @@ impl Search {
     pub fn new(settings: SearchSettings) -> anyhow::Result<Search> {
         let device = Device::parse(&settings.device)?;
         let s = &settings;
-        let data = Dataset::open(&s.data, s.image_size, &s.mean, &s.std)?;
-        let (train_half, validation_half) = halves(data.train.len(), s.seed);
-        check_batch(s.batch, train_half.len().min(validation_half.len()))?;
-        let augment = Augment {
-            resized_crop: 0,
-            crop_padding: s.crop_padding,
-            flip: s.flip,
-            cutout: s.cutout,
-        };
-        augment.check(data.train.size())?;
-        let supernet = Supernet::record(
-            s.space,
-            s.channels,
-            s.cells,
-            data.classes.len(),
-            s.batch,
-            data.train.size(),
-        )?;
-        let loader = |half: &[u32], stream| {
-            let (images, half) = (Arc::clone(&data.train), half.to_vec());
-            let augment = Some(augment);
-            Loader::new(
-                images, half, s.batch, augment, data.mean, data.std, s.seed, stream,
-            )
-        };
+        let setup = Setup::new(s)?;
+        let [train, validation, arch_train, evolution] = [
+            Stream::Train,
+            Stream::Validation,
+            Stream::ArchTrain,
+            Stream::Evolution,
+        ]
+        .map(|stream| setup.loader(stream));
+        let supernet = setup.supernet;
         let omega = supernet.tape.omega_len;
         let theta = initial_theta(&supernet.parameters, s.seed);
         let betas = [s.arch_beta1, s.arch_beta2];
         Ok(Search {
-            train: loader(&train_half, Stream::Train),
-            validation: loader(&validation_half, Stream::Validation),
-            arch_train: loader(&train_half, Stream::ArchTrain),
-            evolution: loader(&train_half, Stream::Evolution),
+            train,
+            validation,
+            arch_train,
+            evolution,
             gradient: Vector::zeros(&device, theta.len())?,
             evolution_scratch: evolution::Scratch::default(),
             population: Population::default(),
@@ -159,8 +143,8 @@ impl Search {
                 last_norm: f64::NAN,
                 ..Progress::default()
             },
-            validation_half,
-            data,
+            validation_half: setup.validation_half,
+            data: setup.data,
             settings,
         })
     }

@@ -7,9 +7,9 @@
 
 use super::Conv;
 use crate::device::View;
-use crate::device::parallel::{chunk_range, chunks, for_each, with_scratch};
 use crate::device::simd::{Kernel, Lanes, dispatch, padded};
 use crate::ops::adjoint::{AdjointReader, coefficients_len};
+use crate::ops::chunked::{Chunk, Partials};
 use crate::ops::micro::{Row, RowMut, Start, matmul_row, outer_row};
 use crate::ops::rows::{InputAdjoint, Padded, Reader};
 use crate::ops::statistics::{TangentWriter, ValueWriter, finish_tangent, finish_value};
@@ -83,9 +83,7 @@ fn prepare(op: &Conv, cx: &Context, pass: Pass) {
 struct Task<'a> {
     cx: &'a Context<'a>,
     op: &'a Conv,
-    images: std::ops::Range<usize>,
-    partial: View,
-    scratch: &'a mut [f32],
+    chunk: Chunk<'a>,
 }
 
 fn scratch_len(op: &Conv) -> usize {
@@ -97,52 +95,37 @@ fn scratch_len(op: &Conv) -> usize {
         + width * padded(op.cout)
 }
 
-fn partials(op: &Conv, cx: &Context) -> View {
-    cx.workspace
-        .part(op.shared_len(), chunks(op.batch) * op.chunk_len())
-}
-
-macro_rules! run_pass {
-    ($op:expr, $cx:expr, $pass:expr, $kernel:ident) => {
-        prepare($op, $cx, $pass);
-        let partials = partials($op, $cx);
-        for_each(chunks($op.batch), |chunk| {
-            with_scratch(scratch_len($op), |scratch| {
-                dispatch($kernel(Task {
-                    cx: $cx,
-                    op: $op,
-                    images: chunk_range($op.batch, chunk),
-                    partial: partials.part(chunk * $op.chunk_len(), $op.chunk_len()),
-                    scratch,
-                }));
-            });
-        });
-    };
+/// Runs `kernel` on every chunk; returns what the chunks summed.
+fn run(op: &Conv, cx: &Context, pass: Pass, kernel: impl Fn(Task) + Sync + Send) -> Partials {
+    prepare(op, cx, pass);
+    let partials = Partials::new(cx.workspace, op.shared_len(), op.batch, op.chunk_len());
+    partials.for_each_chunk(scratch_len(op), |chunk| kernel(Task { cx, op, chunk }));
+    partials
 }
 
 pub(super) fn forward(op: &Conv, cx: &Context) {
-    run_pass!(op, cx, Pass::Forward, Forward);
-    finish_value(cx, op.output, partials(op, cx), op.chunk_len(), 0);
+    let partials = run(op, cx, Pass::Forward, |task| dispatch(Forward(task)));
+    finish_value(cx, op.output, partials, 0);
 }
 
 pub(super) fn tangent(op: &Conv, cx: &Context) {
-    run_pass!(op, cx, Pass::Tangent, Tangent);
-    finish_tangent(cx, op.output, partials(op, cx), op.chunk_len(), 0);
+    let partials = run(op, cx, Pass::Tangent, |task| dispatch(Tangent(task)));
+    finish_tangent(cx, op.output, partials, 0);
 }
 
 pub(super) fn backward(op: &Conv, cx: &Context) {
-    run_pass!(op, cx, Pass::Backward, Backward);
-    finish_gradients(op, cx);
+    let partials = run(op, cx, Pass::Backward, |task| dispatch(Backward(task)));
+    finish_gradients(op, cx, partials);
 }
 
 pub(super) fn tangent_backward(op: &Conv, cx: &Context) {
-    run_pass!(op, cx, Pass::TangentBackward, TangentBackward);
-    finish_gradients(op, cx);
+    let pass = Pass::TangentBackward;
+    let partials = run(op, cx, pass, |task| dispatch(TangentBackward(task)));
+    finish_gradients(op, cx, partials);
 }
 
 /// Sums the chunks' weight gradients in order, each part from its taps and channels.
-fn finish_gradients(op: &Conv, cx: &Context) {
-    let (all, stride) = (partials(op, cx).read(), op.chunk_len());
+fn finish_gradients(op: &Conv, cx: &Context, partials: Partials) {
     let step = padded(op.cout);
     for part in &op.parts {
         let gradient = cx.parameter_gradient(part.weight).write();
@@ -153,10 +136,7 @@ fn finish_gradients(op: &Conv, cx: &Context) {
             for (k, row) in to.chunks_exact_mut(part.channels).enumerate() {
                 let at = (tap * op.cin + k) * step + part.first;
                 for (o, value) in row.iter_mut().enumerate() {
-                    let sum: f64 = (0..chunks(op.batch))
-                        .map(|i| f64::from(all[i * stride + at + o]))
-                        .sum();
-                    *value = sum as f32;
+                    *value = partials.sum(at + o) as f32;
                 }
             }
         }
@@ -180,13 +160,12 @@ impl Kernel for Forward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task {
-            cx,
-            op,
+        let Task { cx, op, chunk } = self.0;
+        let Chunk {
             images,
             partial,
             scratch,
-        } = self.0;
+        } = chunk;
         let (cin, cout) = (padded(op.cin), padded(op.cout));
         let [height, width] = op.window.output();
         let weights = shared(op, cx, false);
@@ -202,14 +181,8 @@ impl Kernel for Forward<'_> {
                 for y in 0..height {
                     fill_bias(z, weights.bias.read());
                     let step = op.window.stride * cin;
-                    let input = Row {
-                        start: a.origin(y * op.window.stride),
-                        step,
-                    };
-                    let out = RowMut {
-                        start: z.as_mut_ptr(),
-                        step: cout,
-                    };
+                    let input = Row::new(a.origin(y * op.window.stride), step);
+                    let out = RowMut::new(z.as_mut_ptr(), cout);
                     let w = weights.packed.pointer();
                     matmul_row::<V>(input, &op.taps, op.cin, w, cout, out, width, Start::Add);
                     let first = image == images.start && y == 0;
@@ -226,13 +199,12 @@ impl Kernel for Tangent<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task {
-            cx,
-            op,
+        let Task { cx, op, chunk } = self.0;
+        let Chunk {
             images,
             partial,
             scratch,
-        } = self.0;
+        } = chunk;
         let (cin, cout) = (padded(op.cin), padded(op.cout));
         let [height, width] = op.window.output();
         let (w, w_dot) = (shared(op, cx, false), shared(op, cx, true));
@@ -250,18 +222,9 @@ impl Kernel for Tangent<'_> {
                     fill_bias(z, w_dot.bias.read());
                     let step = op.window.stride * cin;
                     let at = y * op.window.stride;
-                    let input = Row {
-                        start: a.origin(at),
-                        step,
-                    };
-                    let input_dot = Row {
-                        start: a_dot.origin(at),
-                        step,
-                    };
-                    let out = RowMut {
-                        start: z.as_mut_ptr(),
-                        step: cout,
-                    };
+                    let input = Row::new(a.origin(at), step);
+                    let input_dot = Row::new(a_dot.origin(at), step);
+                    let out = RowMut::new(z.as_mut_ptr(), cout);
                     let (w, w_dot) = (w.packed.pointer(), w_dot.packed.pointer());
                     matmul_row::<V>(input, &op.taps, op.cin, w_dot, cout, out, width, Start::Add);
                     if moving {
@@ -304,14 +267,8 @@ unsafe fn transpose_row<V: Lanes>(
             .div_ceil(stride);
         // SAFETY: as in `Forward`; the border covers the transposed taps.
         unsafe {
-            let input = Row {
-                start: adjoint.origin(y / stride),
-                step: adjoint.channels,
-            };
-            let out = RowMut {
-                start: row.add(class.column * cin),
-                step: stride * cin,
-            };
+            let input = Row::new(adjoint.origin(y / stride), adjoint.channels);
+            let out = RowMut::new(row.add(class.column * cin), stride * cin);
             matmul_row::<V>(input, &class.taps, op.cout, w, cin, out, width, start);
         }
     }
@@ -326,10 +283,7 @@ unsafe fn weight_gradient<V: Lanes>(op: &Conv, a: Row, g: Row, width: usize, dw:
     for tap in &op.taps {
         // SAFETY: as in `Forward`.
         unsafe {
-            let input = Row {
-                start: a.start.add(tap.input),
-                step: a.step,
-            };
+            let input = Row::new(a.start.add(tap.input), a.step);
             outer_row::<V>(input, op.cin, g, padded(op.cout), width, dw.add(tap.weight));
         }
     }
@@ -341,13 +295,12 @@ impl Kernel for Backward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task {
-            cx,
-            op,
+        let Task { cx, op, chunk } = self.0;
+        let Chunk {
             images,
             partial,
             scratch,
-        } = self.0;
+        } = chunk;
         let (cin, cout) = (padded(op.cin), padded(op.cout));
         let [height, width] = op.window.output();
         let w = shared(op, cx, false);
@@ -366,24 +319,10 @@ impl Kernel for Backward<'_> {
                 reader.image::<V>(image, a, None);
                 for y in 0..height {
                     let row = z_bar.interior(y);
-                    adjoint.row::<V>(
-                        image,
-                        y,
-                        RowMut {
-                            start: row,
-                            step: cout,
-                        },
-                        None,
-                    );
+                    adjoint.row::<V>(image, y, RowMut::new(row, cout), None);
                     let step = op.window.stride * cin;
-                    let input = Row {
-                        start: a.origin(y * op.window.stride),
-                        step,
-                    };
-                    let g = Row {
-                        start: row,
-                        step: cout,
-                    };
+                    let input = Row::new(a.origin(y * op.window.stride), step);
+                    let g = Row::new(row, cout);
                     weight_gradient::<V>(op, input, g, width, partial.pointer());
                 }
                 let Some(to) = to else { continue };
@@ -404,13 +343,12 @@ impl Kernel for TangentBackward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task {
-            cx,
-            op,
+        let Task { cx, op, chunk } = self.0;
+        let Chunk {
             images,
             partial,
             scratch,
-        } = self.0;
+        } = chunk;
         let (cin, cout) = (padded(op.cin), padded(op.cout));
         let [height, width] = op.window.output();
         let (w, w_dot) = (shared(op, cx, false), shared(op, cx, true));
@@ -432,35 +370,17 @@ impl Kernel for TangentBackward<'_> {
                 reader.image::<V>(image, a, Some(a_dot));
                 for y in 0..height {
                     let (row, row_dot) = (z_bar.interior(y), z_bar_dot.interior(y));
-                    let target = RowMut {
-                        start: row,
-                        step: cout,
-                    };
-                    let target_dot = RowMut {
-                        start: row_dot,
-                        step: cout,
-                    };
+                    let target = RowMut::new(row, cout);
+                    let target_dot = RowMut::new(row_dot, cout);
                     adjoint.row::<V>(image, y, target, Some(target_dot));
                     let step = op.window.stride * cin;
                     let at = y * op.window.stride;
-                    let input = Row {
-                        start: a.origin(at),
-                        step,
-                    };
-                    let g_dot = Row {
-                        start: row_dot,
-                        step: cout,
-                    };
+                    let input = Row::new(a.origin(at), step);
+                    let g_dot = Row::new(row_dot, cout);
                     weight_gradient::<V>(op, input, g_dot, width, partial.pointer());
                     if moving {
-                        let input_dot = Row {
-                            start: a_dot.origin(at),
-                            step,
-                        };
-                        let g = Row {
-                            start: row,
-                            step: cout,
-                        };
+                        let input_dot = Row::new(a_dot.origin(at), step);
+                        let g = Row::new(row, cout);
                         weight_gradient::<V>(op, input_dot, g, width, partial.pointer());
                     }
                 }

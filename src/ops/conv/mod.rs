@@ -25,11 +25,11 @@ mod cuda;
 mod tests;
 
 use super::adjoint::coefficients_len;
+use super::chunked::Partials;
 use super::cuda::Encoder;
 use super::geometry::{ParityClass, Tap, Window};
 use super::statistics::partial_len;
 use super::{ActivationId, Context, Graph, MAX_SOURCES, Op, ParameterId, Pass, Uses};
-use crate::device::parallel::chunks;
 use crate::device::simd::padded;
 
 /// One weight tensor of the convolution and where it acts.
@@ -213,7 +213,7 @@ impl Op for Conv {
     }
 
     fn uses(&self, graph: &Graph, pass: Pass) -> Uses {
-        let workspace = self.shared_len() + chunks(self.batch) * self.chunk_len();
+        let workspace = self.shared_len() + Partials::len(self.batch, self.chunk_len());
         Uses::of_pass(
             graph,
             pass,

@@ -4,21 +4,18 @@
 
 use super::Mix;
 use crate::device::View;
-use crate::device::parallel::{chunk_range, chunks, for_each, with_scratch};
 use crate::device::simd::{Kernel, LANES, Lanes, dispatch, padded};
 use crate::ops::adjoint::{AdjointReader, coefficients_len};
+use crate::ops::chunked::{Chunk, Partials};
 use crate::ops::micro::RowMut;
 use crate::ops::rows::{load, scale, store};
 use crate::ops::statistics::{TangentWriter, ValueWriter, finish_tangent, finish_value};
 use crate::ops::{Context, Dense, MAX_SOURCES, Moments, Pass, Role, Scale};
-use std::ops::Range;
 
 struct Task<'a> {
     cx: &'a Context<'a>,
     op: &'a Mix,
-    images: Range<usize>,
-    partial: View,
-    scratch: &'a mut [f32],
+    chunk: Chunk<'a>,
 }
 
 /// Fills the coefficients of y (or ẏ): row 0 the constant β, rows 1 + 2t and 2 + 2t the factors of
@@ -65,61 +62,43 @@ fn coefficients(op: &Mix, cx: &Context) -> View {
     cx.workspace.part(op.shared_len() - len, len)
 }
 
-fn partials(op: &Mix, cx: &Context) -> View {
-    cx.workspace
-        .part(op.shared_len(), chunks(op.batch) * op.chunk_len())
-}
-
-macro_rules! run_pass {
-    ($op:expr, $cx:expr, $kernel:ident) => {
-        let partials = partials($op, $cx);
-        for_each(chunks($op.batch), |chunk| {
-            with_scratch(2 * $op.size[1] * padded($op.channels), |scratch| {
-                dispatch($kernel(Task {
-                    cx: $cx,
-                    op: $op,
-                    images: chunk_range($op.batch, chunk),
-                    partial: partials.part(chunk * $op.chunk_len(), $op.chunk_len()),
-                    scratch,
-                }));
-            });
-        });
-    };
+/// Runs `kernel` on every chunk; returns what the chunks summed.
+fn run(op: &Mix, cx: &Context, kernel: impl Fn(Task) + Sync + Send) -> Partials {
+    let partials = Partials::new(cx.workspace, op.shared_len(), op.batch, op.chunk_len());
+    let rows = 2 * op.size[1] * padded(op.channels);
+    partials.for_each_chunk(rows, |chunk| kernel(Task { cx, op, chunk }));
+    partials
 }
 
 pub(super) fn forward(op: &Mix, cx: &Context) {
     fill_table(op, cx, false);
-    run_pass!(op, cx, Forward);
-    finish_value(cx, op.output, partials(op, cx), op.chunk_len(), 0);
+    let partials = run(op, cx, |task| dispatch(Forward(task)));
+    finish_value(cx, op.output, partials, 0);
 }
 
 pub(super) fn tangent(op: &Mix, cx: &Context) {
     fill_table(op, cx, true);
-    run_pass!(op, cx, Tangent);
-    finish_tangent(cx, op.output, partials(op, cx), op.chunk_len(), 0);
+    let partials = run(op, cx, |task| dispatch(Tangent(task)));
+    finish_tangent(cx, op.output, partials, 0);
 }
 
 pub(super) fn backward(op: &Mix, cx: &Context) {
     AdjointReader::prepare(cx, op.output, coefficients(op, cx), false);
-    run_pass!(op, cx, Backward);
-    finish_sums(op, cx, Pass::Backward);
+    let partials = run(op, cx, |task| dispatch(Backward(task)));
+    finish_sums(op, cx, Pass::Backward, partials);
 }
 
 pub(super) fn tangent_backward(op: &Mix, cx: &Context) {
     AdjointReader::prepare(cx, op.output, coefficients(op, cx), true);
-    run_pass!(op, cx, TangentBackward);
-    finish_sums(op, cx, Pass::TangentBackward);
+    let partials = run(op, cx, |task| dispatch(TangentBackward(task)));
+    finish_sums(op, cx, Pass::TangentBackward, partials);
 }
 
 /// Hands the sums on: adjoints of op weights and gains, and the inputs' adjoint sums.
-fn finish_sums(op: &Mix, cx: &Context, pass: Pass) {
+fn finish_sums(op: &Mix, cx: &Context, pass: Pass, partials: Partials) {
     let tangent = pass == Pass::TangentBackward;
-    let (all, step) = (partials(op, cx).read(), padded(op.channels));
-    let sum = |row: usize, c: usize| -> f64 {
-        (0..chunks(op.batch))
-            .map(|i| f64::from(all[i * op.chunk_len() + row * step + c]))
-            .sum()
-    };
+    let step = padded(op.channels);
+    let sum = |row: usize, c: usize| partials.sum(row * step + c);
     let (role, kind) = if tangent {
         (Role::AdjointTangent, Moments::AdjointSumsTangent)
     } else {
@@ -216,13 +195,12 @@ impl Kernel for Forward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task {
-            cx,
-            op,
+        let Task { cx, op, chunk } = self.0;
+        let Chunk {
             images,
             partial,
             scratch,
-        } = self.0;
+        } = chunk;
         let step = padded(op.channels);
         let table = cx
             .workspace
@@ -255,13 +233,12 @@ impl Kernel for Tangent<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task {
-            cx,
-            op,
+        let Task { cx, op, chunk } = self.0;
+        let Chunk {
             images,
             partial,
             scratch,
-        } = self.0;
+        } = chunk;
         let step = padded(op.channels);
         let table = cx
             .workspace
@@ -382,13 +359,12 @@ impl Kernel for Backward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task {
-            cx,
-            op,
+        let Task { cx, op, chunk } = self.0;
+        let Chunk {
             images,
             partial,
             scratch,
-        } = self.0;
+        } = chunk;
         let (step, width) = (padded(op.channels), op.size[1]);
         let adjoint = AdjointReader::new(cx, op.output, coefficients(op, cx), false);
         partial.write().fill(0.0);
@@ -398,7 +374,7 @@ impl Kernel for Backward<'_> {
             for y in 0..op.size[0] {
                 // SAFETY: as in `Forward`; `chunk_len` has a row for each sum.
                 unsafe {
-                    adjoint.row::<V>(image, y, RowMut { start: row, step }, None);
+                    adjoint.row::<V>(image, y, RowMut::new(row, step), None);
                     if op.output_normalised {
                         store_row::<V>(row, cx.dense(op.output, Role::Adjoint), image, y);
                     }
@@ -459,13 +435,12 @@ impl Kernel for TangentBackward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task {
-            cx,
-            op,
+        let Task { cx, op, chunk } = self.0;
+        let Chunk {
             images,
             partial,
             scratch,
-        } = self.0;
+        } = chunk;
         let (step, width) = (padded(op.channels), op.size[1]);
         let adjoint = AdjointReader::new(cx, op.output, coefficients(op, cx), true);
         partial.write().fill(0.0);
@@ -476,7 +451,7 @@ impl Kernel for TangentBackward<'_> {
             for y in 0..op.size[0] {
                 // SAFETY: as in `Backward`.
                 unsafe {
-                    let target = |start| RowMut { start, step };
+                    let target = |start| RowMut::new(start, step);
                     adjoint.row::<V>(image, y, target(row), Some(target(row_dot)));
                     if op.output_normalised {
                         store_row::<V>(

@@ -24,10 +24,10 @@ mod cuda;
 mod tests;
 
 use super::adjoint::coefficients_len;
+use super::chunked::Partials;
 use super::cuda::Encoder;
 use super::statistics::partial_len;
 use super::{ActivationId, Context, Graph, MAX_SOURCES, Op, ParameterId, Pass, Role, Scale, Uses};
-use crate::device::parallel::chunks;
 use crate::device::simd::padded;
 
 /// One term of the sum.
@@ -99,7 +99,7 @@ impl Op for Mix {
 
     fn uses(&self, graph: &Graph, pass: Pass) -> Uses {
         let inputs: Vec<_> = self.terms.iter().map(|t| t.input).collect();
-        let workspace = self.shared_len() + chunks(self.batch) * self.chunk_len();
+        let workspace = self.shared_len() + Partials::len(self.batch, self.chunk_len());
         let plain = |id| !graph.activation(id).normalised;
         let mut uses = Uses::of_pass(graph, pass, &inputs, &[self.output], plain, workspace);
         // The branches' adjoints are read from ȳ later, so a lazy ȳ is written out here.

@@ -3,9 +3,9 @@
 
 use super::{Kind, Pool};
 use crate::device::View;
-use crate::device::parallel::{chunk_range, chunks, for_each, with_scratch};
 use crate::device::simd::{Kernel, LANES, Lanes, dispatch, padded};
 use crate::ops::adjoint::{AdjointReader, coefficients_len};
+use crate::ops::chunked::{Chunk, Partials};
 use crate::ops::micro::RowMut;
 use crate::ops::rows::{InputAdjoint, Padded, Reader};
 use crate::ops::statistics::{
@@ -38,9 +38,7 @@ struct Task<'a> {
     cx: &'a Context<'a>,
     op: &'a Pool,
     mode: Mode,
-    images: Range<usize>,
-    partial: View,
-    scratch: &'a mut [f32],
+    chunk: Chunk<'a>,
 }
 
 fn coefficients(op: &Pool, cx: &Context, branch: usize) -> View {
@@ -55,28 +53,22 @@ fn run(op: &Pool, cx: &Context, mode: Mode) {
             AdjointReader::prepare(cx, branch.output, coefficients(op, cx, b), tangent);
         }
     }
-    let partials = cx
-        .workspace
-        .part(op.shared_len(), chunks(op.batch) * op.chunk_len());
+    let partials = Partials::new(cx.workspace, op.shared_len(), op.batch, op.chunk_len());
     let step = padded(op.channels);
-    let len = 3 * Padded::len(op.size, op.channels, 0) + 2 * op.size[1] * step;
-    for_each(chunks(op.batch), |chunk| {
-        with_scratch(len, |scratch| {
-            dispatch(Task {
-                cx,
-                op,
-                mode,
-                images: chunk_range(op.batch, chunk),
-                partial: partials.part(chunk * op.chunk_len(), op.chunk_len()),
-                scratch,
-            });
+    let scratch = 3 * Padded::len(op.size, op.channels, 0) + 2 * op.size[1] * step;
+    partials.for_each_chunk(scratch, |chunk| {
+        dispatch(Task {
+            cx,
+            op,
+            mode,
+            chunk,
         });
     });
     for (b, branch) in op.branches.iter().enumerate() {
         let at = b * partial_len(op.channels);
         match mode {
-            Mode::Forward => finish_value(cx, branch.output, partials, op.chunk_len(), at),
-            Mode::Tangent => finish_tangent(cx, branch.output, partials, op.chunk_len(), at),
+            Mode::Forward => finish_value(cx, branch.output, partials, at),
+            Mode::Tangent => finish_tangent(cx, branch.output, partials, at),
             Mode::Backward | Mode::TangentBackward => {}
         }
     }
@@ -215,10 +207,13 @@ impl Kernel for Task<'_> {
             cx,
             op,
             mode,
+            chunk,
+        } = self;
+        let Chunk {
             images,
             partial,
             scratch,
-        } = self;
+        } = chunk;
         let step = padded(op.channels);
         let tangent = mode == Mode::Tangent;
         let (x, scratch) = Padded::carve(scratch, op.size, op.channels, 0);
@@ -261,14 +256,8 @@ impl Kernel for Task<'_> {
                                 coefficients(op, cx, b),
                                 second,
                             );
-                            let target = RowMut {
-                                start: row.as_mut_ptr(),
-                                step,
-                            };
-                            let dot = RowMut {
-                                start: row_dot.as_mut_ptr(),
-                                step,
-                            };
+                            let target = RowMut::new(row.as_mut_ptr(), step);
+                            let dot = RowMut::new(row_dot.as_mut_ptr(), step);
                             adjoint.row::<V>(image, y, target, second.then_some(dot));
                         }
                         let g = if mode == Mode::TangentBackward {

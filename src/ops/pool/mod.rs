@@ -16,10 +16,10 @@ mod cuda;
 mod tests;
 
 use super::adjoint::coefficients_len;
+use super::chunked::Partials;
 use super::cuda::Encoder;
 use super::statistics::partial_len;
 use super::{ActivationId, Context, Graph, MAX_SOURCES, Op, Pass, Uses};
-use crate::device::parallel::chunks;
 use crate::device::simd::padded;
 
 /// Which pool.
@@ -105,7 +105,7 @@ impl Op for Pool {
 
     fn uses(&self, graph: &Graph, pass: Pass) -> Uses {
         let outputs: Vec<_> = self.branches.iter().map(|b| b.output).collect();
-        let workspace = self.shared_len() + chunks(self.batch) * self.chunk_len();
+        let workspace = self.shared_len() + Partials::len(self.batch, self.chunk_len());
         Uses::of_pass(graph, pass, &[self.input], &outputs, |_| true, workspace)
     }
 

@@ -5,18 +5,18 @@
 //! cache. Roofline: 2·k² + 2·C_out FLOP a loaded f32 of input, so the kernel is bound by
 //! multiply-adds from 16 channels on; memory sees one read of x and one write of z.
 
+use super::packed::{Packed, coefficients, prepare};
 use super::{PlannedBranch, PlannedGroup, Separable};
 use crate::device::View;
-use crate::device::parallel::{chunk_range, chunks, for_each, with_scratch};
+use crate::device::parallel::for_each;
 use crate::device::simd::{Kernel, Lanes, dispatch, padded};
 use crate::ops::adjoint::AdjointReader;
+use crate::ops::chunked::{Chunk, Partials};
 use crate::ops::geometry::Tap;
 use crate::ops::micro::{
     Row, RowMut, Start, depthwise_gradient_row, depthwise_row, matmul_row, outer_row,
 };
-use crate::ops::rows::{
-    InputAdjoint, Padded, Reader, combine_gradient, combine_sums, pack, pack_transposed,
-};
+use crate::ops::rows::{InputAdjoint, Padded, Reader, combine_gradient, combine_sums};
 use crate::ops::statistics::{TangentWriter, ValueWriter, finish_tangent, finish_value};
 use crate::ops::{Context, Moments, Pass, Role};
 
@@ -26,97 +26,17 @@ const HERE: &[Tap] = &[Tap {
     weight: 0,
 }];
 
-/// Packed weights of a branch, padded to whole vectors.
-#[derive(Clone, Copy)]
-struct Packed {
-    depthwise: *const f32,
-    pointwise: *const f32,
-    transposed: *const f32,
-}
-
-impl Packed {
-    fn at(branch: &PlannedBranch, cin: usize, workspace: View, tangent: bool) -> Packed {
-        let start = branch.packed + usize::from(tangent) * branch.packed_len(cin);
-        let part = |from, len| workspace.part(start + from, len).pointer().cast_const();
-        let (dw, pw) = (branch.depthwise_len(cin), branch.pointwise_len(cin));
-        Packed {
-            depthwise: part(0, dw),
-            pointwise: part(dw, pw),
-            transposed: part(dw + pw, branch.channels_out * padded(cin)),
-        }
-    }
-}
-
-/// Packs the weights (and in the tangent passes their tangents), and the adjoint coefficients.
-fn prepare(op: &Separable, cx: &Context, pass: Pass) {
-    let tangents = matches!(pass, Pass::Tangent | Pass::TangentBackward);
-    for group in &op.groups {
-        for branch in &group.branches {
-            let cin = group.channels;
-            for tangent in [false, true] {
-                if tangent && !tangents {
-                    continue;
-                }
-                let of = |id| {
-                    if tangent {
-                        cx.parameter_tangent(id)
-                    } else {
-                        cx.parameter(id)
-                    }
-                };
-                let (dw, pw) = (branch.depthwise_len(cin), branch.pointwise_len(cin));
-                let start = branch.packed + usize::from(tangent) * branch.packed_len(cin);
-                let pointwise = of(branch.branch.pointwise).read();
-                let part = |from, len| cx.workspace.part(start + from, len).write();
-                pack(of(branch.branch.depthwise).read(), cin, part(0, dw));
-                pack(pointwise, branch.channels_out, part(dw, pw));
-                let transposed = part(dw + pw, branch.channels_out * padded(cin));
-                pack_transposed(pointwise, cin, branch.channels_out, transposed);
-            }
-            if matches!(pass, Pass::Backward | Pass::TangentBackward) {
-                AdjointReader::prepare(
-                    cx,
-                    branch.branch.output,
-                    coefficients(branch, cx),
-                    pass == Pass::TangentBackward,
-                );
-            }
-        }
-    }
-}
-
-fn coefficients(branch: &PlannedBranch, cx: &Context) -> View {
-    cx.workspace.part(
-        branch.coefficients,
-        cx.workspace.len() - branch.coefficients,
-    )
-}
-
-fn for_each_task(op: &Separable, task: impl Fn(&PlannedGroup, usize) + Sync + Send) {
-    let count = chunks(op.batch);
-    for_each(op.groups.len() * count, |i| {
-        task(&op.groups[i / count], i % count)
-    });
-}
-
-fn partials(op: &Separable, cx: &Context) -> View {
-    cx.workspace
-        .part(op.shared_len, chunks(op.batch) * op.chunk_len)
-}
-
-/// Where the rows and images of one task lie.
+/// One group and one chunk of images.
 struct Task<'a> {
     cx: &'a Context<'a>,
     group: &'a PlannedGroup,
-    images: std::ops::Range<usize>,
-    partial: View,
-    scratch: &'a mut [f32],
+    chunk: Chunk<'a>,
 }
 
 impl Task<'_> {
-    /// The kernel's scratch, in f32: images `a` (one or two), rows, and with `backward` ā and d̄.
-    fn scratch_len(group: &PlannedGroup, tangent: bool, backward: bool) -> usize {
-        let copies = 1 + usize::from(tangent);
+    /// A pass's scratch, in f32: images `a` (one or two), rows, and backward ā and d̄.
+    fn scratch_len(group: &PlannedGroup, pass: Pass) -> usize {
+        let copies = 1 + usize::from(matches!(pass, Pass::Tangent | Pass::TangentBackward));
         let cin = padded(group.channels);
         let width = group.size[1];
         let rows = |channels: usize| width * padded(channels);
@@ -128,7 +48,7 @@ impl Task<'_> {
             .unwrap_or(0);
         let mut len = copies * Padded::len(group.size, group.channels, group.border);
         len += copies * (rows(group.channels) + rows(widest));
-        if backward {
+        if matches!(pass, Pass::Backward | Pass::TangentBackward) {
             let border = group
                 .branches
                 .iter()
@@ -141,63 +61,58 @@ impl Task<'_> {
     }
 }
 
-macro_rules! run_pass {
-    ($op:expr, $cx:expr, $pass:expr, $kernel:ident, $tangent:expr, $backward:expr) => {
-        prepare($op, $cx, $pass);
-        let partials = partials($op, $cx);
-        for_each_task($op, |group, chunk| {
-            with_scratch(Task::scratch_len(group, $tangent, $backward), |scratch| {
-                dispatch($kernel(Task {
-                    cx: $cx,
-                    group,
-                    images: chunk_range($op.batch, chunk),
-                    partial: partials.part(chunk * $op.chunk_len, $op.chunk_len),
-                    scratch,
-                }));
-            });
-        });
-    };
+/// Runs `kernel` on every chunk of every group; returns what they summed.
+fn run(op: &Separable, cx: &Context, pass: Pass, kernel: impl Fn(Task) + Sync + Send) -> Partials {
+    prepare(op, cx, pass);
+    let partials = Partials::new(cx.workspace, op.shared_len, op.batch, op.chunk_len);
+    partials.for_each_task(
+        op.groups.len(),
+        |group| Task::scratch_len(&op.groups[group], pass),
+        |group, chunk| {
+            let group = &op.groups[group];
+            kernel(Task { cx, group, chunk });
+        },
+    );
+    partials
 }
 
 pub(super) fn forward(op: &Separable, cx: &Context) {
-    run_pass!(op, cx, Pass::Forward, Forward, false, false);
+    let partials = run(op, cx, Pass::Forward, |task| dispatch(Forward(task)));
     for branch in op.groups.iter().flat_map(|g| &g.branches) {
-        let id = branch.branch.output;
-        finish_value(cx, id, partials(op, cx), op.chunk_len, branch.partial);
+        finish_value(cx, branch.branch.output, partials, branch.partial);
     }
 }
 
 pub(super) fn tangent(op: &Separable, cx: &Context) {
-    run_pass!(op, cx, Pass::Tangent, Tangent, true, false);
+    let partials = run(op, cx, Pass::Tangent, |task| dispatch(Tangent(task)));
     for branch in op.groups.iter().flat_map(|g| &g.branches) {
-        let id = branch.branch.output;
-        finish_tangent(cx, id, partials(op, cx), op.chunk_len, branch.partial);
+        finish_tangent(cx, branch.branch.output, partials, branch.partial);
     }
 }
 
 pub(super) fn backward(op: &Separable, cx: &Context) {
-    run_pass!(op, cx, Pass::Backward, Backward, false, true);
-    finish_gradients(op, cx, Moments::AdjointSums);
+    let partials = run(op, cx, Pass::Backward, |task| dispatch(Backward(task)));
+    finish_gradients(op, cx, Moments::AdjointSums, partials);
 }
 
 pub(super) fn tangent_backward(op: &Separable, cx: &Context) {
-    run_pass!(op, cx, Pass::TangentBackward, TangentBackward, true, true);
-    finish_gradients(op, cx, Moments::AdjointSumsTangent);
+    let pass = Pass::TangentBackward;
+    let partials = run(op, cx, pass, |task| dispatch(TangentBackward(task)));
+    finish_gradients(op, cx, Moments::AdjointSumsTangent, partials);
 }
 
-fn finish_gradients(op: &Separable, cx: &Context, kind: Moments) {
-    let (all, stride, count) = (partials(op, cx).read(), op.chunk_len, chunks(op.batch));
+fn finish_gradients(op: &Separable, cx: &Context, kind: Moments, partials: Partials) {
     for_each(op.groups.len(), |g| {
         let group = &op.groups[g];
         for branch in &group.branches {
             let dw = cx.parameter_gradient(branch.branch.depthwise).write();
-            combine_gradient(all, stride, count, branch.partial, group.channels, dw);
+            combine_gradient(partials, branch.partial, group.channels, dw);
             let pw = cx.parameter_gradient(branch.branch.pointwise).write();
             let at = branch.partial + branch.depthwise_len(group.channels);
-            combine_gradient(all, stride, count, at, branch.channels_out, pw);
+            combine_gradient(partials, at, branch.channels_out, pw);
         }
         if cx.graph.activation(group.input).normalised {
-            combine_sums(cx, group.input, kind, all, stride, count, group.sums);
+            combine_sums(cx, group.input, kind, partials, group.sums);
         }
     });
 }
@@ -214,13 +129,12 @@ impl Kernel for Forward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task {
-            cx,
-            group,
+        let Task { cx, group, chunk } = self.0;
+        let Chunk {
             images,
             partial,
             scratch,
-        } = self.0;
+        } = chunk;
         let cin = padded(group.channels);
         let (a, scratch) = Padded::carve(scratch, group.size, group.channels, group.border);
         let (d, z) = scratch.split_at_mut(group.size[1] * cin);
@@ -237,14 +151,8 @@ impl Kernel for Forward<'_> {
                     let [height, width] = branch.window.output();
                     for y in 0..height {
                         let stride = branch.window.stride;
-                        let input = Row {
-                            start: a.origin(y * stride),
-                            step: stride * cin,
-                        };
-                        let d_row = RowMut {
-                            start: d.as_mut_ptr(),
-                            step: cin,
-                        };
+                        let input = Row::new(a.origin(y * stride), stride * cin);
+                        let d_row = RowMut::new(d.as_mut_ptr(), cin);
                         depthwise_row::<V>(
                             input,
                             &branch.taps,
@@ -254,14 +162,8 @@ impl Kernel for Forward<'_> {
                             cin,
                             Start::Zero,
                         );
-                        let d_row = Row {
-                            start: d.as_ptr(),
-                            step: cin,
-                        };
-                        let z_row = RowMut {
-                            start: z.as_mut_ptr(),
-                            step: cout,
-                        };
+                        let d_row = Row::new(d.as_ptr(), cin);
+                        let z_row = RowMut::new(z.as_mut_ptr(), cout);
                         matmul_row::<V>(
                             d_row,
                             HERE,
@@ -296,22 +198,10 @@ unsafe fn depthwise_rows<V: Lanes>(
     let step = stride * cin;
     // SAFETY: as in `Forward`.
     unsafe {
-        let input = Row {
-            start: a.origin(y * stride),
-            step,
-        };
-        let input_dot = Row {
-            start: a_dot.origin(y * stride),
-            step,
-        };
-        let out = RowMut {
-            start: d,
-            step: cin,
-        };
-        let out_dot = RowMut {
-            start: d_dot,
-            step: cin,
-        };
+        let input = Row::new(a.origin(y * stride), step);
+        let input_dot = Row::new(a_dot.origin(y * stride), step);
+        let out = RowMut::new(d, cin);
+        let out_dot = RowMut::new(d_dot, cin);
         depthwise_row::<V>(
             input,
             &branch.taps,
@@ -348,13 +238,12 @@ impl Kernel for Tangent<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task {
-            cx,
-            group,
+        let Task { cx, group, chunk } = self.0;
+        let Chunk {
             images,
             partial,
             scratch,
-        } = self.0;
+        } = chunk;
         let cin = padded(group.channels);
         let (a, scratch) = Padded::carve(scratch, group.size, group.channels, group.border);
         let (a_dot, scratch) = Padded::carve(scratch, group.size, group.channels, group.border);
@@ -380,14 +269,8 @@ impl Kernel for Tangent<'_> {
                             d.as_mut_ptr(),
                             d_dot.as_mut_ptr(),
                         );
-                        let out = RowMut {
-                            start: z.as_mut_ptr(),
-                            step: cout,
-                        };
-                        let row = |r: &[f32]| Row {
-                            start: r.as_ptr(),
-                            step: cin,
-                        };
+                        let out = RowMut::new(z.as_mut_ptr(), cout);
+                        let row = |r: &[f32]| Row::new(r.as_ptr(), cin);
                         let c = group.channels;
                         matmul_row::<V>(
                             row(d_dot),
@@ -434,14 +317,8 @@ unsafe fn transpose<V: Lanes>(
         for (m, y) in (class.row..size[0]).step_by(stride).enumerate() {
             // SAFETY: as in `Forward`; the border covers the transposed taps.
             unsafe {
-                let input = Row {
-                    start: adjoint.origin(m),
-                    step: cin,
-                };
-                let out = RowMut {
-                    start: a_bar.add((y * size[1] + class.column) * cin),
-                    step: stride * cin,
-                };
+                let input = Row::new(adjoint.origin(m), cin);
+                let out = RowMut::new(a_bar.add((y * size[1] + class.column) * cin), stride * cin);
                 depthwise_row::<V>(input, &class.taps, w, out, width, cin, Start::Add);
             }
         }
@@ -454,13 +331,12 @@ impl Kernel for Backward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task {
-            cx,
-            group,
+        let Task { cx, group, chunk } = self.0;
+        let Chunk {
             images,
             partial,
             scratch,
-        } = self.0;
+        } = chunk;
         let (cin, size) = (padded(group.channels), group.size);
         clear(group, partial);
         let (a, scratch) = Padded::carve(scratch, size, group.channels, group.border);
@@ -490,14 +366,8 @@ impl Kernel for Backward<'_> {
                     let pw = dw.add(branch.depthwise_len(group.channels));
                     for y in 0..height {
                         let stride = branch.window.stride;
-                        let input = Row {
-                            start: a.origin(y * stride),
-                            step: stride * cin,
-                        };
-                        let d_row = RowMut {
-                            start: d.as_mut_ptr(),
-                            step: cin,
-                        };
+                        let input = Row::new(a.origin(y * stride), stride * cin);
+                        let d_row = RowMut::new(d.as_mut_ptr(), cin);
                         depthwise_row::<V>(
                             input,
                             &branch.taps,
@@ -507,24 +377,10 @@ impl Kernel for Backward<'_> {
                             cin,
                             Start::Zero,
                         );
-                        adjoint.row::<V>(
-                            image,
-                            y,
-                            RowMut {
-                                start: z_bar.as_mut_ptr(),
-                                step: cout,
-                            },
-                            None,
-                        );
-                        let z_row = Row {
-                            start: z_bar.as_ptr(),
-                            step: cout,
-                        };
+                        adjoint.row::<V>(image, y, RowMut::new(z_bar.as_mut_ptr(), cout), None);
+                        let z_row = Row::new(z_bar.as_ptr(), cout);
                         outer_row::<V>(
-                            Row {
-                                start: d.as_ptr(),
-                                step: cin,
-                            },
+                            Row::new(d.as_ptr(), cin),
                             group.channels,
                             z_row,
                             cout,
@@ -532,10 +388,7 @@ impl Kernel for Backward<'_> {
                             pw,
                         );
                         let d_bar_row = d_bar.interior(y);
-                        let out = RowMut {
-                            start: d_bar_row,
-                            step: cin,
-                        };
+                        let out = RowMut::new(d_bar_row, cin);
                         matmul_row::<V>(
                             z_row,
                             HERE,
@@ -546,10 +399,7 @@ impl Kernel for Backward<'_> {
                             width,
                             Start::Zero,
                         );
-                        let g = Row {
-                            start: d_bar_row,
-                            step: cin,
-                        };
+                        let g = Row::new(d_bar_row, cin);
                         depthwise_gradient_row::<V>(input, &branch.taps, g, width, cin, dw);
                     }
                     transpose::<V>(branch, size, d_bar, w.depthwise, a_bar.as_mut_ptr());
@@ -572,13 +422,12 @@ impl Kernel for TangentBackward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Task {
-            cx,
-            group,
+        let Task { cx, group, chunk } = self.0;
+        let Chunk {
             images,
             partial,
             scratch,
-        } = self.0;
+        } = chunk;
         let (cin, size) = (padded(group.channels), group.size);
         clear(group, partial);
         let (a, scratch) = Padded::carve(scratch, size, group.channels, group.border);
@@ -623,49 +472,14 @@ impl Kernel for TangentBackward<'_> {
                             d.as_mut_ptr(),
                             d_dot.as_mut_ptr(),
                         );
-                        let target = |row: &mut [f32]| RowMut {
-                            start: row.as_mut_ptr(),
-                            step: cout,
-                        };
+                        let target = |row: &mut [f32]| RowMut::new(row.as_mut_ptr(), cout);
                         adjoint.row::<V>(image, y, target(z_bar), Some(target(z_bar_dot)));
-                        let g = Row {
-                            start: z_bar.as_ptr(),
-                            step: cout,
-                        };
-                        let g_dot = Row {
-                            start: z_bar_dot.as_ptr(),
-                            step: cout,
-                        };
-                        outer_row::<V>(
-                            Row {
-                                start: d_dot.as_ptr(),
-                                step: cin,
-                            },
-                            c,
-                            g,
-                            cout,
-                            width,
-                            pw,
-                        );
-                        outer_row::<V>(
-                            Row {
-                                start: d.as_ptr(),
-                                step: cin,
-                            },
-                            c,
-                            g_dot,
-                            cout,
-                            width,
-                            pw,
-                        );
-                        let row = RowMut {
-                            start: d_bar.interior(y),
-                            step: cin,
-                        };
-                        let row_dot = RowMut {
-                            start: d_bar_dot.interior(y),
-                            step: cin,
-                        };
+                        let g = Row::new(z_bar.as_ptr(), cout);
+                        let g_dot = Row::new(z_bar_dot.as_ptr(), cout);
+                        outer_row::<V>(Row::new(d_dot.as_ptr(), cin), c, g, cout, width, pw);
+                        outer_row::<V>(Row::new(d.as_ptr(), cin), c, g_dot, cout, width, pw);
+                        let row = RowMut::new(d_bar.interior(y), cin);
+                        let row_dot = RowMut::new(d_bar_dot.interior(y), cin);
                         let o = branch.channels_out;
                         matmul_row::<V>(g, HERE, o, w.transposed, cin, row, width, Start::Zero);
                         matmul_row::<V>(
@@ -689,22 +503,10 @@ impl Kernel for TangentBackward<'_> {
                             Start::Add,
                         );
                         let step = branch.window.stride * cin;
-                        let input = Row {
-                            start: a.origin(y * branch.window.stride),
-                            step,
-                        };
-                        let input_dot = Row {
-                            start: a_dot.origin(y * branch.window.stride),
-                            step,
-                        };
-                        let d_g = Row {
-                            start: row.start,
-                            step: cin,
-                        };
-                        let d_g_dot = Row {
-                            start: row_dot.start,
-                            step: cin,
-                        };
+                        let input = Row::new(a.origin(y * branch.window.stride), step);
+                        let input_dot = Row::new(a_dot.origin(y * branch.window.stride), step);
+                        let d_g = Row::new(row.start, cin);
+                        let d_g_dot = Row::new(row_dot.start, cin);
                         depthwise_gradient_row::<V>(input, taps, d_g_dot, width, cin, dw);
                         depthwise_gradient_row::<V>(input_dot, taps, d_g, width, cin, dw);
                     }

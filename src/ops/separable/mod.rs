@@ -26,15 +26,16 @@
 
 mod cpu;
 mod cuda;
+mod packed;
 #[cfg(test)]
 mod tests;
 
 use super::adjoint::coefficients_len;
+use super::chunked::Partials;
 use super::cuda::Encoder;
 use super::geometry::{ParityClass, Tap, Window};
 use super::statistics::partial_len;
 use super::{ActivationId, Context, Graph, MAX_SOURCES, Op, ParameterId, Pass, Uses};
-use crate::device::parallel::chunks;
 use crate::device::simd::padded;
 
 /// One separable convolution of a group.
@@ -197,7 +198,7 @@ impl Op for Separable {
 
     fn uses(&self, graph: &Graph, pass: Pass) -> Uses {
         let inputs: Vec<_> = self.groups.iter().map(|g| g.input).collect();
-        let workspace = self.shared_len + chunks(self.batch) * self.chunk_len;
+        let workspace = self.shared_len + Partials::len(self.batch, self.chunk_len);
         Uses::of_pass(graph, pass, &inputs, &self.outputs(), |_| true, workspace)
     }
 
