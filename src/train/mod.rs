@@ -254,9 +254,7 @@ impl Trainer {
         draw_factors(self.settings.seed, step, drop_path, &mut self.factors);
         let lr = self.learning_rate(epoch);
         let batch = self.loader.batch(step);
-        let outcome = self
-            .model
-            .train(&batch, &self.factors, &mut self.gradient)?;
+        let outcome = self.model.train(batch, &self.factors, &mut self.gradient)?;
         self.finite("the training loss", outcome.loss)?;
         let norm = self.sgd.step(lr, &self.gradient, &mut self.model.theta)?;
         let norm = norm.value()?;
