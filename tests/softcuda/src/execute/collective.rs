@@ -212,20 +212,13 @@ impl Warp {
                 return Err(block.fault(kind, self, at.function, at.pc, lane as u32, &message));
             }
         }
-        let gone = members(first) & self.exited;
-        if gone != 0 && inst.op != Op::WarpSync && block.env.machine.options.checks.barriers {
-            let message = format!(
-                "wrong mask: a `.sync` instruction names lanes {:#010x}, of which {gone:#010x} have \
-                 exited",
-                members(first)
-            );
-            let kind = FaultKind::Barrier;
-            return Err(block.fault(kind, self, at.function, at.pc, first as u32, &message));
-        }
         let complete = lanes(active).all(|lane| members(lane) & alive & !active == 0);
         if complete {
             // SAFETY: the caller's promise.
-            unsafe { exchange(inst, regs, preds, active, &members) };
+            unsafe {
+                self.check_shuffle(block, inst, regs, active, &members, at)?;
+                exchange(inst, regs, preds, active, &members);
+            }
             self.sync_epoch += 1;
             return Ok(Next::On);
         }
@@ -262,7 +255,10 @@ impl Warp {
         }
         if inst.op != Op::WarpSync {
             // SAFETY: the caller's promise; the waiting fragments share the frame.
-            unsafe { exchange(inst, regs, preds, together, &|_| mask) };
+            unsafe {
+                self.check_shuffle(block, inst, regs, together, &|_| mask, at)?;
+                exchange(inst, regs, preds, together, &|_| mask);
+            }
         }
         self.sync_epoch += 1;
         for fragment in &mut self.fragments {
@@ -272,6 +268,51 @@ impl Warp {
             }
         }
         Ok(Next::On)
+    }
+
+    /// With the check on: a lane reads from one that its mask names but that isn't there (it has exited, or
+    /// the block is shorter). PTX lets a mask name exited lanes, since only non-exited ones are waited for;
+    /// what such a lane would have given is undefined. A source outside the mask isn't reported: the last
+    /// lanes of a reduction by `shfl.down` read such values, and drop them.
+    ///
+    /// # Safety
+    /// As [`Warp::collective`].
+    unsafe fn check_shuffle(
+        &self,
+        block: &BlockState,
+        inst: &Inst,
+        regs: *mut Slot,
+        active: u32,
+        members: &dyn Fn(usize) -> u32,
+        at: At,
+    ) -> Result<(), Box<Fault>> {
+        let Op::Shuffle(mode) = inst.op else {
+            return Ok(());
+        };
+        let alive = self.alive();
+        if alive == u32::MAX || !block.env.machine.options.checks.barriers {
+            return Ok(());
+        }
+        for lane in lanes(active) {
+            // SAFETY: the caller's promise.
+            let (from, inside) = unsafe { shuffle_source(mode, inst, regs, lane as u32) };
+            let absent = members(lane) & !alive;
+            if inside && absent >> from & 1 == 1 {
+                let why = if self.exited >> from & 1 == 1 {
+                    "has exited"
+                } else {
+                    "is no thread of the block"
+                };
+                let message = format!(
+                    "wrong mask: lane {lane} shuffles with member mask {:#010x} and reads from lane {from}, \
+                     which {why}",
+                    members(lane)
+                );
+                let kind = FaultKind::Barrier;
+                return Err(block.fault(kind, self, at.function, at.pc, lane as u32, &message));
+            }
+        }
+        Ok(())
     }
 
     /// With the check on: lanes that others wait for have gone round the instruction.
@@ -353,8 +394,10 @@ impl Warp {
             );
         }
         if aligned && block.env.machine.options.checks.barriers {
+            // Lanes whose barrier has completed are on their way, though they had no turn yet.
             let elsewhere = self.fragments.iter().find(|f| {
-                matches!(f.state, State::Barrier { .. })
+                matches!(f.state, State::Barrier { id, generation }
+                    if block.barriers[id as usize].generation == generation)
                     && (f.pc != at.pc || f.frame != self.fragments[index].frame)
             });
             if let Some(other) = elsewhere {
@@ -1054,6 +1097,31 @@ fn reduce(op: AtomOp, ty: Type, abs: bool, nan: bool, group: u32, values: &[u32;
     }
 }
 
+/// The lane that a lane of a shuffle reads, and whether it is in range.
+///
+/// # Safety
+/// As [`exchange`].
+#[inline(always)]
+unsafe fn shuffle_source(mode: Shuffle, inst: &Inst, regs: *const Slot, lane: u32) -> (u32, bool) {
+    // SAFETY: the caller's promise.
+    let (b, packed) = unsafe {
+        let b = u32::get(regs, inst.b, lane as usize) & 31;
+        (b, u32::get(regs, inst.d, lane as usize))
+    };
+    let (clamp, segment) = (packed & 31, packed >> 8 & 31);
+    let last = lane & segment | clamp & !segment;
+    let (from, inside) = match mode {
+        Shuffle::Up => (lane.wrapping_sub(b), lane as i32 - b as i32 >= last as i32),
+        Shuffle::Down => (lane + b, lane + b <= last),
+        Shuffle::Butterfly => (lane ^ b, lane ^ b <= last),
+        Shuffle::Index => {
+            let from = lane & segment | b & !segment;
+            (from, from <= last)
+        }
+    };
+    (from & 31, inside)
+}
+
 /// # Safety
 /// As [`exchange`].
 unsafe fn shuffle(mode: Shuffle, inst: &Inst, regs: *mut Slot, preds: *mut u32, active: u32) {
@@ -1063,22 +1131,9 @@ unsafe fn shuffle(mode: Shuffle, inst: &Inst, regs: *mut Slot, preds: *mut u32, 
         let values: [u32; 32] = std::array::from_fn(|lane| u32::get(regs, inst.a, lane));
         let mut out = [0; 32];
         for lane in 0..32u32 {
-            let b = u32::get(regs, inst.b, lane as usize) & 31;
-            let packed = u32::get(regs, inst.d, lane as usize);
-            let (clamp, segment) = (packed & 31, packed >> 8 & 31);
-            let last = lane & segment | clamp & !segment;
-            let first = lane & segment;
-            let (from, inside) = match mode {
-                Shuffle::Up => (lane.wrapping_sub(b), lane as i32 - b as i32 >= last as i32),
-                Shuffle::Down => (lane + b, lane + b <= last),
-                Shuffle::Butterfly => (lane ^ b, lane ^ b <= last),
-                Shuffle::Index => {
-                    let from = first | b & !segment;
-                    (from, from <= last)
-                }
-            };
+            let (from, inside) = shuffle_source(mode, inst, regs, lane);
             flags |= u32::from(inside) << lane;
-            out[lane as usize] = values[if inside { from & 31 } else { lane } as usize];
+            out[lane as usize] = values[if inside { from } else { lane } as usize];
         }
         super::lanes::write(regs, inst.dst, &out, active);
     }

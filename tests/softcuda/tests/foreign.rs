@@ -1,0 +1,49 @@
+//! Programs as people write them elsewhere, in Python: ctypes on `libcuda.so.1`, kernels compiled by NVRTC with
+//! NVIDIA's C++ headers. They know nothing of softcuda; each checks its own results.
+
+mod support;
+
+use std::process::Command;
+
+/// Runs `foreign/NAME.py`, which has to succeed without a finding; `None` where it can't be run.
+fn program(name: &str) -> Option<support::Run> {
+    let python = Command::new("python3").arg("--version").output();
+    if !python.is_ok_and(|output| output.status.success()) {
+        println!("skipped: {name}: python3 is not installed");
+        return None;
+    }
+    if !support::can_compile(name) {
+        return None;
+    }
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign");
+    let wheels = support::toolkit()?.display().to_string();
+    let mut command = Command::new("python3");
+    command.arg("-B").arg(format!("{folder}/{name}.py"));
+    Some(support::run(&mut command, &[("WHEELS", &wheels)]))
+}
+
+fn runs_without_a_finding(name: &str) {
+    if let Some(run) = program(name) {
+        run.silent();
+    }
+}
+
+#[test]
+fn cooperative_groups_tile_reduce_partition_and_synchronise_the_grid() {
+    runs_without_a_finding("groups");
+}
+
+#[test]
+fn pipelines_barriers_and_atomics_of_libcudacxx_work() {
+    runs_without_a_finding("libcudacxx");
+}
+
+#[test]
+fn intrinsics_of_integers_floats_and_halves_give_what_python_computes() {
+    runs_without_a_finding("arithmetic");
+}
+
+#[test]
+fn wmma_and_mma_multiply_matrices_of_every_type() {
+    runs_without_a_finding("tensor_cores");
+}
