@@ -44,11 +44,11 @@ thread_local! {
 }
 
 entries! {
-    fn cuStreamBeginCapture(stream: Handle) {
+    fn cuStreamBeginCapture(stream: Handle) [cuStreamBeginCapture_ptsz] {
         begin(stream, GLOBAL, None)
     }
 
-    fn cuStreamBeginCapture_v2(stream: Handle, mode: u32) {
+    fn cuStreamBeginCapture_v2(stream: Handle, mode: u32) [cuStreamBeginCapture_v2_ptsz] {
         begin(stream, mode, None)
     }
 
@@ -59,12 +59,12 @@ entries! {
         _edges: *const EdgeData,
         count: usize,
         mode: u32,
-    ) {
+    ) [cuStreamBeginCaptureToGraph_ptsz] {
         let tips = handles(dependencies, count)?;
         begin(stream, mode, Some((graph, tips)))
     }
 
-    fn cuStreamEndCapture(stream: Handle, graph: *mut Handle) {
+    fn cuStreamEndCapture(stream: Handle, graph: *mut Handle) [cuStreamEndCapture_ptsz] {
         let (mut driver, context) = current()?;
         if graph.is_null() {
             return Err(Code::INVALID_VALUE);
@@ -75,14 +75,14 @@ entries! {
         ended.map(drop)
     }
 
-    fn cuStreamIsCapturing(stream: Handle, status: *mut u32) {
+    fn cuStreamIsCapturing(stream: Handle, status: *mut u32) [cuStreamIsCapturing_ptsz] {
         let (mut driver, context) = current()?;
         let stream = driver.stream(context, stream)?;
         forbid_legacy(&mut driver, context, stream)?;
         put(status, status_of(&driver, stream)?.0)
     }
 
-    fn cuStreamGetCaptureInfo(stream: Handle, status: *mut u32, number: *mut u64) {
+    fn cuStreamGetCaptureInfo(stream: Handle, status: *mut u32, number: *mut u64) [cuStreamGetCaptureInfo_ptsz] {
         let (mut driver, context) = current()?;
         info(&mut driver, context, stream, status, number).map(drop)
     }
@@ -94,7 +94,7 @@ entries! {
         graph: *mut Handle,
         dependencies: *mut *const Handle,
         count: *mut usize,
-    ) {
+    ) [cuStreamGetCaptureInfo_v2_ptsz] {
         let (mut driver, context) = current()?;
         let capture = info(&mut driver, context, stream, status, number)?;
         tips_out(&mut driver, context, stream, capture, graph, dependencies, count)
@@ -108,7 +108,7 @@ entries! {
         dependencies: *mut *const Handle,
         edges: *mut *const EdgeData,
         count: *mut usize,
-    ) {
+    ) [cuStreamGetCaptureInfo_v3_ptsz] {
         let (mut driver, context) = current()?;
         put_if_wanted(edges, std::ptr::null());
         let capture = info(&mut driver, context, stream, status, number)?;
@@ -120,7 +120,7 @@ entries! {
         dependencies: *const Handle,
         count: usize,
         flags: u32,
-    ) {
+    ) [cuStreamUpdateCaptureDependencies_ptsz] {
         update_tips(stream, handles(dependencies, count)?, flags)
     }
 
@@ -130,7 +130,7 @@ entries! {
         _edges: *const EdgeData,
         count: usize,
         flags: u32,
-    ) {
+    ) [cuStreamUpdateCaptureDependencies_v2_ptsz] {
         update_tips(stream, handles(dependencies, count)?, flags)
     }
 

@@ -22,11 +22,11 @@ entries! {
         copy_in((from, HOST), (to, DEVICE), bytes, stream)
     }
 
-    fn cuMemcpyHtoD_v2(to: u64, from: u64, bytes: usize) {
+    fn cuMemcpyHtoD_v2(to: u64, from: u64, bytes: usize) [cuMemcpyHtoD_v2_ptds] {
         copy_now((from, HOST), (to, DEVICE), bytes)
     }
 
-    fn cuMemcpyHtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: Handle) {
+    fn cuMemcpyHtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: Handle) [cuMemcpyHtoDAsync_v2_ptsz] {
         copy_in((from, HOST), (to, DEVICE), bytes, stream)
     }
 
@@ -38,11 +38,11 @@ entries! {
         copy_in((from, DEVICE), (to, HOST), bytes, stream)
     }
 
-    fn cuMemcpyDtoH_v2(to: u64, from: u64, bytes: usize) {
+    fn cuMemcpyDtoH_v2(to: u64, from: u64, bytes: usize) [cuMemcpyDtoH_v2_ptds] {
         copy_now((from, DEVICE), (to, HOST), bytes)
     }
 
-    fn cuMemcpyDtoHAsync_v2(to: u64, from: u64, bytes: usize, stream: Handle) {
+    fn cuMemcpyDtoHAsync_v2(to: u64, from: u64, bytes: usize, stream: Handle) [cuMemcpyDtoHAsync_v2_ptsz] {
         copy_in((from, DEVICE), (to, HOST), bytes, stream)
     }
 
@@ -54,23 +54,23 @@ entries! {
         copy_in((from, DEVICE), (to, DEVICE), bytes, stream)
     }
 
-    fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) {
+    fn cuMemcpyDtoD_v2(to: u64, from: u64, bytes: usize) [cuMemcpyDtoD_v2_ptds] {
         copy_now((from, DEVICE), (to, DEVICE), bytes)
     }
 
-    fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: Handle) {
+    fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: Handle) [cuMemcpyDtoDAsync_v2_ptsz] {
         copy_in((from, DEVICE), (to, DEVICE), bytes, stream)
     }
 
-    fn cuMemcpy(to: u64, from: u64, bytes: usize) {
+    fn cuMemcpy(to: u64, from: u64, bytes: usize) [cuMemcpy_ptds] {
         copy_now((from, UNIFIED), (to, UNIFIED), bytes)
     }
 
-    fn cuMemcpyAsync(to: u64, from: u64, bytes: usize, stream: Handle) {
+    fn cuMemcpyAsync(to: u64, from: u64, bytes: usize, stream: Handle) [cuMemcpyAsync_ptsz] {
         copy_in((from, UNIFIED), (to, UNIFIED), bytes, stream)
     }
 
-    fn cuMemcpyPeer(to: u64, to_context: Handle, from: u64, from_context: Handle, bytes: usize) {
+    fn cuMemcpyPeer(to: u64, to_context: Handle, from: u64, from_context: Handle, bytes: usize) [cuMemcpyPeer_ptds] {
         known_contexts([to_context, from_context])?;
         copy_now((from, DEVICE), (to, DEVICE), bytes)
     }
@@ -82,7 +82,7 @@ entries! {
         from_context: Handle,
         bytes: usize,
         stream: Handle,
-    ) {
+    ) [cuMemcpyPeerAsync_ptsz] {
         known_contexts([to_context, from_context])?;
         copy_in((from, DEVICE), (to, DEVICE), bytes, stream)
     }
@@ -91,7 +91,7 @@ entries! {
         copy_box(box_of_2d(&take(parameters)?)?)
     }
 
-    fn cuMemcpy2D_v2(parameters: *const Memcpy2d) {
+    fn cuMemcpy2D_v2(parameters: *const Memcpy2d) [cuMemcpy2D_v2_ptds] {
         copy_box(box_of_2d(&take(parameters)?)?)
     }
 
@@ -99,7 +99,7 @@ entries! {
         copy_box(box_of_2d(&take(parameters)?)?)
     }
 
-    fn cuMemcpy2DUnaligned_v2(parameters: *const Memcpy2d) {
+    fn cuMemcpy2DUnaligned_v2(parameters: *const Memcpy2d) [cuMemcpy2DUnaligned_v2_ptds] {
         copy_box(box_of_2d(&take(parameters)?)?)
     }
 
@@ -107,7 +107,7 @@ entries! {
         copy_box_in(box_of_2d(&take(parameters)?)?, stream)
     }
 
-    fn cuMemcpy2DAsync_v2(parameters: *const Memcpy2d, stream: Handle) {
+    fn cuMemcpy2DAsync_v2(parameters: *const Memcpy2d, stream: Handle) [cuMemcpy2DAsync_v2_ptsz] {
         copy_box_in(box_of_2d(&take(parameters)?)?, stream)
     }
 
@@ -115,7 +115,7 @@ entries! {
         copy_box(box_of_3d(&take(parameters)?)?)
     }
 
-    fn cuMemcpy3D_v2(parameters: *const Memcpy3d) {
+    fn cuMemcpy3D_v2(parameters: *const Memcpy3d) [cuMemcpy3D_v2_ptds] {
         copy_box(box_of_3d(&take(parameters)?)?)
     }
 
@@ -123,7 +123,7 @@ entries! {
         copy_box_in(box_of_3d(&take(parameters)?)?, stream)
     }
 
-    fn cuMemcpy3DAsync_v2(parameters: *const Memcpy3d, stream: Handle) {
+    fn cuMemcpy3DAsync_v2(parameters: *const Memcpy3d, stream: Handle) [cuMemcpy3DAsync_v2_ptsz] {
         copy_box_in(box_of_3d(&take(parameters)?)?, stream)
     }
 
@@ -131,11 +131,11 @@ entries! {
         fill_now(to, value.into(), 1, count)
     }
 
-    fn cuMemsetD8_v2(to: u64, value: u8, count: usize) {
+    fn cuMemsetD8_v2(to: u64, value: u8, count: usize) [cuMemsetD8_v2_ptds] {
         fill_now(to, value.into(), 1, count)
     }
 
-    fn cuMemsetD8Async(to: u64, value: u8, count: usize, stream: Handle) {
+    fn cuMemsetD8Async(to: u64, value: u8, count: usize, stream: Handle) [cuMemsetD8Async_ptsz] {
         fill_in(flat_fill(to, value.into(), 1, count), stream)
     }
 
@@ -143,7 +143,7 @@ entries! {
         fill_box(fill_of(to, pitch, value.into(), 1, width, height))
     }
 
-    fn cuMemsetD2D8_v2(to: u64, pitch: usize, value: u8, width: usize, height: usize) {
+    fn cuMemsetD2D8_v2(to: u64, pitch: usize, value: u8, width: usize, height: usize) [cuMemsetD2D8_v2_ptds] {
         fill_box(fill_of(to, pitch, value.into(), 1, width, height))
     }
 
@@ -154,7 +154,7 @@ entries! {
         width: usize,
         height: usize,
         stream: Handle,
-    ) {
+    ) [cuMemsetD2D8Async_ptsz] {
         fill_in(fill_of(to, pitch, value.into(), 1, width, height), stream)
     }
 
@@ -162,11 +162,11 @@ entries! {
         fill_now(to, value.into(), 2, count)
     }
 
-    fn cuMemsetD16_v2(to: u64, value: u16, count: usize) {
+    fn cuMemsetD16_v2(to: u64, value: u16, count: usize) [cuMemsetD16_v2_ptds] {
         fill_now(to, value.into(), 2, count)
     }
 
-    fn cuMemsetD16Async(to: u64, value: u16, count: usize, stream: Handle) {
+    fn cuMemsetD16Async(to: u64, value: u16, count: usize, stream: Handle) [cuMemsetD16Async_ptsz] {
         fill_in(flat_fill(to, value.into(), 2, count), stream)
     }
 
@@ -174,7 +174,7 @@ entries! {
         fill_box(fill_of(to, pitch, value.into(), 2, width, height))
     }
 
-    fn cuMemsetD2D16_v2(to: u64, pitch: usize, value: u16, width: usize, height: usize) {
+    fn cuMemsetD2D16_v2(to: u64, pitch: usize, value: u16, width: usize, height: usize) [cuMemsetD2D16_v2_ptds] {
         fill_box(fill_of(to, pitch, value.into(), 2, width, height))
     }
 
@@ -185,7 +185,7 @@ entries! {
         width: usize,
         height: usize,
         stream: Handle,
-    ) {
+    ) [cuMemsetD2D16Async_ptsz] {
         fill_in(fill_of(to, pitch, value.into(), 2, width, height), stream)
     }
 
@@ -193,11 +193,11 @@ entries! {
         fill_now(to, value, 4, count)
     }
 
-    fn cuMemsetD32_v2(to: u64, value: u32, count: usize) {
+    fn cuMemsetD32_v2(to: u64, value: u32, count: usize) [cuMemsetD32_v2_ptds] {
         fill_now(to, value, 4, count)
     }
 
-    fn cuMemsetD32Async(to: u64, value: u32, count: usize, stream: Handle) {
+    fn cuMemsetD32Async(to: u64, value: u32, count: usize, stream: Handle) [cuMemsetD32Async_ptsz] {
         fill_in(flat_fill(to, value, 4, count), stream)
     }
 
@@ -205,7 +205,7 @@ entries! {
         fill_box(fill_of(to, pitch, value, 4, width, height))
     }
 
-    fn cuMemsetD2D32_v2(to: u64, pitch: usize, value: u32, width: usize, height: usize) {
+    fn cuMemsetD2D32_v2(to: u64, pitch: usize, value: u32, width: usize, height: usize) [cuMemsetD2D32_v2_ptds] {
         fill_box(fill_of(to, pitch, value, 4, width, height))
     }
 
@@ -216,7 +216,7 @@ entries! {
         width: usize,
         height: usize,
         stream: Handle,
-    ) {
+    ) [cuMemsetD2D32Async_ptsz] {
         fill_in(fill_of(to, pitch, value, 4, width, height), stream)
     }
 }

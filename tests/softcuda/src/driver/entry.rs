@@ -24,6 +24,8 @@ pub struct Entry {
     pub name: &'static str,
     /// The address of the function.
     pub address: Address,
+    /// Its variant whose default stream is the calling thread's own (`_ptsz`, `_ptds`), where it has one.
+    pub per_thread: Option<Address>,
 }
 
 /// A function's address; a plain number to everything but the caller of `cuGetProcAddress`.
@@ -36,8 +38,12 @@ unsafe impl Sync for Address {}
 ///
 /// A body evaluates to an [`Outcome`]. It runs inside `unsafe`: its caller vouches, as to the real driver,
 /// that non-null pointers point to what the signature says. Null pointers and stale handles are found out.
+/// A name in brackets after the arguments exports the function once more, with the per-thread default stream.
 macro_rules! entries {
-    ($($(#[$meta:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {
+    ($(
+        $(#[$meta:meta])*
+        fn $name:ident($($argument:ident: $type:ty),* $(,)?) $([$per_thread:ident])? $body:block
+    )*) => {
         $(
             #[doc = concat!("`", stringify!($name), "` of the CUDA driver API.")]
             $(#[$meta])*
@@ -53,21 +59,60 @@ macro_rules! entries {
                     || -> $crate::driver::entry::Outcome { unsafe { $body } },
                 )
             }
+            $crate::driver::entry::per_thread! {
+                [$($per_thread)?] $name($($argument: $type),*)
+            }
         )*
         /// The functions of this file, for `cuGetProcAddress`.
         pub(super) static ENTRIES: &[$crate::driver::entry::Entry] = &[
             $($crate::driver::entry::Entry {
                 name: stringify!($name),
                 address: $crate::driver::entry::Address($name as *const ()),
+                per_thread: $crate::driver::entry::per_thread!([$($per_thread)?]),
             }),*
         ];
     };
 }
 pub(crate) use entries;
 
+/// The variant of a function for per-thread default streams: the function, or its address.
+macro_rules! per_thread {
+    ([] $name:ident($($argument:ident: $type:ty),*)) => {};
+    ([$variant:ident] $name:ident($($argument:ident: $type:ty),*)) => {
+        #[doc = concat!("`", stringify!($name), "` where the default stream is the calling thread's own.")]
+        ///
+        /// # Safety
+        /// As in the CUDA driver API: pointers are null or point to what their types say.
+        #[unsafe(no_mangle)]
+        #[allow(non_snake_case)]
+        pub unsafe extern "C" fn $variant($($argument: $type),*) -> u32 {
+            // SAFETY: the function's contract, passed on.
+            $crate::driver::entry::on_own_default_stream(|| unsafe { $name($($argument),*) })
+        }
+    };
+    ([]) => { None };
+    ([$variant:ident]) => { Some($crate::driver::entry::Address($variant as *const ())) };
+}
+pub(crate) use per_thread;
+
 thread_local! {
     /// Set while a host function of a stream runs on this thread: it must not call the driver.
     static IN_HOST_FUNCTION: Cell<bool> = const { Cell::new(false) };
+    /// Set while a `_ptsz` or `_ptds` function runs on this thread.
+    static OWN_DEFAULT_STREAM: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a driver function in which the null stream is the calling thread's own.
+pub fn on_own_default_stream(call: impl FnOnce() -> u32) -> u32 {
+    OWN_DEFAULT_STREAM.set(true);
+    let code = call();
+    OWN_DEFAULT_STREAM.set(false);
+    code
+}
+
+/// Whether the null stream is the calling thread's own.
+pub fn default_stream_is_own() -> bool {
+    OWN_DEFAULT_STREAM.get()
 }
 
 /// Runs `body` for the exported function `name`: injected failures first, panics caught, errors as numbers.

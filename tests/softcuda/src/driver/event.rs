@@ -35,12 +35,12 @@ entries! {
         driver.events.remove(event).map(drop)
     }
 
-    fn cuEventRecord(event: Handle, stream: Handle) {
+    fn cuEventRecord(event: Handle, stream: Handle) [cuEventRecord_ptsz] {
         let (driver, context) = current()?;
         submit(driver, context, stream, Work::Record(event))
     }
 
-    fn cuEventRecordWithFlags(event: Handle, stream: Handle, flags: u32) {
+    fn cuEventRecordWithFlags(event: Handle, stream: Handle, flags: u32) [cuEventRecordWithFlags_ptsz] {
         wait_or_record(stream, Work::Record(event), flags)
     }
 

@@ -98,7 +98,7 @@ entries! {
         instantiate(exec, graph, flags)
     }
 
-    fn cuGraphInstantiateWithParams(exec: *mut Handle, graph: Handle, parameters: *mut InstantiateParams) {
+    fn cuGraphInstantiateWithParams(exec: *mut Handle, graph: Handle, parameters: *mut InstantiateParams) [cuGraphInstantiateWithParams_ptsz] {
         let mut asked = take(parameters.cast_const())?;
         let outcome = instantiate(exec, graph, asked.flags);
         asked.error_node = 0;
@@ -129,13 +129,13 @@ entries! {
         Ok(())
     }
 
-    fn cuGraphUpload(exec: Handle, stream: Handle) {
+    fn cuGraphUpload(exec: Handle, stream: Handle) [cuGraphUpload_ptsz] {
         let (mut driver, context) = current()?;
         driver.exec(exec)?;
         driver.stream(context, stream).map(drop)
     }
 
-    fn cuGraphLaunch(exec: Handle, stream: Handle) {
+    fn cuGraphLaunch(exec: Handle, stream: Handle) [cuGraphLaunch_ptsz] {
         let (driver, context) = current()?;
         driver.exec(exec)?;
         submit(driver, context, stream, Work::Graph(exec))

@@ -25,7 +25,7 @@ entries! {
         stream: Handle,
         parameters: *mut *mut c_void,
         extra: *mut *mut c_void,
-    ) {
+    ) [cuLaunchKernel_ptsz] {
         let shape = Shape::new([grid_x, grid_y, grid_z], [block_x, block_y, block_z], shared);
         launch(function, &shape, stream, parameters, extra)
     }
@@ -41,7 +41,7 @@ entries! {
         shared: u32,
         stream: Handle,
         parameters: *mut *mut c_void,
-    ) {
+    ) [cuLaunchCooperativeKernel_ptsz] {
         let shape = Shape {
             cooperative: true,
             ..Shape::new([grid_x, grid_y, grid_z], [block_x, block_y, block_z], shared)
@@ -54,7 +54,7 @@ entries! {
         function: Handle,
         parameters: *mut *mut c_void,
         extra: *mut *mut c_void,
-    ) {
+    ) [cuLaunchKernelEx_ptsz] {
         let config = take(config)?;
         let mut shape = Shape::new(config.grid, config.block, config.shared_mem_bytes);
         if config.attribute_count > 0 && config.attributes.is_null() {

@@ -20,8 +20,8 @@ entries! {
     }
 
     fn cuGetProcAddress(symbol: *const c_char, function: *mut *const (), version: c_int, flags: u64) {
-        let found = find(&text(symbol)?, version, flags);
-        put(function, found.map_or(std::ptr::null(), |entry| entry.address.0))?;
+        let found = find(&text(symbol)?, version);
+        put(function, found.map_or(std::ptr::null(), |entry| address_for(entry, flags)))?;
         found.map(drop).map_err(|_| Code::NOT_FOUND)
     }
 
@@ -32,8 +32,8 @@ entries! {
         flags: u64,
         status: *mut u32,
     ) {
-        let found = find(&text(symbol)?, version, flags);
-        put(function, found.map_or(std::ptr::null(), |entry| entry.address.0))?;
+        let found = find(&text(symbol)?, version);
+        put(function, found.map_or(std::ptr::null(), |entry| address_for(entry, flags)))?;
         put_if_wanted(status, match found {
             Ok(_) => 0,
             Err(Missing::Unknown) => 1,
@@ -141,14 +141,16 @@ const INTRODUCED: &[(&str, c_int)] = &[
 /// `CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM`.
 const PER_THREAD_DEFAULT_STREAM: u64 = 2;
 
-/// The newest variant of `symbol` that CUDA `version` had. A name that ends in a version is taken literally.
-fn find(symbol: &str, version: c_int, flags: u64) -> Result<&'static Entry, Missing> {
-    if flags & PER_THREAD_DEFAULT_STREAM != 0 {
-        say(
-            "cuGetProcAddress: per-thread default streams as default are not supported; pass CU_STREAM_PER_THREAD",
-        );
-        return Err(Missing::Unknown);
+/// The function's address, with per-thread default streams where the flags ask for them.
+fn address_for(entry: &Entry, flags: u64) -> *const () {
+    match &entry.per_thread {
+        Some(variant) if flags & PER_THREAD_DEFAULT_STREAM != 0 => variant.0,
+        _ => entry.address.0,
     }
+}
+
+/// The newest variant of `symbol` that CUDA `version` had. A name that ends in a version is taken literally.
+fn find(symbol: &str, version: c_int) -> Result<&'static Entry, Missing> {
     let mut too_new = false;
     for suffix in ["_v4", "_v3", "_v2", ""] {
         let name = format!("{symbol}{suffix}");
@@ -205,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_newest_variant_of_the_asked_version_is_found() {
-        let found = |symbol, version| find(symbol, version, 0).map(|entry| entry.name);
+        let found = |symbol, version| find(symbol, version).map(|entry| entry.name);
         assert_eq!(found("cuMemAlloc", 12000), Ok("cuMemAlloc_v2"));
         assert_eq!(found("cuCtxCreate", 11000), Ok("cuCtxCreate_v2"));
         assert_eq!(found("cuCtxCreate", 12060), Ok("cuCtxCreate_v4"));

@@ -16,7 +16,7 @@ entries! {
         managed(address, bytes)
     }
 
-    fn cuMemPrefetchAsync(address: u64, bytes: usize, _device: c_int, _stream: Handle) {
+    fn cuMemPrefetchAsync(address: u64, bytes: usize, _device: c_int, _stream: Handle) [cuMemPrefetchAsync_ptsz] {
         managed(address, bytes)
     }
 
@@ -26,7 +26,7 @@ entries! {
         _location: MemLocation,
         _flags: u32,
         _stream: Handle,
-    ) {
+    ) [cuMemPrefetchAsync_v2_ptsz] {
         managed(address, bytes)
     }
 

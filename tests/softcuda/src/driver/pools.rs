@@ -10,19 +10,19 @@ use super::types::{MemLocation, MemPoolProps};
 use super::work::Work;
 
 entries! {
-    fn cuMemAllocAsync(address: *mut u64, bytes: usize, stream: Handle) {
+    fn cuMemAllocAsync(address: *mut u64, bytes: usize, stream: Handle) [cuMemAllocAsync_ptsz] {
         let (driver, context) = current()?;
         let pool = driver.current_pool.ok_or(Code::INVALID_VALUE)?;
         allocate_async(driver, context, address, bytes, pool, stream)
     }
 
-    fn cuMemAllocFromPoolAsync(address: *mut u64, bytes: usize, pool: Handle, stream: Handle) {
+    fn cuMemAllocFromPoolAsync(address: *mut u64, bytes: usize, pool: Handle, stream: Handle) [cuMemAllocFromPoolAsync_ptsz] {
         let (driver, context) = current()?;
         driver.pools.get(pool).map_err(|_| Code::INVALID_VALUE)?;
         allocate_async(driver, context, address, bytes, pool, stream)
     }
 
-    fn cuMemFreeAsync(address: u64, stream: Handle) {
+    fn cuMemFreeAsync(address: u64, stream: Handle) [cuMemFreeAsync_ptsz] {
         let (mut driver, context) = current()?;
         if address == 0 {
             return Ok(());

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
-use super::entry::{Handle, Outcome, call_host, entries, put, put_if_wanted, take};
+use super::entry::{Handle, Outcome, call_host, default_stream_is_own, entries, put, put_if_wanted, take};
 use super::errors::Code;
 use super::order::Clock;
 use super::state::{Driver, Guard, Stream, current};
@@ -39,7 +39,7 @@ entries! {
         destroy(stream)
     }
 
-    fn cuStreamSynchronize(stream: Handle) {
+    fn cuStreamSynchronize(stream: Handle) [cuStreamSynchronize_ptsz] {
         let (mut driver, context) = current()?;
         let stream = driver.stream(context, stream)?;
         capture::forbid_on(&mut driver, stream)?;
@@ -47,55 +47,55 @@ entries! {
         driver.healthy(context)
     }
 
-    fn cuStreamQuery(stream: Handle) {
+    fn cuStreamQuery(stream: Handle) [cuStreamQuery_ptsz] {
         let (mut driver, context) = current()?;
         let stream = driver.stream(context, stream)?;
         capture::forbid_on(&mut driver, stream)?;
         driver.wait_for_stream(stream)
     }
 
-    fn cuStreamWaitEvent(stream: Handle, event: Handle, flags: u32) {
+    fn cuStreamWaitEvent(stream: Handle, event: Handle, flags: u32) [cuStreamWaitEvent_ptsz] {
         wait_or_record(stream, Work::Wait(event), flags)
     }
 
-    fn cuStreamGetFlags(stream: Handle, flags: *mut u32) {
+    fn cuStreamGetFlags(stream: Handle, flags: *mut u32) [cuStreamGetFlags_ptsz] {
         let (mut driver, context) = current()?;
         let stream = driver.stream(context, stream)?;
         put(flags, driver.streams.get(stream)?.flags)
     }
 
-    fn cuStreamGetPriority(stream: Handle, priority: *mut c_int) {
+    fn cuStreamGetPriority(stream: Handle, priority: *mut c_int) [cuStreamGetPriority_ptsz] {
         let (mut driver, context) = current()?;
         let stream = driver.stream(context, stream)?;
         put(priority, driver.streams.get(stream)?.priority)
     }
 
-    fn cuStreamGetId(stream: Handle, number: *mut u64) {
+    fn cuStreamGetId(stream: Handle, number: *mut u64) [cuStreamGetId_ptsz] {
         let (mut driver, context) = current()?;
         let stream = driver.stream(context, stream)?;
         put(number, driver.streams.get(stream)?.number)
     }
 
-    fn cuStreamGetCtx(stream: Handle, out: *mut Handle) {
+    fn cuStreamGetCtx(stream: Handle, out: *mut Handle) [cuStreamGetCtx_ptsz] {
         let (mut driver, context) = current()?;
         let stream = driver.stream(context, stream)?;
         put(out, driver.streams.get(stream)?.context)
     }
 
-    fn cuStreamGetCtx_v2(stream: Handle, out: *mut Handle, green: *mut Handle) {
+    fn cuStreamGetCtx_v2(stream: Handle, out: *mut Handle, green: *mut Handle) [cuStreamGetCtx_v2_ptsz] {
         let (mut driver, context) = current()?;
         let stream = driver.stream(context, stream)?;
         put_if_wanted(green, 0);
         put(out, driver.streams.get(stream)?.context)
     }
 
-    fn cuStreamGetDevice(stream: Handle, device: *mut c_int) {
+    fn cuStreamGetDevice(stream: Handle, device: *mut c_int) [cuStreamGetDevice_ptsz] {
         let (mut driver, context) = current()?;
         driver.stream(context, stream)?;
         put(device, 0)
     }
 
-    fn cuStreamGetAttribute(stream: Handle, attribute: u32, value: *mut [u32; 16]) {
+    fn cuStreamGetAttribute(stream: Handle, attribute: u32, value: *mut [u32; 16]) [cuStreamGetAttribute_ptsz] {
         let (mut driver, context) = current()?;
         let stream = driver.stream(context, stream)?;
         let stream = driver.streams.get(stream)?;
@@ -105,7 +105,7 @@ entries! {
         put(value, *stream.attributes.get(&known_attribute(attribute)?).unwrap_or(&default))
     }
 
-    fn cuStreamSetAttribute(stream: Handle, attribute: u32, value: *const [u32; 16]) {
+    fn cuStreamSetAttribute(stream: Handle, attribute: u32, value: *const [u32; 16]) [cuStreamSetAttribute_ptsz] {
         let (mut driver, context) = current()?;
         let stream = driver.stream(context, stream)?;
         let value = take(value)?;
@@ -114,7 +114,7 @@ entries! {
         Ok(())
     }
 
-    fn cuStreamCopyAttributes(target: Handle, source: Handle) {
+    fn cuStreamCopyAttributes(target: Handle, source: Handle) [cuStreamCopyAttributes_ptsz] {
         let (mut driver, context) = current()?;
         let (target, source) = (driver.stream(context, target)?, driver.stream(context, source)?);
         let attributes = driver.streams.get(source)?.attributes.clone();
@@ -122,7 +122,7 @@ entries! {
         Ok(())
     }
 
-    fn cuLaunchHostFunc(stream: Handle, function: Option<HostFunction>, data: usize) {
+    fn cuLaunchHostFunc(stream: Handle, function: Option<HostFunction>, data: usize) [cuLaunchHostFunc_ptsz] {
         let (driver, context) = current()?;
         let function = function.ok_or(Code::INVALID_VALUE)?;
         submit(driver, context, stream, Work::Host(HostWork { function, data }))
@@ -133,7 +133,7 @@ entries! {
         function: Option<HostFunction>,
         data: usize,
         _sync_mode: u32,
-    ) {
+    ) [cuLaunchHostFunc_v2_ptsz] {
         let (driver, context) = current()?;
         let function = function.ok_or(Code::INVALID_VALUE)?;
         submit(driver, context, stream, Work::Host(HostWork { function, data }))
@@ -144,7 +144,7 @@ entries! {
         callback: Option<unsafe extern "C" fn(Handle, u32, *mut c_void)>,
         data: *mut c_void,
         flags: u32,
-    ) {
+    ) [cuStreamAddCallback_ptsz] {
         let (mut driver, context) = current()?;
         let callback = callback.ok_or(Code::INVALID_VALUE)?;
         if flags != 0 {
@@ -158,7 +158,7 @@ entries! {
         submit(driver, context, stream, Work::Host(HostWork { function, data }))
     }
 
-    fn cuStreamAttachMemAsync(stream: Handle, address: u64, _length: usize, flags: u32) {
+    fn cuStreamAttachMemAsync(stream: Handle, address: u64, _length: usize, flags: u32) [cuStreamAttachMemAsync_ptsz] {
         let (mut driver, context) = current()?;
         driver.stream(context, stream)?;
         let managed = driver
@@ -339,6 +339,7 @@ impl Driver {
     /// `INVALID_HANDLE`.
     pub fn stream(&mut self, context: Handle, stream: Handle) -> Result<Handle, Code> {
         match stream {
+            0 if default_stream_is_own() => self.stream(context, PER_THREAD),
             0 | LEGACY => Ok(self.contexts.get(context)?.legacy),
             PER_THREAD => {
                 let thread = std::thread::current().id();

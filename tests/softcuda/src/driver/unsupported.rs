@@ -87,6 +87,7 @@ unsupported! {
     cuExternalMemoryGetMappedBuffer
     cuExternalMemoryGetMappedMipmappedArray
     cuFabricCpyBatchAsync
+    cuFabricCpyBatchAsync_ptsz
     cuFuncSetBlockShape
     cuFuncSetSharedSize
     cuGraphAddBatchMemOpNode
@@ -107,6 +108,7 @@ unsupported! {
     cuGraphReleaseUserObject
     cuGraphRetainUserObject
     cuGraphicsMapResources
+    cuGraphicsMapResources_ptsz
     cuGraphicsResourceGetMappedMipmappedArray
     cuGraphicsResourceGetMappedPointer
     cuGraphicsResourceGetMappedPointer_v2
@@ -114,6 +116,7 @@ unsupported! {
     cuGraphicsResourceSetMapFlags_v2
     cuGraphicsSubResourceGetMappedArray
     cuGraphicsUnmapResources
+    cuGraphicsUnmapResources_ptsz
     cuGraphicsUnregisterResource
     cuGreenCtxCreate
     cuGreenCtxDestroy
@@ -154,9 +157,12 @@ unsupported! {
     cuMemAddressFree
     cuMemAddressReserve
     cuMemBatchDecompressAsync
+    cuMemBatchDecompressAsync_ptsz
     cuMemCreate
     cuMemDiscardAndPrefetchBatchAsync
+    cuMemDiscardAndPrefetchBatchAsync_ptsz
     cuMemDiscardBatchAsync
+    cuMemDiscardBatchAsync_ptsz
     cuMemExportToShareableHandle
     cuMemGetAccess
     cuMemGetAllocationGranularity
@@ -168,11 +174,13 @@ unsupported! {
     cuMemImportFromShareableHandle
     cuMemMap
     cuMemMapArrayAsync
+    cuMemMapArrayAsync_ptsz
     cuMemPoolExportPointer
     cuMemPoolExportToShareableHandle
     cuMemPoolImportFromShareableHandle
     cuMemPoolImportPointer
     cuMemPrefetchBatchAsync
+    cuMemPrefetchBatchAsync_ptsz
     cuMemRangeGetAttribute
     cuMemRangeGetAttributes
     cuMemRelease
@@ -181,27 +189,42 @@ unsupported! {
     cuMemSetMemPool
     cuMemUnmap
     cuMemcpy3DBatchAsync
+    cuMemcpy3DBatchAsync_ptsz
     cuMemcpy3DBatchAsync_v2
+    cuMemcpy3DBatchAsync_v2_ptsz
     cuMemcpy3DPeer
     cuMemcpy3DPeerAsync
+    cuMemcpy3DPeerAsync_ptsz
+    cuMemcpy3DPeer_ptds
     cuMemcpy3DWithAttributesAsync
+    cuMemcpy3DWithAttributesAsync_ptsz
     cuMemcpyAtoA
     cuMemcpyAtoA_v2
+    cuMemcpyAtoA_v2_ptds
     cuMemcpyAtoD
     cuMemcpyAtoD_v2
+    cuMemcpyAtoD_v2_ptds
     cuMemcpyAtoH
     cuMemcpyAtoHAsync
     cuMemcpyAtoHAsync_v2
+    cuMemcpyAtoHAsync_v2_ptsz
     cuMemcpyAtoH_v2
+    cuMemcpyAtoH_v2_ptds
     cuMemcpyBatchAsync
+    cuMemcpyBatchAsync_ptsz
     cuMemcpyBatchAsync_v2
+    cuMemcpyBatchAsync_v2_ptsz
     cuMemcpyDtoA
     cuMemcpyDtoA_v2
+    cuMemcpyDtoA_v2_ptds
     cuMemcpyHtoA
     cuMemcpyHtoAAsync
     cuMemcpyHtoAAsync_v2
+    cuMemcpyHtoAAsync_v2_ptsz
     cuMemcpyHtoA_v2
+    cuMemcpyHtoA_v2_ptds
     cuMemcpyWithAttributesAsync
+    cuMemcpyWithAttributesAsync_ptsz
     cuMipmappedArrayCreate
     cuMipmappedArrayDestroy
     cuMipmappedArrayGetLevel
@@ -223,21 +246,36 @@ unsupported! {
     cuParamSeti
     cuParamSetv
     cuSignalExternalSemaphoresAsync
+    cuSignalExternalSemaphoresAsync_ptsz
     cuStreamBatchMemOp
+    cuStreamBatchMemOp_ptsz
     cuStreamBatchMemOp_v2
+    cuStreamBatchMemOp_v2_ptsz
     cuStreamBeginCaptureToCig
+    cuStreamBeginCaptureToCig_ptsz
     cuStreamBeginRecaptureToGraph
+    cuStreamBeginRecaptureToGraph_ptsz
     cuStreamEndCaptureToCig
+    cuStreamEndCaptureToCig_ptsz
     cuStreamGetDevResource
+    cuStreamGetDevResource_ptsz
     cuStreamGetGreenCtx
     cuStreamWaitValue32
+    cuStreamWaitValue32_ptsz
     cuStreamWaitValue32_v2
+    cuStreamWaitValue32_v2_ptsz
     cuStreamWaitValue64
+    cuStreamWaitValue64_ptsz
     cuStreamWaitValue64_v2
+    cuStreamWaitValue64_v2_ptsz
     cuStreamWriteValue32
+    cuStreamWriteValue32_ptsz
     cuStreamWriteValue32_v2
+    cuStreamWriteValue32_v2_ptsz
     cuStreamWriteValue64
+    cuStreamWriteValue64_ptsz
     cuStreamWriteValue64_v2
+    cuStreamWriteValue64_v2_ptsz
     cuSurfObjectCreate
     cuSurfObjectDestroy
     cuSurfObjectGetResourceDesc
@@ -284,4 +322,5 @@ unsupported! {
     cuUserObjectRelease
     cuUserObjectRetain
     cuWaitExternalSemaphoresAsync
+    cuWaitExternalSemaphoresAsync_ptsz
 }

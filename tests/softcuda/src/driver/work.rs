@@ -360,16 +360,17 @@ impl Driver {
             "kernel `{name}` (launch {}) on {}",
             self.launches, place.name
         );
-        if let Some(planted) = self.planted_fault(name) {
-            say(&format!("planted fault in {label} ({planted})"));
-            self.fail(place.context, Code::ILLEGAL_ADDRESS);
-            return None;
-        }
         self.machine.options.track = must_track(self);
         let begun = Instant::now();
         let result = self.machine.launch(&work.kernel, &work.launch);
         match result {
             Ok(counters) => {
+                // A kernel that faults on a GPU has done part of its work by then: so has this one.
+                if let Some(planted) = self.planted_fault(name) {
+                    say(&format!("planted fault in {label} ({planted})"));
+                    self.fail(place.context, Code::ILLEGAL_ADDRESS);
+                    return None;
+                }
                 self.profile.record(
                     &self.settings.target,
                     self.launches,

@@ -193,7 +193,15 @@ impl Warp {
                     let value = next(self, block, 4) as u8;
                     flags.pad(String::from_utf8_lossy(&[value]).into_owned())
                 }
-                b'p' => format!("{:#x}", next(self, block, 8)),
+                // As the C library of Linux, which formats it for the real driver.
+                b'p' => {
+                    let address = next(self, block, 8);
+                    flags.pad(if address == 0 {
+                        "(nil)".to_string()
+                    } else {
+                        format!("{address:#x}")
+                    })
+                }
                 b's' => {
                     let address = next(self, block, 8);
                     let text = self.text(block, lane, address);

@@ -25,10 +25,10 @@ extern "C" __global__ void filter(const float *in, float *out, int w, int h) {  
     out[y * w + x] = sum;
 }
 extern "C" __global__ void __launch_bounds__(256, 2) big_shared(const int *in, int *out, int n) {
-    extern __shared__ int all[];
-    for (int i = threadIdx.x; i < n; i += blockDim.x) all[i] = in[i];
+    extern __shared__ int every[];
+    for (int i = threadIdx.x; i < n; i += blockDim.x) every[i] = in[i];
     __syncthreads();
-    for (int i = threadIdx.x; i < n; i += blockDim.x) out[i] = all[n - 1 - i];
+    for (int i = threadIdx.x; i < n; i += blockDim.x) out[i] = every[n - 1 - i];
 }
 extern "C" __global__ void tables(int *out) { int i = threadIdx.x; out[i] = table[i % 4] + words[i % 3][1]; atomicAdd(&table[i % 4], 0); }
 struct Sized { char tag; short two; int three[3]; double four; };
@@ -85,7 +85,7 @@ out:
 """
 
 OUTPUT = r"""
-#include <assert.h>
+#include <cuda/std/cassert>
 extern "C" __global__ void prints(float x) {
     if (threadIdx.x) return;
     printf("%d %5d|%-5d|%05d %+d %i %u %x %X %#x %o %c %s %%\n", 1, 2, 3, 4, 5, -6, 7u, 255, 255, 255, 8, 'c', "text");
@@ -175,7 +175,7 @@ def test_constants_shared_memory_and_parameters():
 
     five = Buffer("d", 5)
     launch(module.by_value, 1, 1, Sized(b"!", -2, (7, 8, 9), 0.5), five)
-    assert five.get() == [33, -2, 9, 0.5, 32]
+    assert five.get() == [33, -2, 9, 0.5, 24]
     for buffer in (source, out, data, back, few, five):
         buffer.free()
     module.unload()
