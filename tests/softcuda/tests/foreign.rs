@@ -47,3 +47,22 @@ fn intrinsics_of_integers_floats_and_halves_give_what_python_computes() {
 fn wmma_and_mma_multiply_matrices_of_every_type() {
     runs_without_a_finding("tensor_cores");
 }
+
+#[test]
+fn kernels_use_constants_recursion_printf_flags_and_large_shared_memory() {
+    if let Some(run) = program("kernels") {
+        // Its one mistake is meant.
+        assert_eq!(
+            run.stderr.matches("softcuda: ").count(),
+            1,
+            "{}",
+            run.stderr
+        );
+        run.says(&["102400 bytes of dynamic shared memory; without CU_FUNC_ATTRIBUTE"]);
+    }
+}
+
+#[test]
+fn graphs_pools_copies_libraries_and_default_streams_do_what_frameworks_need() {
+    runs_without_a_finding("driver");
+}

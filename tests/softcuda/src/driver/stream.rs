@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
-use super::entry::{Handle, Outcome, call_host, default_stream_is_own, entries, put, put_if_wanted, take};
+use super::entry::{
+    Handle, Outcome, call_host, default_stream_is_own, entries, put, put_if_wanted, take,
+};
 use super::errors::Code;
 use super::order::Clock;
 use super::state::{Driver, Guard, Stream, current};

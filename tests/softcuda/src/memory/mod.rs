@@ -310,7 +310,7 @@ pub(crate) fn reserve(size: u64) -> Option<memmap2::MmapRaw> {
 }
 
 /// Gives the whole pages inside a range back to the operating system; they read as zero afterwards.
-fn discard(address: u64, bytes: u64) {
+pub(crate) fn discard(address: u64, bytes: u64) {
     const PAGE: u64 = 4096;
     let first = address.next_multiple_of(PAGE);
     let end = (address + bytes) / PAGE * PAGE;
