@@ -165,7 +165,7 @@ unsafe fn get(regs: *const Slot, slot: u32, width: Width, lane: usize) -> u64 {
     }
 }
 
-fn lanes(mask: u32) -> impl Iterator<Item = usize> {
+pub(super) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
     let mut left = mask;
     std::iter::from_fn(move || {
         if left == 0 {
@@ -524,7 +524,7 @@ impl Warp {
         Err(block.fault(kind, self, at.function, at.pc, lane as u32, &message))
     }
 
-    fn shared(
+    pub(super) fn shared(
         &mut self,
         block: &mut BlockState,
         run: &Run,
@@ -534,6 +534,9 @@ impl Warp {
     ) -> Result<(), Box<Fault>> {
         let bytes = u64::from(run.access.ty.bytes()) * u64::from(run.access.count);
         let strong = run.access.order.strong;
+        if found.max >= SHARED_WINDOW {
+            return self.distributed(block, run, list, kind);
+        }
         let race = self.check_shared(block, run.mask, run.at, list, found, bytes, kind, strong)?;
         block.tally.shared(run.at, list, run.mask, bytes, kind);
         let base = block.shared_pointer();
@@ -589,7 +592,7 @@ impl Warp {
                 kind.name(),
                 list[lane],
                 if other {
-                    "distributed shared memory of other blocks is not supported".to_string()
+                    "this instruction doesn't reach the shared memory of other blocks here".to_string()
                 } else {
                     format!("the block has {size} bytes")
                 }
@@ -752,7 +755,7 @@ fn param(
 
 /// # Safety
 /// `base` plus each active address is readable for the whole access; registers are of the frame.
-unsafe fn load(run: &Run, list: &[u64; 32], found: Survey, base: *mut u8) {
+pub(super) unsafe fn load(run: &Run, list: &[u64; 32], found: Survey, base: *mut u8) {
     let (ty, width) = (run.access.ty, run.access.width);
     let count = usize::from(run.access.count);
     let size = ty.bytes() as usize;
@@ -810,7 +813,7 @@ unsafe fn load(run: &Run, list: &[u64; 32], found: Survey, base: *mut u8) {
 
 /// # Safety
 /// As [`load`], writable.
-unsafe fn store(run: &Run, list: &[u64; 32], found: Survey, base: *mut u8) {
+pub(super) unsafe fn store(run: &Run, list: &[u64; 32], found: Survey, base: *mut u8) {
     let (ty, width) = (run.access.ty, run.access.width);
     let count = usize::from(run.access.count);
     let size = ty.bytes() as usize;
@@ -844,7 +847,7 @@ unsafe fn store(run: &Run, list: &[u64; 32], found: Survey, base: *mut u8) {
 ///
 /// # Safety
 /// As [`store`].
-unsafe fn atomic(run: &Run, list: &[u64; 32], base: *mut u8, parallel: bool, global: bool) {
+pub(super) unsafe fn atomic(run: &Run, list: &[u64; 32], base: *mut u8, parallel: bool, global: bool) {
     use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
     let crate::lower::inst::Op::Atom(op, _) = run.inst.op else {
         return;

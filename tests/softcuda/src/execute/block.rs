@@ -1,5 +1,8 @@
 //! A block: its shared memory, its barriers, and the order in which its warps run.
 
+use std::rc::Rc;
+
+use super::cluster::{Cluster, Member};
 use super::lanes::Level;
 use super::warp::{State, Warp};
 use super::{Launch, Machine};
@@ -39,6 +42,13 @@ pub(crate) struct Env<'m> {
     pub(crate) grid_workspace: u64,
     /// Number of the launch on this device.
     pub(crate) grid_id: u64,
+}
+
+impl Env<'_> {
+    /// Whether blocks have to run in clusters: side by side, with what they share.
+    pub(crate) fn in_clusters(&self) -> bool {
+        self.launch.cluster != [1; 3] || self.kernel.traits.cluster
+    }
 }
 
 /// A block barrier.
@@ -89,6 +99,12 @@ pub(crate) struct BlockState<'m> {
     /// An uninitialised read of shared memory, and how often barriers had completed by then: where another
     /// thread writes the word before the next barrier, the finding is that race instead.
     pub(crate) suspect: Option<(Box<Fault>, u32)>,
+    /// What it shares with the other blocks of its cluster, where it has one.
+    pub(crate) cluster: Option<Rc<Cluster>>,
+    /// The generation of the cluster's barrier that the block has seen.
+    pub(crate) cluster_seen: u32,
+    /// Whether all its warps wait for the cluster's barrier.
+    pub(crate) waits: bool,
     /// What the block has printed.
     pub(crate) output: Vec<u8>,
     /// Orders between the blocks of the launch, where they can have any; it is lent to the block that
@@ -130,6 +146,13 @@ impl<'m> BlockState<'m> {
                 word.to_le_bytes()[at as usize % 16]
             })
             .collect()
+    }
+
+    /// Number of the block in its cluster.
+    pub(crate) fn rank(&self) -> u32 {
+        let cluster = self.env.launch.cluster;
+        let at: [u32; 3] = std::array::from_fn(|i| self.id[i] % cluster[i]);
+        at[0] + cluster[0] * (at[1] + cluster[1] * at[2])
     }
 
     /// The value of a special register.
@@ -178,9 +201,7 @@ impl<'m> BlockState<'m> {
             }
             Special::ClusterCtaid(axis) => return axis3(in_cluster, axis),
             Special::ClusterNctaid(axis) => return axis3(cluster, axis),
-            Special::ClusterCtaRank => {
-                in_cluster[0] + cluster[0] * (in_cluster[1] + cluster[1] * in_cluster[2])
-            }
+            Special::ClusterCtaRank => self.rank(),
             Special::ClusterNctaRank => cluster.iter().product(),
             Special::IsExplicitCluster => u32::from(cluster != [1; 3]),
             Special::FrameBase => 0,
@@ -300,6 +321,9 @@ impl<'m> Block<'m> {
                 alive: env.threads,
                 last_exit: 0,
                 suspect: None,
+                cluster: None,
+                cluster_seen: 0,
+                waits: false,
                 output: Vec::new(),
                 order: None,
                 tally: crate::count::Tally::new(env.kernel, &env.machine.options),
@@ -330,7 +354,8 @@ impl<'m> Block<'m> {
         state.barriers = [Barrier::default(); 16];
         state.alive = env.threads;
         (state.last_exit, state.suspect) = (0, None);
-        let ordered = env.launch.cooperative || env.kernel.traits.ordered;
+        let ordered = env.launch.cooperative || env.kernel.traits.ordered || env.in_clusters();
+        (state.cluster, state.cluster_seen, state.waits) = (None, 0, false);
         state
             .watch
             .start_block(index, &env.machine.race_shadow, ordered);
@@ -360,8 +385,20 @@ impl<'m> Block<'m> {
         Ok(())
     }
 
+    /// Makes the block the next of a cluster.
+    pub(crate) fn join(&mut self, cluster: &Rc<Cluster>) {
+        let state = &mut self.state;
+        cluster.join(Member {
+            shared: state.shared.as_mut_ptr().cast(),
+            written: state.shared_written.as_mut_ptr(),
+            ended: false,
+        });
+        state.cluster = Some(Rc::clone(cluster));
+    }
+
     /// Runs the warps in turns, each at most `turns` times. Returns whether the block has ended.
     pub(crate) fn run(&mut self, turns: u64) -> Result<bool, Box<Fault>> {
+        self.state.waits = false;
         for _ in 0..turns {
             let mut progress = false;
             let mut spinning = false;
@@ -394,6 +431,9 @@ impl<'m> Block<'m> {
                 return Err(fault);
             }
             if self.live == 0 {
+                if let Some(cluster) = &self.state.cluster {
+                    cluster.end(self.state.rank());
+                }
                 return Ok(true);
             }
             for id in 0..16 {
@@ -405,6 +445,11 @@ impl<'m> Block<'m> {
                 continue;
             }
             if !progress && !spinning {
+                let mut fragments = self.warps.iter().flat_map(|warp| &warp.fragments);
+                if fragments.any(|f| matches!(f.state, State::Cluster { .. })) {
+                    self.state.waits = true;
+                    return Ok(false);
+                }
                 return Err(self.deadlock());
             }
             if let Some(deadline) = self.state.env.deadline
@@ -462,7 +507,7 @@ impl<'m> Block<'m> {
         )
     }
 
-    fn deadlock(&self) -> Box<Fault> {
+    pub(crate) fn deadlock(&self) -> Box<Fault> {
         let Some((warp, function, pc, lane)) = self.somewhere() else {
             return Box::new(Fault {
                 kind: FaultKind::Barrier,
@@ -485,6 +530,7 @@ impl<'m> Block<'m> {
                     State::Sync { members } => {
                         format!("lanes of mask {members:#010x} that never come")
                     }
+                    State::Cluster { .. } => "the cluster's barrier".to_string(),
                     State::Ready => "a turn".to_string(),
                 };
                 message += &format!(

@@ -1,6 +1,6 @@
 //! What lanes and warps do together: `*.sync` instructions, block barriers, asynchronous copies, mbarriers.
 
-use super::access::{At, survey};
+use super::access::{At, lanes, survey};
 use super::block::{BlockState, SHARED_BASE};
 use super::lanes::{Lane, Slot};
 use super::run::{Next, set_pred, source};
@@ -8,10 +8,6 @@ use super::warp::{PendingCopy, State, Warp};
 use crate::check::{AccessKind, Fault, FaultKind, Party};
 use crate::lower::inst::{AtomOp, BarrierOp, Inst, MbarrierOp, MemSpace, NONE, Op, Shuffle, Vote};
 use crate::lower::types::Type;
-
-fn lanes(mask: u32) -> impl Iterator<Item = usize> {
-    (0..32).filter(move |lane| mask >> lane & 1 == 1)
-}
 
 /// The member mask slot of a `*.sync` instruction.
 fn mask_slot(inst: &Inst) -> Option<u32> {
@@ -146,14 +142,12 @@ impl Warp {
                         self.fragments[index].spins = u32::MAX / 2;
                     }
                 }
-                Op::Mapa { wide, generic } => {
-                    self.map_address(block, inst, wide, generic, regs, active, at)?;
+                Op::Mapa { wide } => {
+                    self.map_address(block, inst, wide, regs, active, at)?;
                 }
-                Op::ClusterArrive | Op::ClusterWait => {
-                    if block.env.launch.cluster != [1; 3] {
-                        return Err(self.unsupported(block, at, active, "a cluster barrier"));
-                    }
-                }
+                Op::CtaRank { wide } => self.rank_of_address(block, inst, wide, regs, active),
+                Op::ClusterArrive => self.cluster_arrive(block, active, at)?,
+                Op::ClusterWait => return self.cluster_wait(block, index, active, at),
                 Op::LdMatrix { .. } | Op::StMatrix { .. } => {
                     self.matrix_move(block, inst, lists, regs, active, at)?;
                 }
@@ -788,40 +782,6 @@ impl Warp {
         Ok(())
     }
 
-    /// `mapa`: the address of another block of the cluster. A block of its own is a cluster of one.
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn map_address(
-        &self,
-        block: &BlockState,
-        inst: &Inst,
-        wide: bool,
-        generic: bool,
-        regs: *mut Slot,
-        active: u32,
-        at: At,
-    ) -> Result<(), Box<Fault>> {
-        let _ = generic;
-        for lane in lanes(active) {
-            // SAFETY: the caller's promise.
-            unsafe {
-                if u32::get(regs, inst.b, lane) != 0 || block.env.launch.cluster != [1; 3] {
-                    return Err(self.unsupported(
-                        block,
-                        at,
-                        1 << lane,
-                        "distributed shared memory",
-                    ));
-                }
-                if wide {
-                    u64::put(regs, inst.dst, lane, u64::get(regs, inst.a, lane));
-                } else {
-                    u32::put(regs, inst.dst, lane, u32::get(regs, inst.a, lane));
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Operations on an mbarrier, lane after lane. Returns whether a wait failed.
     ///
     /// The object's 64 bits: phase (1), threads expected in a phase (20), still pending (20), bytes
@@ -866,6 +826,7 @@ impl Warp {
             } else {
                 address
             };
+            let (member, offset) = self.resolve_shared(block, at, lane, offset, 8)?;
             let mut list = [0; 32];
             list[lane] = offset;
             // SAFETY: the level is the processor's.
@@ -880,10 +841,17 @@ impl Warp {
                 let kind = FaultKind::MisalignedAddress;
                 return Err(block.fault(kind, self, at.function, at.pc, lane as u32, &message));
             }
-            let race = self.check_shared(block, 1 << lane, at, &list, found, 8, kind, true)?;
-            self.fail_on_race(block, at, &list, 8, kind, race)?;
-            // SAFETY: the check found the 8 bytes inside shared memory, aligned.
-            let cell = unsafe { &mut *block.shared_pointer().add(offset as usize).cast::<u64>() };
+            let base = match member {
+                Some(member) => member.shared,
+                None => {
+                    let race =
+                        self.check_shared(block, 1 << lane, at, &list, found, 8, kind, true)?;
+                    self.fail_on_race(block, at, &list, 8, kind, race)?;
+                    block.shared_pointer()
+                }
+            };
+            // SAFETY: the 8 bytes were found inside shared memory, aligned.
+            let cell = unsafe { &mut *base.add(offset as usize).cast::<u64>() };
             let before = *cell;
             let mut state = Phase::of(before);
             let n = operand as i64;

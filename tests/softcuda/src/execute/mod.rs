@@ -10,6 +10,7 @@
 mod access;
 mod block;
 mod builtin;
+mod cluster;
 mod collective;
 mod compare;
 mod convert;
@@ -22,6 +23,7 @@ mod run;
 mod soft;
 mod warp;
 
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -136,6 +138,8 @@ impl Machine {
         self.race_shadow.start(self.options.checks.races, blocks);
         let done = if launch.cooperative {
             self.run_ordered(&env, blocks, COOPERATIVE_TURNS, true)
+        } else if env.in_clusters() {
+            self.run_ordered(&env, blocks, COOPERATIVE_TURNS, false)
         } else if kernel.traits.ordered {
             self.run_ordered(&env, blocks, TURNS, false)
         } else {
@@ -347,9 +351,13 @@ impl Machine {
             env.kernel.registers,
             env.shared_bytes,
         )) * u64::from(self.target.multiprocessors);
+        // Blocks of a cluster start together.
+        let together: u32 = env.launch.cluster.iter().product();
+        let resident = resident.max(u64::from(together));
+        let units = blocks / u64::from(together);
         let order = schedule(
             self.options.schedule,
-            usize::try_from(blocks).unwrap_or(0),
+            usize::try_from(units).unwrap_or(0),
             env.grid_id,
         );
         let mut next = order.into_iter();
@@ -357,6 +365,7 @@ impl Machine {
         let mut spare: Vec<Block> = Vec::new();
         let mut done = Done::default();
         let mut exhausted = false;
+        let mut idle = 0;
         let mut order_between = self.options.checks.races.then(crate::check::Order::default);
         loop {
             let want = if all {
@@ -369,17 +378,36 @@ impl Machine {
                     exhausted = true;
                     break;
                 };
-                let mut block = spare.pop().unwrap_or_else(|| Block::new(env));
-                if let Err(fault) = block.start(index as u64) {
-                    done.take_fault(index as u64, fault);
-                    return done.finish();
+                let cluster = env.in_clusters().then(|| {
+                    let threads = env.threads * together;
+                    Rc::new(cluster::Cluster::new(index as u64, threads))
+                });
+                for rank in 0..together {
+                    let number = member_of_cluster(env.launch, index as u64, rank);
+                    let mut block = spare.pop().unwrap_or_else(|| Block::new(env));
+                    if let Err(fault) = block.start(number) {
+                        done.take_fault(number, fault);
+                        return done.finish();
+                    }
+                    if let Some(cluster) = &cluster {
+                        block.join(cluster);
+                    }
+                    running.push(block);
                 }
-                running.push(block);
             }
             if running.is_empty() {
                 break;
             }
-            // A round: every running block has its turns.
+            // A round: every running block has its turns. Two in which all only wait end nowhere.
+            idle = if running.iter().all(|block| block.state.waits) {
+                idle + 1
+            } else {
+                0
+            };
+            if idle > 2 {
+                done.take_fault(running[0].state.index, running[0].deadlock());
+                return done.finish();
+            }
             let mut index = 0;
             while index < running.len() {
                 let block = &mut running[index];
@@ -438,6 +466,17 @@ fn run_to_end(block: &mut Block, index: u64) -> Result<(), Box<Fault>> {
     block.start(index)?;
     while !block.run(u64::MAX)? {}
     Ok(())
+}
+
+/// The number in the grid of the block of that rank in a cluster.
+fn member_of_cluster(launch: &Launch, cluster: u64, rank: u32) -> u64 {
+    let shape = launch.cluster.map(u64::from);
+    let grid = launch.grid.map(u64::from);
+    let clusters: [u64; 3] = std::array::from_fn(|i| grid[i] / shape[i]);
+    let place = |index: u64, [x, y, _]: [u64; 3]| [index % x, index / x % y, index / x / y];
+    let (base, inner) = (place(cluster, clusters), place(u64::from(rank), shape));
+    let at: [u64; 3] = std::array::from_fn(|i| base[i] * shape[i] + inner[i]);
+    at[0] + grid[0] * (at[1] + grid[1] * at[2])
 }
 
 /// What workers bring back.

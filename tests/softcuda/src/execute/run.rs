@@ -62,6 +62,12 @@ impl Warp {
                         return Some(index);
                     }
                 }
+                State::Cluster { generation } => {
+                    let now = block.cluster.as_ref().map(|c| c.generation.get());
+                    if now != Some(generation) {
+                        return Some(index);
+                    }
+                }
                 State::Sync { .. } => {}
             }
         }
@@ -82,6 +88,9 @@ impl Warp {
         let regs: *mut Slot = frame.regs.as_mut_ptr();
         let preds: *mut u32 = frame.preds.as_mut_ptr();
         let (mask, mut pc) = (fragment.mask, fragment.pc);
+        if let State::Cluster { .. } = fragment.state {
+            self.passed_cluster_barrier(block, mask);
+        }
         if fragment.state != State::Ready {
             // A barrier that has let its threads go: the instruction's result, then onwards.
             // SAFETY: registers and predicates are those of the fragment's frame.
@@ -281,6 +290,7 @@ impl Warp {
                         self.finish_copies(block, active, 0)?;
                         self.fragments[index].pc = pc + 1;
                         block.alive -= active.count_ones();
+                        self.leave_cluster(block, active);
                         if function_index == 0 {
                             block.last_exit = block.last_exit.max(pc);
                         }

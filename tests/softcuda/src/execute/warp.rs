@@ -27,6 +27,8 @@ pub(crate) enum State {
     Sync { members: u32 },
     /// At a block barrier, until its generation changes.
     Barrier { id: u32, generation: u32 },
+    /// At the cluster's barrier, until its generation changes.
+    Cluster { generation: u32 },
 }
 
 /// Lanes at one program counter.
@@ -171,6 +173,8 @@ pub(crate) struct Warp {
     pub(crate) frames: Vec<Frame>,
     pub(crate) local: Local,
     pub(crate) copies: Vec<PendingCopy>,
+    /// For each lane that has arrived at the cluster's barrier, in which generation.
+    pub(crate) cluster_at: [Option<u32>; 32],
     /// Groups of copies that each lane has committed.
     pub(crate) committed: [u32; 32],
     /// Warp instructions it has executed in this block: its clock.
@@ -194,6 +198,7 @@ impl Warp {
             frames: Vec::new(),
             local: Local::default(),
             copies: Vec::new(),
+            cluster_at: [None; 32],
             committed: [0; 32],
             clock: 0,
             sync_epoch: 0,
@@ -215,6 +220,7 @@ impl Warp {
             frame.used = false;
         }
         self.copies.clear();
+        self.cluster_at = [None; 32];
         self.committed = [0; 32];
         (self.clock, self.sync_epoch) = (0, 0);
         let frame = self.enter(kernel, 0, NOTHING, 0, lanes, special)?;

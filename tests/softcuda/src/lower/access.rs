@@ -54,6 +54,18 @@ impl<'a> Lowerer<'a, '_> {
             "cvta" => self.cvta(inst),
             "isspacep" => self.isspacep(inst),
             "mapa" => self.mapa(inst),
+            "getctarank" => {
+                self.arity(inst, 2..=2)?;
+                let words = Words::of(&inst.opcode[1..]);
+                let Some(&ty) = words.types.last() else {
+                    return self.unknown(inst);
+                };
+                let wide = ty.width() == Width::Double;
+                let dst = self.dest(&inst.operands[0], Type::U32)?;
+                let a = self.source(&inst.operands[1], ty)?;
+                self.emit_to(Op::CtaRank { wide }, dst, &[a]);
+                Ok(())
+            }
             "membar" | "fence" => {
                 let wide = inst
                     .opcode
@@ -416,12 +428,11 @@ impl<'a> Lowerer<'a, '_> {
         let Some(&ty) = words.types.last() else {
             return self.unknown(inst);
         };
-        let generic = !words.has("shared::cluster");
         let dst = self.dest(&inst.operands[0], ty)?;
         let a = self.source(&inst.operands[1], ty)?;
         let rank = self.source(&inst.operands[2], Type::U32)?;
         let wide = ty.width() == Width::Double;
-        self.emit_to(Op::Mapa { wide, generic }, dst, &[a, rank]);
+        self.emit_to(Op::Mapa { wide }, dst, &[a, rank]);
         Ok(())
     }
 

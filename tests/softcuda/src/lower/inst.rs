@@ -485,9 +485,13 @@ pub enum Op {
         space: MemSpace,
         wide: bool,
     },
+    /// `dst` ← the address `a` in block `b` of the cluster
     Mapa {
         wide: bool,
-        generic: bool,
+    },
+    /// `dst` ← the rank of the block whose shared memory `a` is in
+    CtaRank {
+        wide: bool,
     },
     Fence {
         wide: bool,

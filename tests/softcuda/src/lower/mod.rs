@@ -131,6 +131,8 @@ impl Kernel {
 pub(crate) struct Traits {
     /// Blocks talk to each other through global memory, so their order matters: they run one by one.
     pub(crate) ordered: bool,
+    /// It uses what only blocks of a cluster have: their barrier, each other's shared memory.
+    pub(crate) cluster: bool,
 }
 
 impl Traits {
@@ -158,8 +160,16 @@ impl Traits {
                 _ => false,
             })
         };
+        let clustered = |op: &Op| {
+            matches!(
+                op,
+                Op::ClusterArrive | Op::ClusterWait | Op::Mapa { .. } | Op::CtaRank { .. }
+            )
+        };
+        let mut ops = program.iter().flat_map(|function| &function.code);
         Traits {
             ordered: program.iter().any(orders),
+            cluster: ops.any(|inst| clustered(&inst.op)),
         }
     }
 }

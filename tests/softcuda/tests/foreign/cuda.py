@@ -108,6 +108,14 @@ def launch(kernel, grid, block, *arguments, shared=0, stream=None, cooperative=F
     ok(function(kernel, *shape, P(stream), pointers(values), *more))
 
 
+class Attribute(c.Structure):
+    _fields_ = [("id", U32), ("pad", U32), ("value", U32 * 16)]
+
+
+class Config(c.Structure):
+    _fields_ = [("dims", U32 * 6), ("shared", U32), ("stream", P), ("attributes", c.POINTER(Attribute)), ("count", U32)]
+
+
 class Buffer:
     """Device memory holding a Python list; `code` is struct's letter for the element."""
 

@@ -138,14 +138,6 @@ def test_copies_of_two_and_three_dimensions():
     ok(cuda.cuMemFree_v2(address))
 
 
-class Attribute(c.Structure):
-    _fields_ = [("id", U32), ("pad", U32), ("value", U32 * 16)]
-
-
-class Config(c.Structure):
-    _fields_ = [("dims", U32 * 6), ("shared", U32), ("stream", P), ("attributes", c.POINTER(Attribute)), ("count", U32)]
-
-
 def test_launch_attributes_occupancy_and_function_attributes():
     module = Module(SOURCE)
     x = Buffer("f", range(128))
