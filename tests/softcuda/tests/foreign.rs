@@ -66,3 +66,8 @@ fn kernels_use_constants_recursion_printf_flags_and_large_shared_memory() {
 fn graphs_pools_copies_libraries_and_default_streams_do_what_frameworks_need() {
     runs_without_a_finding("driver");
 }
+
+#[test]
+fn clusters_share_their_blocks_memory() {
+    runs_without_a_finding("clusters");
+}

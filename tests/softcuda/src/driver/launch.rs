@@ -161,7 +161,12 @@ impl Driver {
             dynamic_shared: found.max_dynamic_shared,
             non_portable,
         };
-        check(&self.settings.target, &found.kernel, shape, &limits).map_err(
+        // `__cluster_dims__` holds for launches that don't say.
+        let mut shape = shape.clone();
+        if shape.cluster == [1; 3] {
+            shape.cluster = found.kernel.required_cluster.unwrap_or([1; 3]);
+        }
+        check(&self.settings.target, &found.kernel, &shape, &limits).map_err(
             |(code, sentence)| {
                 say(&format!("launch of `{}`: {sentence}", found.kernel.name));
                 code
@@ -264,6 +269,17 @@ fn check(
                 kernel.registers,
                 kernel.static_shared + shared,
                 target.sm
+            ),
+        );
+    }
+    if let Some(required) = kernel.required_cluster
+        && required != shape.cluster
+    {
+        return refuse(
+            Code::INVALID_CLUSTER_SIZE,
+            format!(
+                "clusters of {:?} blocks; the kernel requires {required:?}",
+                shape.cluster
             ),
         );
     }

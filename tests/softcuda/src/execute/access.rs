@@ -592,7 +592,8 @@ impl Warp {
                 kind.name(),
                 list[lane],
                 if other {
-                    "this instruction doesn't reach the shared memory of other blocks here".to_string()
+                    "this instruction doesn't reach the shared memory of other blocks here"
+                        .to_string()
                 } else {
                     format!("the block has {size} bytes")
                 }
@@ -847,7 +848,13 @@ pub(super) unsafe fn store(run: &Run, list: &[u64; 32], found: Survey, base: *mu
 ///
 /// # Safety
 /// As [`store`].
-pub(super) unsafe fn atomic(run: &Run, list: &[u64; 32], base: *mut u8, parallel: bool, global: bool) {
+pub(super) unsafe fn atomic(
+    run: &Run,
+    list: &[u64; 32],
+    base: *mut u8,
+    parallel: bool,
+    global: bool,
+) {
     use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
     let crate::lower::inst::Op::Atom(op, _) = run.inst.op else {
         return;

@@ -116,7 +116,8 @@ impl Warp {
         let generation = cluster.generation.get();
         for lane in lanes(active) {
             if self.cluster_at[lane] == Some(generation) {
-                let message = "divergent barrier: the thread arrives at the cluster's barrier twice";
+                let message =
+                    "divergent barrier: the thread arrives at the cluster's barrier twice";
                 let kind = FaultKind::Barrier;
                 return Err(block.fault(kind, self, at.function, at.pc, lane as u32, message));
             }
@@ -174,7 +175,9 @@ impl Warp {
 
     /// Lanes exit: those that have arrived at the cluster's barrier are no longer waited for.
     pub(super) fn leave_cluster(&mut self, block: &BlockState, mask: u32) {
-        let Some(cluster) = &block.cluster else { return };
+        let Some(cluster) = &block.cluster else {
+            return;
+        };
         let now = Some(cluster.generation.get());
         let arrived = lanes(mask).filter(|&lane| self.cluster_at[lane] == now);
         cluster.exit(mask.count_ones(), arrived.count() as u32);
@@ -209,7 +212,11 @@ impl Warp {
                 let kind = FaultKind::IllegalAddress;
                 return Err(block.fault(kind, self, at.function, at.pc, lane as u32, &message));
             }
-            let base = if address >= SHARED_BASE { SHARED_BASE } else { 0 };
+            let base = if address >= SHARED_BASE {
+                SHARED_BASE
+            } else {
+                0
+            };
             let offset = (address - base) % SHARED_WINDOW;
             let mapped = base + u64::from(rank + 1) * SHARED_WINDOW + offset;
             // SAFETY: the caller's promise.
@@ -305,8 +312,7 @@ impl Warp {
         let bytes = u64::from(run.access.ty.bytes()) * u64::from(run.access.count);
         let check = block.env.machine.options.checks.uninitialised;
         for lane in lanes(run.mask) {
-            let (member, offset) =
-                self.resolve_shared(block, run.at, lane, list[lane], bytes)?;
+            let (member, offset) = self.resolve_shared(block, run.at, lane, list[lane], bytes)?;
             let mut one = *list;
             one[lane] = offset;
             let part = Run {

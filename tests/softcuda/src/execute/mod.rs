@@ -235,7 +235,7 @@ impl Machine {
         }
         if launch.cluster != [1; 3] {
             let size: u32 = launch.cluster.iter().product();
-            if self.target.sm < 90 || size > 8 {
+            if self.target.sm < 90 || size > 16 {
                 return fail(
                     Invalid,
                     format!("clusters of {size} blocks on sm_{}", self.target.sm),

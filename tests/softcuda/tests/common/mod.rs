@@ -85,6 +85,20 @@ impl Device {
         arguments: &[Argument],
         cooperative: bool,
     ) -> Result<Counters, Fault> {
+        self.launch_in(kernel, grid, block, shared, arguments, cooperative, [1; 3])
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a launch has as many parts")]
+    pub fn launch_in(
+        &self,
+        kernel: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: u32,
+        arguments: &[Argument],
+        cooperative: bool,
+        cluster: [u32; 3],
+    ) -> Result<Counters, Fault> {
         let kernel = self
             .module
             .kernel(kernel)
@@ -99,7 +113,7 @@ impl Device {
         let launch = Launch {
             grid,
             block,
-            cluster: [1; 3],
+            cluster,
             dynamic_shared: shared,
             params,
             cooperative,
