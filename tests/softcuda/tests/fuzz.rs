@@ -91,8 +91,14 @@ fn piece(seed: usize, from: usize, length: usize) -> String {
     text[start..end].to_string()
 }
 
+/// Cases of each test: `PROPTEST_CASES`, for a longer run, or as many as a test run has time for.
+fn cases() -> u32 {
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    asked.and_then(|n| n.parse().ok()).unwrap_or(160)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 160, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn truncated_modules_are_refused_or_loaded(seed in 0usize..2, length in 0usize..120_000) {

@@ -6,10 +6,11 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::access::{At, Run, atomic, lanes, load, store, survey};
+use super::access::{At, Run, lanes, survey};
 use super::block::{BlockState, SHARED_BASE, SHARED_WINDOW};
 use super::lanes::{Lane, Slot};
 use super::run::Next;
+use super::transfer::{atomic, load, store};
 use super::warp::{State, Warp};
 use crate::check::{AccessKind, Fault, FaultKind};
 use crate::lower::inst::{Inst, NONE};

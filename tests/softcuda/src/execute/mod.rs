@@ -4,16 +4,19 @@
 //! see each other run in parallel; where they can (atomics whose order shows, fences, volatile accesses) they
 //! run in the order of their numbers on one thread, so the result is the same at any number of cores.
 //! A [`block`] gives its [`warp`]s turns; [`run`] is the interpreter, whose operations are in the other
-//! files: [`integer`], [`float`], [`half`], [`convert`], [`compare`], [`access`], [`collective`], [`matrix`]
-//! and [`builtin`].
+//! files: [`integer`], [`float`], [`half`], [`convert`], [`compare`]; [`access`] and [`transfer`] for memory;
+//! [`collective`] and those it names for what lanes, warps and blocks do together; [`matrix`] and [`builtin`].
 
 mod access;
+mod asynchronous;
+mod barrier;
 mod block;
 mod builtin;
 mod cluster;
 mod collective;
 mod compare;
 mod convert;
+mod exchange;
 mod float;
 mod half;
 mod integer;
@@ -21,6 +24,7 @@ mod lanes;
 mod matrix;
 mod run;
 mod soft;
+mod transfer;
 mod warp;
 
 use std::rc::Rc;

@@ -246,7 +246,7 @@ impl Shadow {
         let mut done = 0;
         while done < bytes {
             let byte = address + done - self.base;
-            let untouched = byte % CHUNK == 0
+            let untouched = byte.is_multiple_of(CHUNK)
                 && self.cell(byte / 256).load(Relaxed) == 0
                 && !self.chunk(byte / CHUNK).contains_key(&(byte / CHUNK));
             if untouched {
