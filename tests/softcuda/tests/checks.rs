@@ -489,3 +489,50 @@ fn without_checks_only_what_hardware_would_stop_is_stopped() {
     );
     assert_eq!(result.unwrap_err().kind, FaultKind::IllegalAddress);
 }
+
+/// Lanes from 16 on leave; the others vote and shuffle with a mask that names all 32.
+const LEAVERS: &str = "
+.version 7.0
+.target sm_70
+.address_size 64
+.visible .entry leavers(.param .u64 out, .param .u32 distance)
+{
+    .reg .pred %p<3>;
+    .reg .b32 %r<7>;
+    .reg .b64 %rd<4>;
+    ld.param.u64 %rd1, [out];
+    ld.param.u32 %r1, [distance];
+    mov.u32 %r2, %tid.x;
+    setp.ge.u32 %p1, %r2, 16;
+    @%p1 exit;
+    vote.sync.ballot.b32 %r3, !%p1, 0xffffffff;
+    shfl.sync.down.b32 %r4|%p2, %r2, %r1, 31, 0xffffffff;
+    mul.wide.u32 %rd2, %r2, 8;
+    add.u64 %rd3, %rd1, %rd2;
+    st.global.v2.u32 [%rd3], {%r3, %r4};
+    ret;
+}
+";
+
+#[test]
+fn a_mask_may_name_lanes_that_have_exited_but_a_shuffle_must_not_read_them() {
+    let d = Device::new(LEAVERS, Options::default());
+    let out = d.buffer(&[0u32; 64]);
+    let launch = |distance: i32| {
+        d.launch(
+            "leavers",
+            [1; 3],
+            [32, 1, 1],
+            0,
+            &[Pointer(out), Int(distance)],
+        )
+    };
+    launch(0).unwrap();
+    let expected: Vec<u32> = (0..16).flat_map(|lane| [0xffff, lane]).collect();
+    assert_eq!(d.read::<u32>(out, 32), expected);
+    assert_finding(
+        launch(16),
+        FaultKind::Barrier,
+        &["wrong mask", "reads from lane 16, which has exited"],
+    );
+}

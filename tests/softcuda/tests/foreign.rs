@@ -5,8 +5,8 @@ mod support;
 
 use std::process::Command;
 
-/// Runs `foreign/NAME.py`, which has to succeed without a finding; `None` where it can't be run.
-fn program(name: &str) -> Option<support::Run> {
+/// Runs `foreign/NAME.py`, which has to succeed; `None` where it can't be run.
+fn program(name: &str, variables: &[(&str, &str)]) -> Option<support::Run> {
     let python = Command::new("python3").arg("--version").output();
     if !python.is_ok_and(|output| output.status.success()) {
         println!("skipped: {name}: python3 is not installed");
@@ -19,11 +19,13 @@ fn program(name: &str) -> Option<support::Run> {
     let wheels = support::toolkit()?.display().to_string();
     let mut command = Command::new("python3");
     command.arg("-B").arg(format!("{folder}/{name}.py"));
-    Some(support::run(&mut command, &[("WHEELS", &wheels)]))
+    let mut all = vec![("WHEELS", wheels.as_str())];
+    all.extend(variables);
+    Some(support::run(&mut command, &all))
 }
 
 fn runs_without_a_finding(name: &str) {
-    if let Some(run) = program(name) {
+    if let Some(run) = program(name, &[]) {
         run.silent();
     }
 }
@@ -50,7 +52,7 @@ fn wmma_and_mma_multiply_matrices_of_every_type() {
 
 #[test]
 fn kernels_use_constants_recursion_printf_flags_and_large_shared_memory() {
-    if let Some(run) = program("kernels") {
+    if let Some(run) = program("kernels", &[]) {
         // Its one mistake is meant.
         assert_eq!(
             run.stderr.matches("softcuda: ").count(),
@@ -70,4 +72,11 @@ fn graphs_pools_copies_libraries_and_default_streams_do_what_frameworks_need() {
 #[test]
 fn clusters_share_their_blocks_memory() {
     runs_without_a_finding("clusters");
+}
+
+#[test]
+fn a_planted_kernel_fault_comes_after_the_kernels_work() {
+    if let Some(run) = program("planted", &[("SOFTCUDA_FAIL", "kernel:fill")]) {
+        run.says(&["planted fault in kernel `fill` (launch 1)"]);
+    }
 }
