@@ -1,4 +1,5 @@
-//! The JIT's options and its linker. "Linking" one PTX input gives that PTX back as the image to load.
+//! The JIT's options and its linker. "Linking" gives PTX back as the image to load: that of the one input, or of
+//! several joined.
 
 use std::ffi::{c_char, c_void};
 
@@ -172,7 +173,12 @@ entries! {
         match link.inputs.len() {
             0 => return Err(Code::INVALID_VALUE),
             1 => link.image = link.inputs[0].clone(),
-            _ => return super::unsupported::refuse("cuLinkComplete of more than one input"),
+            _ => {
+                link.image = super::join::join(&link.inputs).map_err(|sentence| {
+                    say(&format!("cuLinkComplete: {sentence}"));
+                    Code::INVALID_PTX
+                })?;
+            }
         }
         link.image.push(0);
         put(image, link.image.as_ptr().cast())?;

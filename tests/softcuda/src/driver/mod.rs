@@ -34,6 +34,7 @@ pub mod graph_exec;
 pub mod graph_nodes;
 pub mod graph_params;
 pub mod image;
+pub mod join;
 pub mod launch;
 pub mod library;
 pub mod link;

@@ -156,7 +156,13 @@ impl<'a> Loader<'a, '_> {
         for function in &tree.functions {
             collect(function.body.as_deref().unwrap_or(&[]), &mut inner);
         }
-        for variable in tree.variables.iter().chain(inner) {
+        // Definitions first: what is only declared may say less of its size.
+        let (declared, defined): (Vec<_>, Vec<_>) = tree.variables.iter().partition(|v| v.external);
+        for variable in defined.into_iter().chain(declared).chain(inner) {
+            let known = variables.contains_key(variable.name);
+            if variable.external && known {
+                continue;
+            }
             let open = variable.dims.first() == Some(&None) && variable.init.is_empty();
             if variable.space == Space::Shared && open {
                 let align = variable.align.unwrap_or(16);

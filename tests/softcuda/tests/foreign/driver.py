@@ -18,6 +18,19 @@ extern "C" __global__ void add(const float *a, const float *b, float *out, int n
 extern "C" __global__ void __launch_bounds__(128, 4) by_constant(float *x) { x[threadIdx.x] *= factor; atomicAdd(&calls, 1); }
 extern "C" __global__ void local(int *out, int k) { int a[64]; for (int i = 0; i < 64; ++i) a[i] = i * k; out[0] = a[k % 64]; }
 """
+PARTS = (
+    r"""
+    extern __device__ float half_of(float);
+    extern __device__ float bias[];
+    static __device__ __noinline__ float twist(float x) { return x + 1; }
+    extern "C" __global__ void linked(float *x) { x[threadIdx.x] = twist(half_of(x[threadIdx.x])) + bias[1]; }
+    """,
+    r"""
+    __device__ float bias[2] = {100, 200};
+    static __device__ __noinline__ float twist(float x) { return x - 4; }
+    __device__ float half_of(float x) { return twist(x) / 2; }
+    """,
+)
 N = 1 << 12
 
 
@@ -201,6 +214,23 @@ def test_linker_and_libraries():
     assert bytes_.value == 4
     ok(cuda.cuLibraryUnload(library))
     x.free()
+
+
+def test_texts_are_linked():
+    state, image, size = P(), P(), SZ()
+    ok(cuda.cuLinkCreate_v2(0, None, None, c.byref(state)))
+    for part in PARTS:
+        text = ptx(part, "-rdc=true")
+        ok(cuda.cuLinkAddData_v2(state, 1, text, SZ(len(text) + 1), b"part.ptx", 0, None, None))
+    ok(cuda.cuLinkComplete(state, c.byref(image), c.byref(size)))
+    module = P()
+    ok(cuda.cuModuleLoadData(c.byref(module), image))
+    ok(cuda.cuLinkDestroy(state))
+    x = Buffer("f", range(32))
+    launch(P(new(P, cuda.cuModuleGetFunction, module, b"linked")), 1, 32, x)
+    assert x.get() == [(i - 4) / 2 + 1 + 200 for i in range(32)]
+    x.free()
+    ok(cuda.cuModuleUnload(module))
 
 
 def test_symbol_versions_and_per_thread_default_streams():
