@@ -20,6 +20,9 @@ pub fn check(settings: &SearchSettings, origins: &Origins) -> Result<()> {
     let s = settings;
     let check = Check { origins };
     check.device(&s.device)?;
+    if let Err((key, problem)) = s.strategy.check(s) {
+        bail!(BadUsage(format!("{}: {problem}", named(origins, key))));
+    }
     check.whole("neumann-terms", s.neumann_terms, 0..=10_000)?;
     check.whole("inner-steps", s.inner_steps, 1..=1_000_000)?;
     check.whole("population", s.population, 1..=65_536)?;
