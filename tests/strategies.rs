@@ -69,7 +69,11 @@ fn weights_and_architecture_move_in_every_strategy_that_moves_them() {
     for (space, kind) in all() {
         let mut search = Search::new(tiny(space, kind)).expect("digits");
         let before = search.snapshot().unwrap().weights;
-        let record = search.round().expect("finite");
+        // The first reward of a policy is its own baseline: it moves nothing yet.
+        let mut record = search.round().expect("finite");
+        for _ in 0..4 {
+            record = search.round().expect("finite");
+        }
         let after = search.snapshot().unwrap().weights;
         let moved = |alpha: bool| {
             let pairs = before.iter().zip(&after);
@@ -82,13 +86,11 @@ fn weights_and_architecture_move_in_every_strategy_that_moves_them() {
                 .any(|(before, after)| before.data != after.data)
         };
         assert!(moved(false), "{kind:?} in {space:?}: weights");
-        let has_alpha = !matches!(kind, StrategyKind::Random);
+        use StrategyKind::{Enas, Evolution, Random};
+        let has_alpha = !matches!(kind, Random | Evolution | Enas);
         assert_eq!(moved(true), has_alpha, "{kind:?} in {space:?}: α");
-        assert_eq!(
-            record.loss_val.is_some(),
-            has_alpha,
-            "{kind:?} in {space:?}"
-        );
+        let steps = kind != Random;
+        assert_eq!(record.loss_val.is_some(), steps, "{kind:?} in {space:?}");
     }
 }
 

@@ -5,7 +5,8 @@ use crate::device::Vector;
 use crate::device::random::PhiloxRng;
 use crate::space::genotype::darts::{EDGES_PER_NODE, NODES};
 use crate::space::{
-    DARTS_EDGES, DartsGenotype, DartsOp, Genotype, GenotypeOp, Nb201Genotype, Nb201Op, Space,
+    DARTS_EDGES, DartsGenotype, DartsOp, Edge, Genotype, GenotypeOp, NB201_EDGES, Nb201Genotype,
+    Nb201Op, Space,
 };
 use anyhow::ensure;
 use rand::RngExt;
@@ -101,6 +102,51 @@ impl Architecture {
             }
         }
         Architecture { space, ops: chosen }
+    }
+
+    /// That of a choice for each edge, which is one of the space's.
+    pub(super) fn of(space: Space, ops: Vec<Option<usize>>) -> Architecture {
+        debug_assert_eq!(ops.len(), Architecture::state_len(space));
+        Architecture { space, ops }
+    }
+
+    /// A copy with one change. In NAS-Bench-201 another op on an edge: a node is drawn first and then one of
+    /// its edges, as the official code draws. In the DARTS space, for a node of either cell, another op on one
+    /// of its two edges or another state for it, equally likely where there is another (Real et al. 2019).
+    #[must_use]
+    pub(super) fn mutated(&self, rng: &mut PhiloxRng) -> Architecture {
+        let mut child = self.clone();
+        let edge = match self.space {
+            Space::NasBench201 => {
+                let node = rng.random_range(1..=3);
+                let from = rng.random_range(0..node);
+                let place = |edge: &Edge| (edge.from, edge.to) == (from, node);
+                let found = NB201_EDGES.iter().position(place);
+                found.expect("every node reads all below it")
+            }
+            Space::Darts => {
+                let cell = rng.random_range(0..2) * DARTS_EDGES.len();
+                let rows = rows_into(rng.random_range(0..NODES));
+                let rows = cell + rows.start..cell + rows.end;
+                let of = |chosen: bool| {
+                    let rows = rows.clone();
+                    rows.filter(move |&row| self.ops[row].is_some() == chosen)
+                };
+                let edge = of(true).nth(rng.random_range(0..EDGES_PER_NODE));
+                let edge = edge.expect("two edges into each node");
+                let free = of(false).count();
+                if free > 0 && rng.random_range(0..2) == 0 {
+                    let to = of(false).nth(rng.random_range(0..free));
+                    child.ops.swap(edge, to.expect("counted"));
+                    return child;
+                }
+                edge
+            }
+        };
+        let count = self.space.op_names().len();
+        let step = rng.random_range(1..count);
+        child.ops[edge] = self.ops[edge].map(|op| (op + step) % count);
+        child
     }
 
     /// The choice for each edge.

@@ -15,7 +15,7 @@
 
 use super::{
     Draw, Method, Moment, Numbers, OwnSetting, Step, Stepped, Strategy, StrategyKind, Weighting,
-    rng, take_turns,
+    first_maximum, rng, take_turns,
 };
 use crate::device::random::PhiloxRng;
 use crate::device::{SliceMut, Vector};
@@ -106,19 +106,8 @@ fn sample(alpha: &[f32], ops: usize, tau: f64, mut gumbel: impl FnMut() -> f64) 
     Sample { soft, chosen }
 }
 
-/// The place of the largest, the first of equals.
-fn first_maximum<T: PartialOrd>(values: &[T]) -> usize {
-    let mut best = 0;
-    for (index, value) in values.iter().enumerate() {
-        if *value > values[best] {
-            best = index;
-        }
-    }
-    best
-}
-
-/// ᾱ of c̄, through the relaxed choice.
-fn straight_through(soft: &[f32], bar: &[f32], ops: usize, tau: f64) -> Vec<f32> {
+/// ᾱ of c̄, through the softmax p of temperature τ.
+pub(super) fn straight_through(soft: &[f32], bar: &[f32], ops: usize, tau: f64) -> Vec<f32> {
     let rows = soft.chunks_exact(ops).zip(bar.chunks_exact(ops));
     let row = |(p, bar): (&[f32], &[f32])| -> Vec<f32> {
         let pairs = p.iter().zip(bar);

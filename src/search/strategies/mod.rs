@@ -11,10 +11,14 @@
 
 mod architecture;
 mod differentiable;
+mod enas;
+mod evolution;
 mod fair_darts;
 mod gdas;
 mod judge;
 mod random;
+mod reinforce;
+mod setn;
 
 use super::settings::SearchSettings;
 use crate::autograd::{Executor, Mode};
@@ -68,6 +72,14 @@ strategies! {
     FairDarts = fair_darts::METHOD,
     /// Random search with weight sharing (Li & Talwalkar 2019).
     Random = random::METHOD,
+    /// Regularised evolution over shared weights (Real et al. 2019).
+    Evolution = evolution::METHOD,
+    /// Policy gradient over shared weights (Williams 1992).
+    Reinforce = reinforce::METHOD,
+    /// LSTM controller over shared weights (Pham et al. 2018).
+    Enas = enas::METHOD,
+    /// Uniform paths for the weights, the best of many drawn from α (Dong & Yang 2019).
+    Setn = setn::METHOD,
 }
 
 /// A strategy as the settings and the command line know it.
@@ -372,17 +384,15 @@ fn softmax_rows(ops: usize, alpha: &[f32]) -> Vec<f32> {
     weights
 }
 
-/// An op drawn from its probabilities, which sum to one.
-fn draw_op(probabilities: &[f32], rng: &mut PhiloxRng) -> usize {
-    let mut rest: f32 = rand::RngExt::random(rng);
-    for (op, probability) in probabilities.iter().enumerate() {
-        rest -= probability;
-        if rest < 0.0 {
-            return op;
+/// The place of the largest, the first of equals.
+fn first_maximum<T: PartialOrd>(values: &[T]) -> usize {
+    let mut best = 0;
+    for (index, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = index;
         }
     }
-    // Rounding can leave a crumb; it belongs to the last op.
-    probabilities.len() - 1
+    best
 }
 
 /// Checks that a checkpoint's `strategy` vector has the length that this strategy keeps.
