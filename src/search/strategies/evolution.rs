@@ -250,8 +250,8 @@ mod tests {
                         pairs.filter(|(a, b)| a != b).count()
                     };
                     // A moved edge is two rows that differ.
-                    let nearest = evolution.alive.iter().map(apart).min();
-                    assert!(matches!(nearest, Some(1 | 2)), "{space:?}: {nearest:?}");
+                    let mut distances = evolution.alive.iter().map(apart);
+                    assert!(distances.any(|rows| matches!(rows, 1 | 2)), "{space:?}");
                 }
                 let oldest = evolution.alive.front().cloned();
                 let full = evolution.alive.len() == 6;
