@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn the_zero_one_loss_drives_sigmoids_apart() {
-        let alpha = vec![0.2f32, 0.2, -0.2, 3.0, -3.0, 0.0, 0.1, -0.1].repeat(14);
+        let alpha = [0.2f32, 0.2, -0.2, 3.0, -3.0, 0.0, 0.1, -0.1].repeat(14);
         let gradient = alpha_gradient_of(&alpha, &vec![0.0; ALPHAS], 10.0);
         assert_eq!(gradient[NONE], 0.0);
         // A step against the gradient moves α away from zero.
