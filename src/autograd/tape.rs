@@ -4,7 +4,7 @@ use crate::ops::classifier::{Classifier, Loss};
 use crate::ops::conv::Conv;
 use crate::ops::mix::{Mix, Term};
 use crate::ops::pool::{self, Pool};
-use crate::ops::relax::Relax;
+use crate::ops::relax::{Relax, Relaxation};
 use crate::ops::separable::{Group, Separable};
 use crate::ops::sum::{self, Sum};
 use crate::ops::{
@@ -32,6 +32,8 @@ pub struct Tape {
     pub factors: usize,
     /// Ops that inference leaves out: an auxiliary head's.
     pub training_only: Range<usize>,
+    /// How the α recorded from now on become op weights.
+    pub relaxation: Relaxation,
     alphas: Vec<ParameterId>,
 }
 
@@ -51,6 +53,7 @@ impl Tape {
             classifiers: 0,
             factors: 0,
             training_only: 0..0,
+            relaxation: Relaxation::Softmax,
             alphas: Vec::new(),
         };
         tape.images = tape.activation([height, width], 3, false);
@@ -73,6 +76,7 @@ impl Tape {
             normalised,
             differentiable: true,
             sources: Vec::new(),
+            live: true,
         });
         ActivationId(self.graph.activations.len() - 1)
     }
@@ -123,7 +127,8 @@ impl Tape {
         self.alphas.push(alpha);
         self.graph.weights.push(len);
         let weights = WeightsId(self.graph.weights.len() - 1);
-        self.ops.push(Box::new(Relax::new(alpha, weights, ops)));
+        let relax = Relax::new(alpha, weights, ops, self.relaxation);
+        self.ops.push(Box::new(relax));
         (alpha, weights)
     }
 

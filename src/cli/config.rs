@@ -1,5 +1,6 @@
 //! `--config FILE`: settings in TOML under the flags' names, each remembered with its line.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -135,6 +136,8 @@ fn check(key: &str, value: &Value) -> Result<(), String> {
         "threads" => typed::<usize>(value),
         "quiet" => typed::<bool>(value),
         "checkpoint-every" => typed::<u64>(value),
+        // Which names a strategy has is checked when the strategy is known.
+        "option" => typed::<BTreeMap<String, f64>>(value),
         _ => {
             let good = defaults::defaults_for(DataKind::Digits, defaults::SPACE);
             let mut table = toml::Table::try_from(good).map_err(|error| error.to_string())?;

@@ -11,6 +11,8 @@ use crate::space::Space;
 
 /// The data of a search that names none.
 pub const DATA: &str = "digits";
+/// The strategy of a search that names none.
+pub const STRATEGY: StrategyKind = StrategyKind::Ndarts;
 /// The space of a search that names none.
 pub const SPACE: Space = Space::Darts;
 
@@ -41,7 +43,7 @@ impl DataKind {
 pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
     let mut settings = SearchSettings {
         space,
-        strategy: StrategyKind::Ndarts,
+        strategy: STRATEGY,
         data: DATA.into(),
         device: "auto".into(),
         weights: Weights::Sgd,
@@ -77,6 +79,7 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
         cutout: 0,
         mean: Vec::new(),
         std: Vec::new(),
+        option: Default::default(),
     };
     if space == Space::NasBench201 {
         settings.cells = 5;

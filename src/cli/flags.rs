@@ -97,6 +97,10 @@ pub struct TrainingFlags {
     /// Search strategy
     #[arg(long, value_name = "STRATEGY", value_parser = strategies())]
     strategy: Option<String>,
+    /// A setting that only the strategy has (they stand beside its name above); may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = own_setting, allow_hyphen_values = true)]
+    #[serde(serialize_with = "as_table", skip_serializing_if = "Vec::is_empty")]
+    option: Vec<(String, f64)>,
     /// How the weights are trained
     #[arg(long, value_enum, value_name = "METHOD")]
     weights: Option<Weights>,
@@ -211,7 +215,11 @@ pub fn resolve(flags: toml::Table, file: Option<&ConfigFile>) -> Result<SearchSe
     }
     for (key, value) in flags {
         origins.insert(key.clone(), Origin::Flag);
-        given.insert(key, value);
+        match (given.get_mut(&key), value) {
+            // Of the strategy's own settings each is laid over by itself.
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => below.extend(above),
+            (_, value) => drop(given.insert(key, value)),
+        }
     }
     let data = given
         .get("data")
@@ -246,7 +254,18 @@ pub fn resolve_for(
             ))
         })?,
     };
-    let mut settings = toml::Table::try_from(defaults::defaults_for(kind, space))?;
+    let strategy: StrategyKind = match given.get("strategy") {
+        None => defaults::STRATEGY,
+        Some(strategy) => strategy.clone().try_into().map_err(|_| {
+            BadUsage(format!(
+                "{}: expected a strategy that trains a supernet (see --help), found {strategy}",
+                named(origins, "strategy")
+            ))
+        })?,
+    };
+    let mut settings = defaults::defaults_for(kind, space);
+    (strategy.method().defaults)(&mut settings);
+    let mut settings = toml::Table::try_from(settings)?;
     settings.extend(given);
     let settings: SearchSettings = settings.try_into().map_err(|error: toml::de::Error| {
         BadUsage(format!(
@@ -269,9 +288,7 @@ pub fn config_file(path: Option<&Path>) -> Result<Option<ConfigFile>> {
 
 /// Every name that `--strategy` takes: those that train a supernet, and those that search a table.
 fn strategies() -> PossibleValuesParser {
-    let supernet = StrategyKind::value_variants().iter();
-    let mut values: Vec<PossibleValue> =
-        supernet.filter_map(ValueEnum::to_possible_value).collect();
+    let mut values: Vec<PossibleValue> = StrategyKind::ALL.iter().map(supernet_strategy).collect();
     for strategy in tabular::STRATEGIES {
         if !trains_a_supernet(strategy.name()) {
             let help = format!("With --table: {}", strategy.about());
@@ -279,6 +296,43 @@ fn strategies() -> PossibleValuesParser {
         }
     }
     PossibleValuesParser::new(values)
+}
+
+/// Name and help of a strategy that trains a supernet, with its own settings.
+fn supernet_strategy(kind: &StrategyKind) -> PossibleValue {
+    let value = kind.to_possible_value().expect("no strategy is hidden");
+    let mut help = value
+        .get_help()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let number = |[darts, nb201]: [f64; 2]| match darts == nb201 {
+        true => darts.to_string(),
+        false => format!("{darts}; nb201: {nb201}"),
+    };
+    for own in kind.method().options {
+        help += &format!(
+            "; {}: {} [default: {}]",
+            own.name,
+            own.about,
+            number(own.default)
+        );
+    }
+    if tabular::strategy(value.get_name()).is_some() {
+        help += "; also with --table";
+    }
+    value.help(help)
+}
+
+/// NAME=VALUE
+fn own_setting(text: &str) -> Result<(String, f64), String> {
+    let expected = "expected NAME=VALUE with a number for the value";
+    let (name, value) = text.split_once('=').ok_or(expected)?;
+    let value: f64 = value.parse().map_err(|_| expected)?;
+    Ok((name.to_owned(), value))
+}
+
+fn as_table<S: serde::Serializer>(pairs: &[(String, f64)], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
 
 /// Whether a search that trains a supernet has a strategy of this name.
@@ -392,6 +446,17 @@ mod tests {
         for (key, value) in toml::Table::try_from(digits).unwrap() {
             assert_ne!(changed[&key], value, "{key} was not taken from its flag");
         }
+    }
+
+    #[test]
+    fn a_strategys_own_settings_are_laid_over_one_by_one() {
+        let file = "strategy = \"gdas\"\n[option]\ntau-start = 5.0\ntau-end = 0.5\n";
+        let settings = resolved("--option tau-end=0.25", file).unwrap();
+        let own = |name| StrategyKind::Gdas.option(&settings, name);
+        assert_eq!((own("tau-start"), own("tau-end")), (5.0, 0.25));
+        assert_eq!(settings.inner_steps, 1, "as published");
+        let other = resolved("--strategy ndarts", file).unwrap_err().to_string();
+        assert!(other.contains("strategy ndarts"), "{other}");
     }
 
     #[test]

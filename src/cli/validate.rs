@@ -19,6 +19,10 @@ use crate::search::settings::{Gamma, SearchSettings};
 pub fn check(settings: &SearchSettings, origins: &Origins) -> Result<()> {
     let s = settings;
     let check = Check { origins };
+    // First, because a device that a strategy does not run on may be one of this build.
+    if let Err((key, problem)) = s.strategy.check(s) {
+        bail!(BadUsage(format!("{}: {problem}", named(origins, key))));
+    }
     check.device(&s.device)?;
     check.whole("neumann-terms", s.neumann_terms, 0..=10_000)?;
     check.whole("inner-steps", s.inner_steps, 1..=1_000_000)?;

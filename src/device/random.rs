@@ -48,6 +48,8 @@ pub enum Purpose {
     ProbeVector = 9,
     /// Which branches drop path drops for which image; one stream a step.
     DropPath = 10,
+    /// Architectures and op weights that a strategy draws; one stream a draw.
+    Architectures = 11,
     /// A strategy that searches a tabular benchmark; one stream a run.
     TabularSearch = 20,
 }

@@ -13,6 +13,7 @@ pub mod state_dict;
 mod tests;
 
 use crate::autograd::Tape;
+use crate::ops::relax::Relaxation;
 use crate::space::Space;
 use parameters::{Initialisation, Layout, Parameter};
 
@@ -38,6 +39,23 @@ impl Supernet {
         batch: usize,
         size: [usize; 2],
     ) -> anyhow::Result<Supernet> {
+        let relaxation = Relaxation::Softmax;
+        Supernet::record_relaxed(space, channels, cells, classes, batch, size, relaxation)
+    }
+
+    /// As [`Supernet::record`], with another way from α to op weights.
+    ///
+    /// # Errors
+    /// As [`Supernet::record`].
+    pub fn record_relaxed(
+        space: Space,
+        channels: usize,
+        cells: usize,
+        classes: usize,
+        batch: usize,
+        size: [usize; 2],
+        relaxation: Relaxation,
+    ) -> anyhow::Result<Supernet> {
         let bounded = [
             ("--channels", channels, 1024),
             ("--cells", cells, 100),
@@ -60,6 +78,7 @@ impl Supernet {
             tape: Tape::new(batch, size[0], size[1]),
             parameters: vec![],
         };
+        recorder.tape.relaxation = relaxation;
         match space {
             Space::Darts => darts::record(&mut recorder, channels, cells, classes),
             Space::NasBench201 => nb201::record(&mut recorder, channels, cells, classes),

@@ -7,6 +7,7 @@ use crate::autograd::{Executor, Mode};
 use crate::device::cuda::{Turn, for_tests};
 use crate::device::random::{Philox, Purpose};
 use crate::device::{CUDA_IS_WHOLE, Device, Vector};
+use crate::ops::relax::Relaxation;
 use crate::ops::update::cpu::{axpy, dot, neumann_step, norm};
 use crate::space::Space;
 
@@ -235,4 +236,68 @@ fn a_series_on_the_device_matches_the_cpu() {
 
 fn device_of(vector: &Vector) -> Device {
     vector.slice().device()
+}
+
+/// A supernet whose α part holds op weights, and the length of ω.
+fn given(space: Space) -> (Executor, usize) {
+    let cells = if space == Space::Darts { 4 } else { 2 };
+    let size = [8, 8];
+    let supernet = Supernet::record_relaxed(space, 4, cells, 5, 3, size, Relaxation::Given);
+    let tape = supernet.unwrap().tape;
+    let omega = tape.omega_len;
+    let mut executor = Executor::new(tape, Device::Cpu);
+    executor
+        .load(&normal(3 * 8 * 8 * 3, 1), &[0, 3, 4])
+        .unwrap();
+    (executor, omega)
+}
+
+#[test]
+fn ops_that_are_off_change_nothing_but_the_work() {
+    for space in Space::ALL {
+        let (mut whole, omega) = given(space);
+        let (mut part, _) = given(space);
+        let len = whole.tape().theta_len();
+        // Every share of ops on, from all to one op in eight, and all of them off.
+        for (salt, share) in [(11, 0.9f32), (12, 0.5), (13, 0.125), (14, 0.125), (15, 0.0)] {
+            // Leaves buffers of another point behind.
+            part.activate_all();
+            let (noise, mut scratch) = (normal(len, salt + 100), vec![0.0; len]);
+            part.forward(Mode::Products, &noise).unwrap();
+            part.backward(&noise, &mut scratch).unwrap();
+            part.product(&noise, &noise, &mut scratch).unwrap();
+
+            let philox = Philox::new(salt, Purpose::Architectures);
+            let drawn = |i: usize| philox.uniform4(i as u64, 0)[0] <= share;
+            let active: Vec<bool> = (0..len - omega).map(drawn).collect();
+            let (mut theta, mut direction) = (normal(len, salt), normal(len, salt + 50));
+            for (i, &on) in active.iter().enumerate() {
+                if !on {
+                    (theta[omega + i], direction[omega + i]) = (0.0, 0.0);
+                }
+            }
+            let passes = |executor: &mut Executor| {
+                // Neither is cleared by the caller.
+                let (mut gradient, mut product) = (normal(len, 1), normal(len, 2));
+                let outcome = executor.forward(Mode::Products, &theta).unwrap();
+                executor.backward(&theta, &mut gradient).unwrap();
+                executor.product(&theta, &direction, &mut product).unwrap();
+                (outcome, gradient, product)
+            };
+            let (expected, mut g, mut h) = passes(&mut whole);
+            part.activate(&active).unwrap();
+            let (found, gradient, product) = passes(&mut part);
+            for (i, &on) in active.iter().enumerate() {
+                if !on {
+                    (g[omega + i], h[omega + i]) = (0.0, 0.0);
+                }
+            }
+            assert_eq!(found, expected, "{space:?}, {share}");
+            assert!(off(&g, &gradient) < 1e-6, "{space:?}, {share}");
+            assert!(off(&h, &product) < 1e-6, "{space:?}, {share}");
+            assert_eq!(part.forward(Mode::Evaluate, &theta).unwrap(), expected);
+            let (running, entries) = part.entries();
+            assert!(running < entries || share > 0.4, "{running} of {entries}");
+        }
+    }
 }

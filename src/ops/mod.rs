@@ -121,6 +121,8 @@ pub struct Activation {
     pub differentiable: bool,
     /// Readers, for a normalised activation.
     pub sources: Vec<Source>,
+    /// Something that runs reads it. All are live where every op runs; see [`Graph::is_live`].
+    pub live: bool,
 }
 
 /// Where a parameter lives in the flat vector θ = (ω, α).
@@ -143,6 +145,8 @@ pub struct Graph {
     pub parameters: Vec<Span>,
     /// Lengths of the op-weight vectors.
     pub weights: Vec<usize>,
+    /// Which op weights take part, one vector behind another; empty where all do.
+    pub active: Vec<bool>,
 }
 
 impl Graph {
@@ -154,6 +158,23 @@ impl Graph {
     /// The activation that owns the buffer: itself, or the whole it is a slice of.
     pub fn owner(&self, id: ActivationId) -> ActivationId {
         self.activation(id).slice_of.map_or(id, |(whole, _)| whole)
+    }
+
+    /// True if something that runs reads the activation, or the whole it is a slice of. An op computes
+    /// no output that is not live.
+    pub fn is_live(&self, id: ActivationId) -> bool {
+        self.activation(id).live || self.activation(self.owner(id)).live
+    }
+
+    /// False for an op weight that takes no part in this run: its term is left out of the sum.
+    pub fn is_active(&self, scale: Scale) -> bool {
+        match scale {
+            Scale::OpWeight(id, index) if !self.active.is_empty() => {
+                let first: usize = self.weights[..id.0].iter().sum();
+                self.active[first + index]
+            }
+            _ => true,
+        }
     }
 
     /// The stored adjoints that an output's adjoint is made of, in the given role.
@@ -181,6 +202,7 @@ pub struct Uses {
 impl Uses {
     /// What nearly every op touches: inputs and outputs in the roles of the pass. `input_adjoint`
     /// says whether the op stores an input's adjoint itself (a mix leaves a normalised one lazy).
+    /// Outputs that are not live are left out; where none is, nothing is touched.
     pub fn of_pass(
         graph: &Graph,
         pass: Pass,
@@ -193,6 +215,15 @@ impl Uses {
             workspace,
             ..Uses::default()
         };
+        let live: Vec<_> = outputs
+            .iter()
+            .copied()
+            .filter(|&id| graph.is_live(id))
+            .collect();
+        if live.is_empty() && !outputs.is_empty() {
+            return uses;
+        }
+        let outputs = live.as_slice();
         let stored =
             |id: &&ActivationId| graph.activation(**id).differentiable && input_adjoint(**id);
         let tangents = |id: &&ActivationId| graph.activation(**id).differentiable;

@@ -12,6 +12,8 @@ use crate::train::settings::TrainSettings;
 
 /// The one key beside the search's own.
 const CHECKPOINT_EVERY: &str = "checkpoint-every";
+/// The one setting that is a table.
+const OPTION: &str = "option";
 
 /// What a run is started with.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,7 +50,14 @@ impl RunConfig {
     ///
     /// A setting that TOML cannot hold, such as a seed above 2⁶³ − 1.
     pub fn to_toml(&self) -> Result<String> {
-        text("search", &self.search, self.checkpoint_every)
+        // A table must stand behind every plain key.
+        let mut plain = self.search.clone();
+        let option = std::mem::take(&mut plain.option);
+        let mut text = text("search", &plain, self.checkpoint_every)?;
+        if !option.is_empty() {
+            text += &format!("\n[{OPTION}]\n{}", toml::to_string(&option)?);
+        }
+        Ok(text)
     }
 
     /// Reads a `config.toml` back.
@@ -171,6 +180,7 @@ pub(crate) mod tests {
             flip: false,
             cutout: 0,
             mean: vec![0.3],
+            option: [("tau-end".to_owned(), 0.3)].into(),
             std: vec![],
         };
         RunConfig {

@@ -194,6 +194,7 @@ pub(crate) mod tests {
             correction_ratio: Some(0.1),
             es_choice: None,
             es_loss: None,
+            strategy: Default::default(),
             seconds: 0.25,
         }
     }
@@ -209,6 +210,7 @@ pub(crate) mod tests {
                 rows: vec![vec![0.2; 5]; 6],
             }],
             stable: 0,
+            strategy: Default::default(),
             seconds: 3.0,
         }
     }

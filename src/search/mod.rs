@@ -2,31 +2,32 @@
 //!
 //! [`Search`] owns the supernet, the data and the optimisers, and can be frozen into a [`Snapshot`]
 //! after any round; everything random is drawn from counters, so a restored search continues with
-//! the same bits. What an architecture step does is the [`strategy`]'s.
+//! the same bits. How ops are weighed and what an architecture step does is the [`strategies`]'.
 
 pub mod record;
 pub mod settings;
 pub mod setup;
-pub mod strategy;
+pub mod strategies;
 pub mod tabular;
 mod weights;
 
 use crate::autograd::{Executor, Mode};
 use crate::data::{Batch, Dataset, Loader, Stream, evaluation_batch};
-use crate::device::{Device, Vector};
+use crate::device::{Device, SliceMut, Vector};
 use crate::network::parameters::{Parameter, initial_theta};
 use crate::network::state_dict::NamedTensor;
 pub use crate::network::state_dict::{Snapshot, load_tensors, state_tensors};
-use crate::ops::relax::softmax;
+use crate::ops::relax::Relaxation;
 use crate::ops::update::{GradientNorm, norm};
 use crate::optim::{Adam, Population, SecondMoment, Sgd, evolution, sgd::cosine};
-use crate::space::{Genotype, derive};
+use crate::space::Genotype;
 use anyhow::{Context, ensure};
 use record::{EpochRecord, OpWeights, RoundRecord};
 use settings::SearchSettings;
 use setup::Setup;
+use std::collections::BTreeMap;
 use std::time::Instant;
-use strategy::{Strategy, strategy};
+use strategies::{Judge, Moment, Numbers, Step, Stepped, Strategy, strategy};
 
 /// A failure that a caller tells apart.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +79,7 @@ pub struct Search {
     executor: Executor,
     parameters: Vec<Parameter>,
     theta: Vector,
-    /// α, the end of θ, on the host.
+    /// α on the host; the end of θ, too, where the tape relaxes it.
     alpha: Vec<f32>,
     gradient: Vector,
     evolution_scratch: evolution::Scratch,
@@ -97,9 +98,13 @@ impl Search {
     /// # Errors
     /// Data that cannot be read, or settings that do not fit it; the message names the flag or file.
     pub fn new(settings: SearchSettings) -> anyhow::Result<Search> {
-        let device = Device::parse(&settings.device)?;
         let s = &settings;
-        let setup = Setup::new(s)?;
+        if let Err((setting, problem)) = s.strategy.check(s) {
+            anyhow::bail!("--{setting}: {problem}");
+        }
+        let asked = s.strategy.device(&s.device).map_err(anyhow::Error::msg)?;
+        let device = Device::parse(asked)?;
+        let setup = Setup::relaxed(s, s.strategy.method().relaxation)?;
         let [train, validation, arch_train, evolution] = [
             Stream::Train,
             Stream::Validation,
@@ -196,7 +201,7 @@ impl Search {
             ..RoundRecord::default()
         };
         self.train_weights(lr, &mut record)?;
-        if epoch >= self.settings.warmup_epochs {
+        if epoch >= self.settings.warmup_epochs && self.strategy.steps() {
             self.architecture_step(lr, &mut record)?;
         }
         self.progress.rounds += 1;
@@ -210,17 +215,28 @@ impl Search {
         let validation = self.validation.batch(self.progress.rounds);
         let omega = self.executor.tape().omega_len;
         let alpha = omega..self.theta.len();
-        let report = self.strategy.architecture_gradient(
-            strategy::Step {
-                executor: &mut self.executor,
-                theta: self.theta.slice(),
-                training,
-                validation,
-                sgd: &self.sgd,
-                lr,
-            },
-            self.gradient.part_mut(alpha.clone()),
-        )?;
+        let moment = Moment {
+            number: self.progress.rounds,
+            epoch: record.epoch,
+            epochs: self.settings.epochs,
+        };
+        let step = Step {
+            executor: &mut self.executor,
+            theta: &mut self.theta,
+            alpha: &self.alpha,
+            training,
+            validation,
+            sgd: &self.sgd,
+            lr,
+            moment,
+        };
+        let gradient = self.gradient.part_mut(alpha.clone());
+        let Stepped {
+            report,
+            follow,
+            numbers,
+        } = self.strategy.architecture_step(step, gradient)?;
+        record.strategy = named(numbers);
         let batch = self.settings.batch as f64;
         record.loss_val = Some(report.validation.loss);
         record.accuracy_val = Some(report.validation.top1 as f64 / batch);
@@ -232,11 +248,23 @@ impl Search {
         for &norm in &record.neumann_norms {
             self.finite("a norm of the hypergradient's series", norm)?;
         }
+        if !follow {
+            return Ok(());
+        }
         let gradient = self.gradient.part(alpha.clone());
         self.finite("the architecture gradient", norm(gradient)?)?;
+        if self.weighs() {
+            let to = SliceMut::Host(&mut self.alpha);
+            return self.adam.step(gradient, to);
+        }
         self.adam
             .step(gradient, self.theta.part_mut(alpha.clone()))?;
         self.theta.part(alpha).copy_to(&mut self.alpha)
+    }
+
+    /// True where the strategy weighs ops itself, and the end of θ is op weights.
+    fn weighs(&self) -> bool {
+        self.settings.strategy.method().relaxation == Relaxation::Given
     }
 
     fn finite(&self, what: &'static str, value: f64) -> Result<(), SearchError> {
@@ -256,6 +284,9 @@ impl Search {
     /// The supernet's loss and accuracy over whole batches of the validation half, with each batch's
     /// own statistics in batch norm (the search network keeps no running ones).
     fn evaluate(&mut self) -> anyhow::Result<(f64, f64)> {
+        if let Some(weighting) = self.strategy.shown(&self.alpha) {
+            weighting.apply(&mut self.executor, &mut self.theta)?;
+        }
         let batch = self.settings.batch;
         let (mut loss, mut hits, mut count) = (0.0, 0, 0);
         let half = std::mem::take(&mut self.validation_half);
@@ -284,9 +315,10 @@ impl Search {
     /// [`SearchError::NotFinite`] when the loss is no number.
     pub fn finish_epoch(&mut self) -> anyhow::Result<EpochRecord> {
         let start = Instant::now();
+        let epoch = (self.progress.rounds / self.rounds_per_epoch()).saturating_sub(1) as usize;
+        let numbers = self.end_epoch(epoch)?;
         let (loss_val, accuracy_val) = self.evaluate()?;
         self.finite("the validation loss", loss_val)?;
-        let epoch = (self.progress.rounds / self.rounds_per_epoch()).saturating_sub(1) as usize;
         let genotype = self.genotype().to_string();
         if epoch >= self.settings.warmup_epochs {
             let same = self.progress.genotype.as_ref() == Some(&genotype);
@@ -301,8 +333,25 @@ impl Search {
             genotype,
             op_weights: self.op_weights(),
             stable: self.progress.stable,
+            strategy: named(numbers),
             seconds: self.progress.seconds,
         })
+    }
+
+    fn end_epoch(&mut self, epoch: usize) -> anyhow::Result<Numbers> {
+        let moment = Moment {
+            number: epoch as u64,
+            epoch,
+            epochs: self.settings.epochs,
+        };
+        let mut judge = Judge {
+            executor: &mut self.executor,
+            theta: &mut self.theta,
+            data: &self.data,
+            half: &self.validation_half,
+            batch: self.settings.batch,
+        };
+        self.strategy.end_epoch(&mut judge, moment, &self.alpha)
     }
 
     fn alphas(&self) -> impl Iterator<Item = (&Parameter, &[f32])> {
@@ -313,28 +362,28 @@ impl Search {
         })
     }
 
-    /// The genotype that the current α stands for, by the space's published rule.
+    /// The genotype that the search would end with now, by the strategy's published rule.
     pub fn genotype(&self) -> Genotype {
         let alphas: Vec<_> = self.alphas().map(|(p, a)| (p.name.as_str(), a)).collect();
-        derive(self.settings.space, &alphas).expect("the α of this space, finite")
+        self.strategy.genotype(self.settings.space, &alphas)
     }
 
-    /// Softmax of each α.
+    /// What the strategy weighs the ops by, for each α.
     pub fn op_weights(&self) -> Vec<OpWeights> {
-        let rows = |p: &Parameter, alpha: &[f32]| {
-            let row = |a: &[f32]| {
-                let mut c = vec![0.0; a.len()];
-                softmax(a, &mut c);
-                c
-            };
-            alpha.chunks_exact(p.shape[1]).map(row).collect()
-        };
-        self.alphas()
-            .map(|(p, a)| OpWeights {
+        let ops = self.settings.space.op_names().len();
+        let weights = self.strategy.op_weights(ops, &self.alpha);
+        let omega = self.omega();
+        let of = |p: &Parameter| {
+            let span = p.span();
+            let first = span.offset - omega;
+            let rows = weights[first..first + span.len].chunks_exact(ops);
+            OpWeights {
                 name: p.name.clone(),
-                rows: rows(p, a),
-            })
-            .collect()
+                rows: rows.map(<[f32]>::to_vec).collect(),
+            }
+        };
+        let alphas = self.parameters.iter().filter(|p| p.is_alpha());
+        alphas.map(of).collect()
     }
 
     /// Freezes the search between rounds.
@@ -347,8 +396,10 @@ impl Search {
             shape: vec![data.len()],
             data,
         };
+        let mut theta = self.theta.slice().to_vec()?;
+        theta[self.omega()..].copy_from_slice(&self.alpha);
         Ok(Snapshot {
-            weights: state_tensors(&self.parameters, &self.theta.slice().to_vec()?),
+            weights: state_tensors(&self.parameters, &theta),
             integers: Vec::new(),
             optimizer: vec![
                 vector("sgd.momentum", self.sgd.buffer.slice().to_vec()?),
@@ -397,7 +448,7 @@ impl Search {
         }
         let state = &find("strategy")?.data;
         ensure!(
-            state.is_empty() || state.len() == self.theta.len(),
+            self.weighs() || state.is_empty() || state.len() == self.theta.len(),
             "checkpoint: optimizer tensor `strategy`: expected 0 or {} elements, found {}",
             self.theta.len(),
             state.len()
@@ -409,6 +460,11 @@ impl Search {
         self.adam.steps = self.progress.adam_steps;
         Ok(())
     }
+}
+
+fn named(numbers: Numbers) -> BTreeMap<String, f64> {
+    let named = |(name, value): (&str, f64)| (name.to_owned(), value);
+    numbers.into_iter().map(named).collect()
 }
 
 fn finite_or_zero(value: f64) -> f64 {

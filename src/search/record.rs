@@ -2,6 +2,7 @@
 
 use crate::optim::Choice;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One round: T weight steps and, after the warm-up, one architecture step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +35,9 @@ pub struct RoundRecord {
     pub es_choice: Option<Choice>,
     /// L1 of the choice.
     pub es_loss: Option<f64>,
+    /// Numbers of the strategy's own, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub strategy: BTreeMap<String, f64>,
     /// Seconds this round took.
     pub seconds: f64,
 }
@@ -49,20 +53,23 @@ pub struct EpochRecord {
     pub accuracy_val: f64,
     /// Genotype text as PyTorch users paste it.
     pub genotype: String,
-    /// α → op weights (softmax) per α matrix: name, rows (edges), columns (ops).
+    /// Op weights per α matrix: name, rows (edges), columns (ops).
     pub op_weights: Vec<OpWeights>,
     /// Epochs before this one that ended with the same genotype, in a row, after the warm-up.
     #[serde(default)]
     pub stable: usize,
+    /// Numbers of the strategy's own, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub strategy: BTreeMap<String, f64>,
     /// Seconds since the search began, over all its sittings.
     pub seconds: f64,
 }
 
-/// Softmax of one α matrix.
+/// Op weights of one α matrix: softmax, or what the strategy has in its place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OpWeights {
     /// `alphas_normal`, `alphas_reduce` or `arch_parameters`.
     pub name: String,
-    /// `[edges][ops]`, each row sums to one.
+    /// `[edges][ops]`; of a softmax each row sums to one.
     pub rows: Vec<Vec<f32>>,
 }

@@ -1,22 +1,12 @@
 //! Every number a search depends on, in one serialisable struct with the names of the flags.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
+pub use super::strategies::StrategyKind;
 pub use crate::hypergradient::neumann::Gamma;
 pub use crate::hypergradient::unrolled::UnrolledProduct;
 pub use crate::optim::{SecondMoment, Weights};
-
-/// The search strategies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum StrategyKind {
-    /// Implicit hypergradient by a Neumann series (Han et al. 2023).
-    Ndarts,
-    /// DARTS, first order: dα = ∂L2/∂α (Liu et al. 2019).
-    DartsV1,
-    /// DARTS, second order: one unrolled step (Liu et al. 2019).
-    DartsV2,
-}
 
 /// All settings of a search. Field names are flag names with `_` for `-`, and keys of `config.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,4 +87,7 @@ pub struct SearchSettings {
     pub mean: Vec<f32>,
     /// Normalisation deviation per channel (pixels in 0..1); empty: computed from the training set.
     pub std: Vec<f32>,
+    /// The strategy's own settings, by name; those left out are as published.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub option: BTreeMap<String, f64>,
 }

@@ -3,6 +3,7 @@
 use super::settings::SearchSettings;
 use crate::data::{Augment, Dataset, Loader, Stream, check_batch, halves};
 use crate::network::Supernet;
+use crate::ops::relax::Relaxation;
 use std::sync::Arc;
 
 /// Data, split and supernet of some settings.
@@ -26,6 +27,14 @@ impl Setup {
     /// # Errors
     /// Data that cannot be read, or settings that do not fit it; the message names the flag or file.
     pub fn new(s: &SearchSettings) -> anyhow::Result<Setup> {
+        Setup::relaxed(s, Relaxation::Softmax)
+    }
+
+    /// As [`Setup::new`], with another way from α to op weights.
+    ///
+    /// # Errors
+    /// As [`Setup::new`].
+    pub fn relaxed(s: &SearchSettings, relaxation: Relaxation) -> anyhow::Result<Setup> {
         let data = Dataset::open(&s.data, s.image_size, &s.mean, &s.std)?;
         let (train_half, validation_half) = halves(data.train.len(), s.seed);
         check_batch(s.batch, train_half.len().min(validation_half.len()))?;
@@ -38,7 +47,9 @@ impl Setup {
         let size = data.train.size();
         augment.check(size)?;
         let classes = data.classes.len();
-        let supernet = Supernet::record(s.space, s.channels, s.cells, classes, s.batch, size)?;
+        let (space, batch) = (s.space, s.batch);
+        let supernet =
+            Supernet::record_relaxed(space, s.channels, s.cells, classes, batch, size, relaxation)?;
         Ok(Setup {
             data,
             train_half,

@@ -2,6 +2,7 @@
 
 use super::Search;
 use super::record::RoundRecord;
+use super::strategies::Moment;
 use crate::autograd::Mode;
 use crate::device::Device;
 use crate::optim::{Evolution, Weights};
@@ -18,6 +19,7 @@ impl Search {
         let mut trained = Trained::default();
         for inner in 0..steps {
             let number = self.progress.rounds * steps + inner;
+            self.weigh(number, record.epoch)?;
             let batch = self.train.batch(number);
             self.executor.load(&batch.images, &batch.labels)?;
             match weights {
@@ -43,6 +45,19 @@ impl Search {
             self.generation(self.progress.rounds, record)?;
         }
         Ok(())
+    }
+
+    /// Weighs the ops for weight step `number`, where that is the strategy's to do.
+    fn weigh(&mut self, number: u64, epoch: usize) -> anyhow::Result<()> {
+        let moment = Moment {
+            number,
+            epoch,
+            epochs: self.settings.epochs,
+        };
+        match self.strategy.weigh(moment, &self.alpha) {
+            Some(weighting) => weighting.apply(&mut self.executor, &mut self.theta),
+            None => Ok(()),
+        }
     }
 
     /// Starts one SGD step on the loaded batch.

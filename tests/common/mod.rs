@@ -45,6 +45,7 @@ pub fn settings(space: Space, strategy: StrategyKind) -> SearchSettings {
         cutout: 2,
         mean: vec![],
         std: vec![],
+        option: Default::default(),
     }
 }
 

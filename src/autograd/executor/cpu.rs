@@ -1,5 +1,6 @@
 //! The four passes on the CPU: op by op, over one arena a mode.
 
+use super::active::Active;
 use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
 use crate::device::parallel::level_scratch;
@@ -29,6 +30,8 @@ pub(super) struct Cpu {
     stated: Vec<f32>,
     /// The mode whose forward pass ran last.
     mode: Option<Mode>,
+    /// The part that runs; none where all of it does.
+    active: Option<Active>,
 }
 
 impl Cpu {
@@ -73,7 +76,27 @@ impl Cpu {
             written: vec![false; tape.graph.activations.len()],
             writes,
             mode: None,
+            active: None,
         }
+    }
+
+    /// From now on runs only what the `active` op weights need.
+    pub fn activate(&mut self, tape: &Tape, active: &[bool]) {
+        match &mut self.active {
+            Some(part) => part.choose(tape, active),
+            None => self.active = Some(Active::new(tape, active)),
+        }
+    }
+
+    /// From now on runs everything.
+    pub fn activate_all(&mut self) {
+        self.active = None;
+    }
+
+    /// Entries of the tape that run.
+    pub fn entries(&self, tape: &Tape) -> usize {
+        let running = |part: &Active| part.entries.iter().filter(|&&runs| runs).count();
+        self.active.as_ref().map_or(tape.ops.len(), running)
     }
 
     /// Loads a batch; the executor has checked it.
@@ -160,6 +183,7 @@ impl Cpu {
     /// Pass 2.
     pub fn backward(&mut self, tape: &Tape, theta: &[f32], gradient: &mut [f32]) {
         self.clear(tape, Role::Adjoint, Moments::AdjointSums);
+        self.clear_gradient(gradient);
         let gradient = View::of_mut(gradient);
         let outcome = Mutex::default();
         self.run(tape, Pass::Backward, theta, &[], gradient, &outcome);
@@ -180,6 +204,7 @@ impl Cpu {
         product: &mut [f32],
     ) {
         self.clear(tape, Role::AdjointTangent, Moments::AdjointSumsTangent);
+        self.clear_gradient(product);
         let (product, outcome) = (View::of_mut(product), Mutex::default());
         self.run(
             tape,
@@ -189,6 +214,13 @@ impl Cpu {
             product,
             &outcome,
         );
+    }
+
+    /// Zeroes what ops that do not run would have written.
+    fn clear_gradient(&self, gradient: &mut [f32]) {
+        if self.active.is_some() {
+            gradient.fill(0.0);
+        }
     }
 
     /// Zeroes the small sums that ops add to in a backward pass.
@@ -224,7 +256,7 @@ impl Cpu {
             .as_ref()
             .expect("planned by forward");
         Context {
-            graph: &tape.graph,
+            graph: self.active.as_ref().map_or(&tape.graph, |part| &part.graph),
             arena: self.arena.view(0, self.arena.len()),
             offsets: &plan.offsets,
             moment_offsets: &self.moment_offsets,
@@ -275,10 +307,16 @@ impl Cpu {
         gradient: View,
         outcome: &Mutex<Outcome>,
     ) {
+        if self.active.as_ref().is_some_and(|part| !part.entries[i]) {
+            return;
+        }
         let cx = self.context(tape, theta, direction, gradient, outcome);
         run_entry(tape.ops[i].as_ref(), pass, &cx);
         if matches!(pass, Pass::Backward | Pass::TangentBackward) {
-            let writes = &self.writes[usize::from(pass == Pass::TangentBackward)][i];
+            let writes = match &self.active {
+                Some(part) => &part.writes[i],
+                None => &self.writes[usize::from(pass == Pass::TangentBackward)][i],
+            };
             for id in writes {
                 self.written[id.0] = true;
             }

@@ -3,6 +3,7 @@
 //! Vectors over θ = (ω, α) come from the caller and stay where they are: the CPU reads and writes them
 //! in place ([`cpu`]), and a GPU's recordings are keyed by their addresses ([`cuda`]).
 
+mod active;
 mod cpu;
 mod cuda;
 #[cfg(test)]
@@ -100,6 +101,42 @@ impl Executor {
             Engine::Cuda(cuda) => cuda.load(&self.tape, images, labels)?,
         }
         Ok(())
+    }
+
+    /// From now on only the op weights that are `active` (one flag each, in α's order) take part: the
+    /// others' terms are left out of the sums, and no op runs whose result nothing reads. Their weights'
+    /// gradients are zero.
+    ///
+    /// # Errors
+    /// A GPU, whose recordings hold every op.
+    ///
+    /// # Panics
+    /// Another number of flags.
+    pub fn activate(&mut self, active: &[bool]) -> anyhow::Result<()> {
+        match &mut self.engine {
+            Engine::Cpu(cpu) => cpu.activate(&self.tape, active),
+            Engine::Cuda(_) => anyhow::bail!(
+                "on a GPU every op of an edge runs: a strategy that leaves ops out runs on the CPU alone; \
+                 use --device cpu"
+            ),
+        }
+        Ok(())
+    }
+
+    /// From now on every op runs.
+    pub fn activate_all(&mut self) {
+        if let Engine::Cpu(cpu) = &mut self.engine {
+            cpu.activate_all();
+        }
+    }
+
+    /// Entries of the tape that run, and all of them.
+    pub fn entries(&self) -> (usize, usize) {
+        let all = self.tape.ops.len();
+        match &self.engine {
+            Engine::Cpu(cpu) => (cpu.entries(&self.tape), all),
+            Engine::Cuda(_) => (all, all),
+        }
     }
 
     /// Logits `[N, classes]` of the last forward pass; those of an auxiliary classifier behind them.

@@ -31,7 +31,7 @@ fn fill_table(op: &Mix, cx: &Context, tangent: bool) {
             Some(id) => cx.parameter(id).read()[c],
             None => 0.0,
         };
-        for (t, term) in op.terms.iter().enumerate() {
+        for (t, term) in op.active(cx.graph) {
             let s = scale(cx, term.scale, c, Role::Value);
             let s_dot = if tangent {
                 scale(cx, term.scale, c, Role::Tangent)
@@ -109,7 +109,7 @@ fn finish_sums(op: &Mix, cx: &Context, pass: Pass, partials: Partials) {
             *value = sum(usize::from(tangent), c) as f32;
         }
     }
-    for (t, term) in op.terms.iter().enumerate() {
+    for (t, term) in op.active(cx.graph) {
         // First-order Σ ȳ·x̂, and the pass's own adjoint of s.
         let (first, own) = (2 + 2 * t, 2 + 2 * t + usize::from(tangent));
         match term.scale {
@@ -214,7 +214,7 @@ impl Kernel for Forward<'_> {
                 // SAFETY: the scratch holds two rows; this task owns its images.
                 unsafe {
                     constant_row::<V>(table, step, op.size[1], row);
-                    for (t, term) in op.terms.iter().enumerate() {
+                    for (t, term) in op.active(cx.graph) {
                         let from = cx.dense(term.input, Role::Value);
                         let mean = mean(cx, op, t, Moments::Statistics);
                         add_row::<V>(from, (image, y), mean, table.add((1 + 2 * t) * step), row);
@@ -252,7 +252,7 @@ impl Kernel for Tangent<'_> {
                 // SAFETY: as in `Forward`.
                 unsafe {
                     constant_row::<V>(table, step, op.size[1], row);
-                    for (t, term) in op.terms.iter().enumerate() {
+                    for (t, term) in op.active(cx.graph) {
                         let value = cx.dense(term.input, Role::Value);
                         let dot = cx.dense(term.input, Role::Tangent);
                         add_row::<V>(
@@ -379,7 +379,7 @@ impl Kernel for Backward<'_> {
                         store_row::<V>(row, cx.dense(op.output, Role::Adjoint), image, y);
                     }
                     sum_row::<V>(row, step, width, sums);
-                    for (t, term) in op.terms.iter().enumerate() {
+                    for (t, term) in op.active(cx.graph) {
                         let value = cx.dense(term.input, Role::Value);
                         let moments =
                             op.normalised[t].then(|| cx.moments(term.input, Moments::Statistics));
@@ -463,7 +463,7 @@ impl Kernel for TangentBackward<'_> {
                     }
                     sum_row::<V>(row, step, width, sums);
                     sum_row::<V>(row_dot, step, width, sums.add(step));
-                    for t in 0..op.terms.len() {
+                    for (t, _) in op.active(cx.graph) {
                         let to = sums.add((2 + 2 * t) * step);
                         second_order_sums::<V>(cx, op, t, (image, y), row, row_dot, to);
                         hand_on::<V>(cx, op, t, (image, y), row, Some(row_dot));

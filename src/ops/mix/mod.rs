@@ -77,6 +77,12 @@ impl Mix {
         }
     }
 
+    /// The terms that take part, with their places.
+    fn active<'a>(&'a self, graph: &'a Graph) -> impl Iterator<Item = (usize, &'a Term)> {
+        let terms = self.terms.iter().enumerate();
+        terms.filter(|(_, term)| graph.is_active(term.scale))
+    }
+
     /// Rows of per-channel coefficients: one constant, then two a term.
     fn table_rows(&self) -> usize {
         1 + 2 * self.terms.len()
@@ -98,12 +104,12 @@ impl Op for Mix {
     }
 
     fn uses(&self, graph: &Graph, pass: Pass) -> Uses {
-        let inputs: Vec<_> = self.terms.iter().map(|t| t.input).collect();
+        let inputs: Vec<_> = self.active(graph).map(|(_, term)| term.input).collect();
         let workspace = self.shared_len() + Partials::len(self.batch, self.chunk_len());
         let plain = |id| !graph.activation(id).normalised;
         let mut uses = Uses::of_pass(graph, pass, &inputs, &[self.output], plain, workspace);
         // The branches' adjoints are read from ȳ later, so a lazy ȳ is written out here.
-        if self.output_normalised {
+        if self.output_normalised && graph.is_live(self.output) {
             match pass {
                 Pass::Backward => uses.writes.push((self.output, Role::Adjoint)),
                 Pass::TangentBackward => {

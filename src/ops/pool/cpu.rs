@@ -1,7 +1,7 @@
 //! The four passes on the CPU: a task is one chunk of images; windows are clipped, lanes are
 //! channels. Roofline: nine loads in cache and one store an output; bound by memory.
 
-use super::{Kind, Pool};
+use super::{Branch, Kind, Pool};
 use crate::device::View;
 use crate::device::simd::{Kernel, LANES, Lanes, dispatch, padded};
 use crate::ops::adjoint::{AdjointReader, coefficients_len};
@@ -46,9 +46,15 @@ fn coefficients(op: &Pool, cx: &Context, branch: usize) -> View {
     cx.workspace.part(branch * len, len)
 }
 
+/// The branches whose output something reads.
+fn live<'a>(op: &'a Pool, cx: &'a Context) -> impl Iterator<Item = (usize, &'a Branch)> {
+    let branches = op.branches.iter().enumerate();
+    branches.filter(|(_, branch)| cx.graph.is_live(branch.output))
+}
+
 fn run(op: &Pool, cx: &Context, mode: Mode) {
     if matches!(mode, Mode::Backward | Mode::TangentBackward) {
-        for (b, branch) in op.branches.iter().enumerate() {
+        for (b, branch) in live(op, cx) {
             let tangent = mode == Mode::TangentBackward;
             AdjointReader::prepare(cx, branch.output, coefficients(op, cx, b), tangent);
         }
@@ -64,7 +70,7 @@ fn run(op: &Pool, cx: &Context, mode: Mode) {
             chunk,
         });
     });
-    for (b, branch) in op.branches.iter().enumerate() {
+    for (b, branch) in live(op, cx) {
         let at = b * partial_len(op.channels);
         match mode {
             Mode::Forward => finish_value(cx, branch.output, partials, at),
@@ -242,7 +248,7 @@ impl Kernel for Task<'_> {
                     let len = op.size[0] * op.size[1] * step;
                     std::slice::from_raw_parts_mut(x_bar.start, len).fill(0.0);
                 }
-                for (b, branch) in op.branches.iter().enumerate() {
+                for (b, branch) in live(op, cx) {
                     let [height, width] = Pool::output_size(branch.kind, op.stride, op.size);
                     let sums = partial.pointer().add(b * partial_len(op.channels));
                     for y in 0..height {

@@ -6,6 +6,9 @@
 //! ```
 //!
 //! A supernet has a few hundred op weights, so the CPU code is the formula, in f64, and stands here.
+//!
+//! Where a search draws op weights or relaxes α in a way of its own, it does so outside the tape, hands
+//! over c in α's place and takes c̄ back ([`Relaxation::Given`]).
 
 mod cuda;
 #[cfg(test)]
@@ -14,21 +17,42 @@ mod tests;
 use super::cuda::Encoder;
 use super::{Context, Graph, Op, ParameterId, Pass, Role, Uses, WeightsId};
 
+/// How the α part of θ becomes op weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Relaxation {
+    /// c = softmax(α), edge by edge.
+    #[default]
+    Softmax,
+    /// c = α: the α part of θ holds op weights, and its gradient is c̄. On the CPU only.
+    Given,
+}
+
 /// A tape entry: `[edges, ops]` α to as many op weights.
 pub struct Relax {
     alpha: ParameterId,
     weights: WeightsId,
     ops: usize,
+    relaxation: Relaxation,
 }
 
 impl Relax {
     /// Relaxes `alpha` row by row of `ops` into `weights`.
-    pub fn new(alpha: ParameterId, weights: WeightsId, ops: usize) -> Relax {
+    pub fn new(
+        alpha: ParameterId,
+        weights: WeightsId,
+        ops: usize,
+        relaxation: Relaxation,
+    ) -> Relax {
         Relax {
             alpha,
             weights,
             ops,
+            relaxation,
         }
+    }
+
+    fn is_given(&self) -> bool {
+        self.relaxation == Relaxation::Given
     }
 
     /// Calls `row` with the range of each edge.
@@ -71,6 +95,9 @@ impl Op for Relax {
             cx.parameter(self.alpha).read(),
             cx.weights(self.weights, Role::Value),
         );
+        if self.is_given() {
+            return c.write().copy_from_slice(alpha);
+        }
         self.rows(cx, |row| softmax(&alpha[row.clone()], &mut c.write()[row]));
     }
 
@@ -78,6 +105,9 @@ impl Op for Relax {
         let c = cx.weights(self.weights, Role::Value).read();
         let bar = cx.weights(self.weights, Role::Adjoint).read();
         let gradient = cx.parameter_gradient(self.alpha).write();
+        if self.is_given() {
+            return gradient.copy_from_slice(bar);
+        }
         self.rows(cx, |row| {
             let mean = dot(&c[row.clone()], &bar[row.clone()]);
             for i in row {
@@ -90,6 +120,9 @@ impl Op for Relax {
         let c = cx.weights(self.weights, Role::Value).read();
         let alpha_dot = cx.parameter_tangent(self.alpha).read();
         let c_dot = cx.weights(self.weights, Role::Tangent).write();
+        if self.is_given() {
+            return c_dot.copy_from_slice(alpha_dot);
+        }
         self.rows(cx, |row| {
             let mean = dot(&c[row.clone()], &alpha_dot[row.clone()]);
             for i in row {
@@ -103,6 +136,9 @@ impl Op for Relax {
         let (c, c_dot) = (of(Role::Value), of(Role::Tangent));
         let (bar, bar_dot) = (of(Role::Adjoint), of(Role::AdjointTangent));
         let gradient = cx.parameter_gradient(self.alpha).write();
+        if self.is_given() {
+            return gradient.copy_from_slice(bar_dot);
+        }
         self.rows(cx, |row| {
             let mean = dot(&c[row.clone()], &bar[row.clone()]);
             let mean_dot = dot(&c_dot[row.clone()], &bar[row.clone()])
@@ -116,6 +152,10 @@ impl Op for Relax {
     }
 
     fn encode(&self, pass: Pass, encoder: &mut Encoder) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            !self.is_given(),
+            "op weights that a strategy gives have no CUDA kernels in this build; use --device cpu"
+        );
         cuda::encode(self, pass, encoder);
         Ok(())
     }

@@ -70,7 +70,9 @@ fn run(op: &Separable, cx: &Context, pass: Pass, kernel: impl Fn(Task) + Sync + 
         |group| Task::scratch_len(&op.groups[group], pass),
         |group, chunk| {
             let group = &op.groups[group];
-            kernel(Task { cx, group, chunk });
+            if group.live(cx.graph).next().is_some() {
+                kernel(Task { cx, group, chunk });
+            }
         },
     );
     partials
@@ -78,14 +80,14 @@ fn run(op: &Separable, cx: &Context, pass: Pass, kernel: impl Fn(Task) + Sync + 
 
 pub(super) fn forward(op: &Separable, cx: &Context) {
     let partials = run(op, cx, Pass::Forward, |task| dispatch(Forward(task)));
-    for branch in op.groups.iter().flat_map(|g| &g.branches) {
+    for branch in op.groups.iter().flat_map(|g| g.live(cx.graph)) {
         finish_value(cx, branch.branch.output, partials, branch.partial);
     }
 }
 
 pub(super) fn tangent(op: &Separable, cx: &Context) {
     let partials = run(op, cx, Pass::Tangent, |task| dispatch(Tangent(task)));
-    for branch in op.groups.iter().flat_map(|g| &g.branches) {
+    for branch in op.groups.iter().flat_map(|g| g.live(cx.graph)) {
         finish_tangent(cx, branch.branch.output, partials, branch.partial);
     }
 }
@@ -104,7 +106,10 @@ pub(super) fn tangent_backward(op: &Separable, cx: &Context) {
 fn finish_gradients(op: &Separable, cx: &Context, kind: Moments, partials: Partials) {
     for_each(op.groups.len(), |g| {
         let group = &op.groups[g];
-        for branch in &group.branches {
+        if group.live(cx.graph).next().is_none() {
+            return;
+        }
+        for branch in group.live(cx.graph) {
             let dw = cx.parameter_gradient(branch.branch.depthwise).write();
             combine_gradient(partials, branch.partial, group.channels, dw);
             let pw = cx.parameter_gradient(branch.branch.pointwise).write();
@@ -144,7 +149,7 @@ impl Kernel for Forward<'_> {
             // this task alone writes the outputs of its images and its partial sums.
             unsafe {
                 reader.image::<V>(image, a, None);
-                for branch in &group.branches {
+                for branch in group.live(cx.graph) {
                     let writer = ValueWriter::new(cx, branch.branch.output);
                     let packed = Packed::at(branch, group.channels, cx.workspace, false);
                     let cout = padded(branch.channels_out);
@@ -254,7 +259,7 @@ impl Kernel for Tangent<'_> {
             // SAFETY: as in `Forward`.
             unsafe {
                 reader.image::<V>(image, a, Some(a_dot));
-                for branch in &group.branches {
+                for branch in group.live(cx.graph) {
                     let writer = TangentWriter::new(cx, branch.branch.output);
                     let w = Packed::at(branch, group.channels, cx.workspace, false);
                     let w_dot = Packed::at(branch, group.channels, cx.workspace, true);
@@ -349,7 +354,7 @@ impl Kernel for Backward<'_> {
             unsafe {
                 reader.image::<V>(image, a, None);
                 a_bar.fill(0.0);
-                for branch in &group.branches {
+                for branch in group.live(cx.graph) {
                     let w = Packed::at(branch, group.channels, cx.workspace, false);
                     let adjoint = AdjointReader::new(
                         cx,
@@ -442,7 +447,7 @@ impl Kernel for TangentBackward<'_> {
             unsafe {
                 reader.image::<V>(image, a, Some(a_dot));
                 a_bar.fill(0.0);
-                for branch in &group.branches {
+                for branch in group.live(cx.graph) {
                     let w = Packed::at(branch, group.channels, cx.workspace, false);
                     let w_dot = Packed::at(branch, group.channels, cx.workspace, true);
                     let adjoint = AdjointReader::new(

@@ -98,6 +98,14 @@ struct PlannedBranch {
     partial: usize,
 }
 
+impl PlannedGroup {
+    /// The branches whose output something reads.
+    fn live<'a>(&'a self, graph: &'a Graph) -> impl Iterator<Item = &'a PlannedBranch> {
+        let branches = self.branches.iter();
+        branches.filter(|planned| graph.is_live(planned.branch.output))
+    }
+}
+
 impl PlannedBranch {
     fn depthwise_len(&self, cin: usize) -> usize {
         self.taps.len() * padded(cin)
@@ -183,6 +191,13 @@ impl Separable {
         }
     }
 
+    /// The inputs of the groups that have a branch to run.
+    fn inputs(&self, graph: &Graph) -> Vec<ActivationId> {
+        let groups = self.groups.iter();
+        let running = groups.filter(|group| group.live(graph).next().is_some());
+        running.map(|group| group.input).collect()
+    }
+
     fn outputs(&self) -> Vec<ActivationId> {
         self.groups
             .iter()
@@ -197,7 +212,7 @@ impl Op for Separable {
     }
 
     fn uses(&self, graph: &Graph, pass: Pass) -> Uses {
-        let inputs: Vec<_> = self.groups.iter().map(|g| g.input).collect();
+        let inputs = self.inputs(graph);
         let workspace = self.shared_len + Partials::len(self.batch, self.chunk_len);
         Uses::of_pass(graph, pass, &inputs, &self.outputs(), |_| true, workspace)
     }

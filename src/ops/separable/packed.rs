@@ -33,7 +33,7 @@ impl Packed {
 pub(super) fn prepare(op: &Separable, cx: &Context, pass: Pass) {
     let tangents = matches!(pass, Pass::Tangent | Pass::TangentBackward);
     for group in &op.groups {
-        for branch in &group.branches {
+        for branch in group.live(cx.graph) {
             let cin = group.channels;
             for tangent in [false, true] {
                 if tangent && !tangents {

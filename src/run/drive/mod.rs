@@ -56,9 +56,9 @@ pub trait Work {
     /// A state of another network.
     fn restore(&mut self, snapshot: &Snapshot) -> Result<()>;
     /// What the log says of a round; none where it says nothing.
-    fn round_entry(record: &Self::Round) -> Option<Entry>;
+    fn round_entry(record: &Self::Round) -> Option<Entry<'_>>;
     /// What the log says of an epoch.
-    fn epoch_entry(record: &Self::Epoch) -> Entry;
+    fn epoch_entry(record: &Self::Epoch) -> Entry<'_>;
     /// Notes the seconds since the work began, over all sittings.
     fn set_seconds(record: &mut Self::Epoch, seconds: f64);
     /// Leaves the results of an epoch in the run directory, the report among them.
@@ -73,11 +73,11 @@ pub trait Work {
 }
 
 /// A line of the log, and what TensorBoard plots of it.
-pub struct Entry {
+pub struct Entry<'a> {
     /// The line.
     pub line: Line,
     /// Tags and values.
-    pub scalars: Vec<(&'static str, f64)>,
+    pub scalars: Vec<(&'a str, f64)>,
 }
 
 /// Told of the work's progress as it goes.
@@ -273,7 +273,7 @@ impl<W: Work> Sitting<W> {
         Ok(())
     }
 
-    fn note(&mut self, entry: &Entry) -> Result<()> {
+    fn note(&mut self, entry: &Entry<'_>) -> Result<()> {
         self.log.append(&entry.line)?;
         self.events.scalars(self.work.rounds_done(), &entry.scalars)
     }

@@ -1,5 +1,6 @@
 //! A search as the work of a run.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -90,20 +91,23 @@ impl Work for Search {
         Search::restore(self, snapshot)
     }
 
-    fn round_entry(record: &RoundRecord) -> Option<Entry> {
+    fn round_entry(record: &RoundRecord) -> Option<Entry<'_>> {
         Some(Entry {
             line: Line::Round(record.clone()),
             scalars: round_scalars(record),
         })
     }
 
-    fn epoch_entry(record: &EpochRecord) -> Entry {
+    fn epoch_entry(record: &EpochRecord) -> Entry<'_> {
         Entry {
             line: Line::Epoch(record.clone()),
-            scalars: vec![
+            scalars: [
                 ("epoch/loss_val", record.loss_val),
                 ("epoch/accuracy_val", record.accuracy_val),
-            ],
+            ]
+            .into_iter()
+            .chain(own_scalars(&record.strategy))
+            .collect(),
         }
     }
 
@@ -138,8 +142,13 @@ impl Work for Search {
     }
 }
 
+/// What TensorBoard plots of a strategy's own numbers.
+fn own_scalars(numbers: &BTreeMap<String, f64>) -> impl Iterator<Item = (&str, f64)> {
+    numbers.iter().map(|(name, &value)| (name.as_str(), value))
+}
+
 /// What TensorBoard plots of a round.
-fn round_scalars(record: &RoundRecord) -> Vec<(&'static str, f64)> {
+fn round_scalars(record: &RoundRecord) -> Vec<(&str, f64)> {
     let mut scalars = vec![
         ("loss/train", record.loss_train),
         ("accuracy/train", record.accuracy_train),
@@ -161,6 +170,7 @@ fn round_scalars(record: &RoundRecord) -> Vec<(&'static str, f64)> {
             .into_iter()
             .filter_map(|(tag, value)| Some((tag, value?))),
     );
+    scalars.extend(own_scalars(&record.strategy));
     scalars
 }
 

@@ -92,7 +92,7 @@ impl Work for Trainer {
         Trainer::restore(self, snapshot)
     }
 
-    fn round_entry(record: &StepRecord) -> Option<Entry> {
+    fn round_entry(record: &StepRecord) -> Option<Entry<'_>> {
         record.complete.then(|| Entry {
             line: Line::Step(record.clone()),
             scalars: vec![
@@ -105,7 +105,7 @@ impl Work for Trainer {
         })
     }
 
-    fn epoch_entry(record: &TrainEpochRecord) -> Entry {
+    fn epoch_entry(record: &TrainEpochRecord) -> Entry<'_> {
         Entry {
             line: Line::TrainEpoch(record.clone()),
             scalars: vec![

@@ -133,7 +133,7 @@ pub fn op_weights(space: Space, epochs: &[EpochRecord]) -> Result<String> {
     }
     let ops = space.op_names();
     let mut html = String::from(
-        "<section>\n<h2>Op weights over time</h2>\n<p>softmax of α for each edge, by epoch</p>\n",
+        "<section>\n<h2>Op weights over time</h2>\n<p>of each edge, by epoch: softmax of α, or what the strategy weighs ops by</p>\n",
     );
     html += &legend(
         ops.iter()

@@ -14,7 +14,7 @@ mod benchmark;
 mod evolution;
 mod pnas;
 mod random;
-mod reinforce;
+pub(super) mod reinforce;
 mod surrogate;
 
 use rand::RngExt;

@@ -39,15 +39,48 @@ impl Reinforce {
 }
 
 /// An exponential moving average that is the plain mean at its start.
-struct Baseline {
+pub(in crate::search) struct Baseline {
     momentum: f64,
     sum: f64,
     weight: f64,
 }
 
 impl Baseline {
+    /// One that has seen nothing.
+    pub(in crate::search) fn new(momentum: f64) -> Baseline {
+        Baseline {
+            momentum,
+            sum: 0.0,
+            weight: 0.0,
+        }
+    }
+
+    /// The average; of nothing, zero.
+    pub(in crate::search) fn value(&self) -> f64 {
+        if self.weight > 0.0 {
+            self.sum / self.weight
+        } else {
+            0.0
+        }
+    }
+
+    /// Rounds to what [`Baseline::to_state`] holds, so that a search goes on alike with and without a stop.
+    pub(in crate::search) fn round(&mut self) {
+        self.restore(self.to_state());
+    }
+
+    /// Numbers to keep in a checkpoint.
+    pub(in crate::search) fn to_state(&self) -> [f32; 2] {
+        [self.sum, self.weight].map(|x| x as f32)
+    }
+
+    /// Goes on from [`Baseline::to_state`].
+    pub(in crate::search) fn restore(&mut self, state: [f32; 2]) {
+        [self.sum, self.weight] = state.map(f64::from);
+    }
+
     /// Takes a reward in and returns the average with it.
-    fn update(&mut self, reward: f64) -> f64 {
+    pub(in crate::search) fn update(&mut self, reward: f64) -> f64 {
         self.sum = self.momentum * self.sum + (1.0 - self.momentum) * reward;
         self.weight = self.momentum * self.weight + (1.0 - self.momentum);
         self.sum / self.weight
@@ -55,7 +88,7 @@ impl Baseline {
 }
 
 /// An op drawn from its probabilities.
-fn draw(probabilities: &[f32], rng: &mut PhiloxRng) -> usize {
+pub(in crate::search) fn draw(probabilities: &[f32], rng: &mut PhiloxRng) -> usize {
     let mut rest: f32 = rng.random();
     for (op, probability) in probabilities.iter().enumerate() {
         rest -= probability;
@@ -103,11 +136,7 @@ impl TabularStrategy for Reinforce {
             })
             .collect();
         let mut adam = Adam::on_host(logits.len(), self.lr, [0.9, 0.999], 0.0);
-        let mut baseline = Baseline {
-            momentum: self.baseline_momentum,
-            sum: 0.0,
-            weight: 0.0,
-        };
+        let mut baseline = Baseline::new(self.baseline_momentum);
         let mut policy = vec![0.0; logits.len()];
         let mut step = vec![0.0; logits.len()];
         loop {
@@ -134,11 +163,7 @@ mod tests {
 
     #[test]
     fn the_baseline_starts_as_the_first_reward_and_follows() {
-        let mut baseline = Baseline {
-            momentum: 0.9,
-            sum: 0.0,
-            weight: 0.0,
-        };
+        let mut baseline = Baseline::new(0.9);
         assert!((baseline.update(50.0) - 50.0).abs() < 1e-9);
         let second = baseline.update(60.0);
         assert!((second - (0.09 * 50.0 + 0.1 * 60.0) / 0.19).abs() < 1e-9);

@@ -1,0 +1,235 @@
+//! Every strategy: a search on the digits from start to report, through a checkpoint, at any number of
+//! threads; and what the command line says of what a strategy does not do.
+
+mod common;
+
+use common::{settings, with_threads};
+use ndarts::search::settings::{SearchSettings, StrategyKind, Weights};
+use ndarts::search::{Search, Snapshot};
+use ndarts::space::{Genotype, Space};
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// A tiny search of few draws.
+fn tiny(space: Space, strategy: StrategyKind) -> SearchSettings {
+    let few = [("candidates", 4.0), ("batches", 1.0), ("finalists", 2.0)];
+    let own = |name: &str| strategy.method().options.iter().any(|own| own.name == name);
+    let few = few.into_iter().filter(|(name, _)| own(name));
+    SearchSettings {
+        weights: Weights::Sgd,
+        epochs: 2,
+        option: few.map(|(name, value)| (name.to_owned(), value)).collect(),
+        ..settings(space, strategy)
+    }
+}
+
+/// Every strategy in every space that it is defined for.
+fn all() -> impl Iterator<Item = (Space, StrategyKind)> {
+    let kinds = StrategyKind::ALL.iter().copied();
+    kinds.flat_map(|kind| kind.method().spaces.iter().map(move |&space| (space, kind)))
+}
+
+/// The snapshot's bits, without the clock.
+fn bits(snapshot: &Snapshot) -> Vec<(String, Vec<u32>)> {
+    let tensors = snapshot.weights.iter().chain(&snapshot.optimizer);
+    tensors
+        .map(|t| (t.name.clone(), t.data.iter().map(|x| x.to_bits()).collect()))
+        .collect()
+}
+
+#[test]
+fn every_strategy_goes_on_from_a_snapshot_with_the_same_bits_at_any_number_of_threads() {
+    for (space, kind) in all() {
+        let what = format!("{kind:?} in {space:?}");
+        let whole = with_threads(1, || {
+            let mut search = Search::new(tiny(space, kind)).expect("digits");
+            for _ in 0..2 {
+                search.round().expect("finite");
+            }
+            search.finish_epoch().expect("finite");
+            let halfway = search.snapshot().expect("on the host");
+            search.round().expect("finite");
+            let epoch = search.finish_epoch().expect("finite");
+            (halfway, bits(&search.snapshot().unwrap()), epoch.genotype)
+        });
+        let (halfway, expected, genotype) = whole;
+        with_threads(3, || {
+            let mut search = Search::new(tiny(space, kind)).expect("digits");
+            search.restore(&halfway).expect("the same settings");
+            search.round().expect("finite");
+            let epoch = search.finish_epoch().expect("finite");
+            assert!(bits(&search.snapshot().unwrap()) == expected, "{what}");
+            assert_eq!(epoch.genotype, genotype, "{what}");
+        });
+    }
+}
+
+#[test]
+fn weights_and_architecture_move_in_every_strategy_that_moves_them() {
+    for (space, kind) in all() {
+        let mut search = Search::new(tiny(space, kind)).expect("digits");
+        let before = search.snapshot().unwrap().weights;
+        // The first reward of a policy is its own baseline: it moves nothing yet.
+        let mut record = search.round().expect("finite");
+        for _ in 0..4 {
+            record = search.round().expect("finite");
+        }
+        let after = search.snapshot().unwrap().weights;
+        let moved = |alpha: bool| {
+            let pairs = before.iter().zip(&after);
+            let of_kind = |name: &str| {
+                let arch = name.starts_with("alphas") || name.starts_with("arch_parameters");
+                arch == alpha
+            };
+            pairs
+                .filter(|(t, _)| of_kind(&t.name))
+                .any(|(before, after)| before.data != after.data)
+        };
+        assert!(moved(false), "{kind:?} in {space:?}: weights");
+        use StrategyKind::{Enas, Evolution, Random};
+        let has_alpha = !matches!(kind, Random | Evolution | Enas);
+        assert_eq!(moved(true), has_alpha, "{kind:?} in {space:?}: α");
+        let steps = kind != Random;
+        assert_eq!(record.loss_val.is_some(), steps, "{kind:?} in {space:?}");
+    }
+}
+
+#[test]
+fn op_weights_have_the_shape_that_the_report_draws() {
+    for (space, kind) in all() {
+        let search = Search::new(tiny(space, kind)).expect("digits");
+        for (matrix, weights) in space.alphas().iter().zip(search.op_weights()) {
+            assert_eq!(
+                (weights.name.as_str(), weights.rows.len()),
+                (matrix.name, matrix.edges)
+            );
+            let good = |w: &f32| (0.0..=1.0).contains(w);
+            assert!(
+                weights
+                    .rows
+                    .iter()
+                    .all(|r| r.len() == matrix.ops && r.iter().all(good))
+            );
+        }
+    }
+}
+
+fn ndarts(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ndarts"));
+    command.arg("search").args(arguments).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn run(space: Space, kind: StrategyKind, out: &Path) {
+    let name = kind.name();
+    let (cells, out) = (
+        if space == Space::Darts { "3" } else { "1" },
+        out.to_str().unwrap(),
+    );
+    let mut arguments = vec![
+        "--strategy",
+        &name,
+        "--space",
+        space.name(),
+        "--channels",
+        "2",
+        "--cells",
+        cells,
+        "--batch",
+        "64",
+        "--epochs",
+        "2",
+        "--quiet",
+        "--out",
+        out,
+    ];
+    let own = |name: &str| kind.method().options.iter().any(|own| own.name == name);
+    if own("candidates") {
+        arguments.extend(["--option", "candidates=5", "--option", "batches=2"]);
+    }
+    let output = ndarts(&arguments);
+    assert!(output.status.success(), "{name}: {}", said(&output));
+}
+
+#[test]
+fn every_strategy_runs_from_start_to_report_on_the_digits() {
+    for (space, kind) in all() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("run");
+        run(space, kind, &out);
+        let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+        let genotype: Genotype = read("genotype.txt").trim().parse().unwrap();
+        assert_eq!(genotype.space(), space, "{kind:?}");
+        assert!(read("report.html").contains("Found architecture"));
+        let config = read("config.toml");
+        assert!(
+            config.contains(&format!("strategy = \"{}\"", kind.name())),
+            "{config}"
+        );
+        let again = out.join("config.toml");
+        let second = folder.path().join("second");
+        if kind == StrategyKind::Random {
+            let output = ndarts(&[
+                "--config",
+                again.to_str().unwrap(),
+                "--quiet",
+                "--out",
+                second.to_str().unwrap(),
+            ]);
+            assert!(output.status.success(), "{}", said(&output));
+            let text = std::fs::read_to_string(second.join("genotype.txt")).unwrap();
+            assert_eq!(text, read("genotype.txt"), "config.toml repeats the run");
+        }
+    }
+}
+
+#[test]
+fn what_a_strategy_does_not_do_is_said_in_a_sentence() {
+    let refused = |arguments: &[&str], words: &[&str]| {
+        let output = ndarts(arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{arguments:?}: {}",
+            said(&output)
+        );
+        for word in words {
+            assert!(
+                said(&output).contains(word),
+                "{arguments:?}: {}",
+                said(&output)
+            );
+        }
+    };
+    refused(
+        &["--strategy", "fair-darts", "--space", "nb201"],
+        &["--space", "darts", "fair-darts", "found nb201"],
+    );
+    refused(
+        &["--strategy", "gdas", "--device", "cuda"],
+        &["--device", "gdas runs on the CPU alone", "`cuda`"],
+    );
+    refused(
+        &["--strategy", "gdas", "--option", "tau=3"],
+        &["--option", "tau-start, tau-end", "`tau`"],
+    );
+    refused(
+        &["--strategy", "gdas", "--option", "tau-end=0"],
+        &["--option", "tau-end", "found 0"],
+    );
+    refused(
+        &["--strategy", "gdas", "--option", "tau-end"],
+        &["NAME=VALUE"],
+    );
+    refused(
+        &["--option", "tau-end=1"],
+        &["--option", "strategy ndarts (it has none)"],
+    );
+    refused(
+        &["--strategy", "random", "--option", "candidates=1.5"],
+        &["candidates", "whole number"],
+    );
+}
