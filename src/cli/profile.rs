@@ -1,7 +1,7 @@
 //! `ndarts profile`: launches, bytes and times of every kernel, against the floor.
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{End, Threads, flags, say};
 use crate::device::Device;
@@ -37,7 +37,7 @@ pub struct Command {
     device: String,
     /// Element type of activations
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f32")]
-    precision: Storage,
+    precision: Precision,
     /// Seed of weights and images
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,
@@ -46,13 +46,6 @@ pub struct Command {
     json: bool,
     #[command(flatten)]
     threads: Threads,
-}
-
-/// Values of `--precision`.
-#[derive(Clone, Copy, ValueEnum)]
-enum Storage {
-    F32,
-    Bf16,
 }
 
 impl Command {
@@ -70,10 +63,7 @@ impl Command {
             batch: self.batch,
             image_size: self.image_size,
             classes: 10,
-            precision: match self.precision {
-                Storage::F32 => Precision::F32,
-                Storage::Bf16 => Precision::Bf16,
-            },
+            precision: self.precision,
             seed: self.seed,
         };
         let profile = profile::run(&setting, device)?;

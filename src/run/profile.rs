@@ -122,7 +122,7 @@ pub fn run(setting: &Setting, device: Device) -> anyhow::Result<Profile> {
     let gradient = Vector::zeros(&device, theta.len())?;
     let theta = Vector::new(&device, theta)?;
     let vectors = [&theta, &direction, &gradient];
-    let mut executor = Executor::with_precision(supernet.tape, device, setting.precision);
+    let mut executor = Executor::with_precision(supernet.tape, device, setting.precision)?;
     executor.load(&images, &labels)?;
     let mut counts = Counts::open();
     let mut profile = Profile {

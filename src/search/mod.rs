@@ -75,6 +75,7 @@ pub struct Search {
     arch_train: Loader,
     evolution: Loader,
     device: Device,
+    device_line: String,
     executor: Executor,
     parameters: Vec<Parameter>,
     theta: Vector,
@@ -97,7 +98,7 @@ impl Search {
     /// # Errors
     /// Data that cannot be read, or settings that do not fit it; the message names the flag or file.
     pub fn new(settings: SearchSettings) -> anyhow::Result<Search> {
-        let device = Device::parse(&settings.device)?;
+        let (device, device_line) = Device::choose(&settings.device)?;
         let s = &settings;
         let setup = Setup::new(s)?;
         let [train, validation, arch_train, evolution] = [
@@ -133,11 +134,12 @@ impl Search {
                 SecondMoment::Edge => s.space.op_names().len(),
             }),
             strategy: strategy(s),
-            executor: Executor::new(supernet.tape, device.clone()),
+            executor: Executor::with_precision(supernet.tape, device.clone(), s.precision)?,
             parameters: supernet.parameters,
             alpha: theta[omega..].to_vec(),
             theta: Vector::new(&device, theta)?,
             device,
+            device_line,
             progress: Progress {
                 last_loss: f64::NAN,
                 last_norm: f64::NAN,
@@ -152,6 +154,11 @@ impl Search {
     /// The settings.
     pub fn settings(&self) -> &SearchSettings {
         &self.settings
+    }
+
+    /// One line: where it computes, and of a GPU that was not taken, why.
+    pub fn device_line(&self) -> &str {
+        &self.device_line
     }
 
     /// Rounds in a pass over the training half: T batches each, at least one.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::hypergradient::neumann::Gamma;
 pub use crate::hypergradient::unrolled::UnrolledProduct;
+pub use crate::ops::cuda::Precision;
 pub use crate::optim::{SecondMoment, Weights};
 
 /// The search strategies.
@@ -28,8 +29,11 @@ pub struct SearchSettings {
     pub strategy: StrategyKind,
     /// Data SPEC (`digits`, `cifar10:DIR`, `cifar100:DIR`, `folder:DIR`, `pack:FILE`).
     pub data: String,
-    /// Device (`auto`, `cpu`).
+    /// Device (`auto`, `cpu`, `cuda[:N]`).
     pub device: String,
+    /// Element type of activations on a GPU.
+    #[serde(default)]
+    pub precision: Precision,
     /// Weight training.
     pub weights: Weights,
     /// K, terms of the Neumann series beyond the first.

@@ -8,11 +8,11 @@
 
 use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
+use crate::device::Slice;
 use crate::device::cuda::gpu::OutOfMemory;
 use crate::device::cuda::launch::{Recording, Specialisation, Step};
 use crate::device::cuda::{Buffer, Gpu, Measured, Program, Staging};
 use crate::device::vector::Part;
-use crate::device::{CUDA_IS_WHOLE, Slice};
 use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers, Wants};
 use crate::ops::perturb::cuda::{Generation, stride};
 use crate::ops::update::cuda::SeriesResults;
@@ -165,8 +165,7 @@ pub fn record(
     Ok(Recorded { recording, wants })
 }
 
-/// What is compiled for `tape` in `precision`: every kernel of its passes. While CUDA is not whole, ops
-/// without kernels are left out.
+/// What is compiled for `tape` in `precision`: every kernel of its passes.
 ///
 /// # Errors
 /// An op that has no kernels, or not for its size.
@@ -182,11 +181,7 @@ pub fn specialisations(
             let layout = (plan.offsets.as_slice(), &small);
             let regions = Regions::default();
             let mut encoder = Encoder::new(&tape.graph, layout, regions, (precision, 1), "");
-            match encoder.op(op.as_ref(), pass) {
-                Ok(()) => {}
-                Err(error) if CUDA_IS_WHOLE => return Err(error),
-                Err(_) => continue,
-            }
+            encoder.op(op.as_ref(), pass)?;
             let (recording, _) = encoder.finish();
             found.extend(recording.launches().map(|l| l.kernel.specialisation()));
         }
@@ -221,6 +216,20 @@ fn encode(
         }
     }
     Ok(encoder.finish())
+}
+
+/// Refuses bf16 on a GPU that lacks it.
+pub(super) fn check_bf16(gpu: &Gpu) -> anyhow::Result<()> {
+    let description = gpu.description();
+    anyhow::ensure!(
+        description.compute >= FIRST_BF16,
+        "--precision bf16: expected a GPU of compute capability 8.0 or newer, found {} of {}.{}; use \
+         --precision f32",
+        description.name,
+        description.compute / 10,
+        description.compute % 10
+    );
+    Ok(())
 }
 
 /// Bytes of a batch: images in storage, then labels; and where the labels begin.
@@ -292,15 +301,6 @@ impl Cuda {
 
     /// Plans `mode`, and makes the bank of `members` as large as it needs.
     fn bank(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
-        let description = self.gpu.description();
-        anyhow::ensure!(
-            self.precision == Precision::F32 || description.compute >= FIRST_BF16,
-            "--precision bf16: expected a GPU of compute capability 8.0 or newer, found {} of {}.{}; use \
-             --precision f32",
-            description.name,
-            description.compute / 10,
-            description.compute % 10
-        );
         let slot = &mut self.plans[mode as usize];
         if slot.is_none() {
             *slot = Some(Planned::new(tape, mode, &self.small, self.precision)?);

@@ -72,6 +72,11 @@ impl Work for Trainer {
         self.steps_total()
     }
 
+    /// Networks are trained on the CPU.
+    fn device(&self) -> String {
+        Device::Cpu.describe()
+    }
+
     fn rounds_done(&self) -> u64 {
         self.steps_done()
     }
