@@ -74,6 +74,8 @@ impl Device {
     /// # Errors
     /// See [`cuda::Gpu::open`]; or no NVRTC.
     pub fn cuda(ordinal: usize) -> anyhow::Result<Device> {
+        // Without a driver there is no use for NVRTC.
+        cuda::gpu::driver_version()?;
         cuda::nvrtc::nvrtc()?;
         Ok(Device::Cuda(cuda::Gpu::open(ordinal)?))
     }

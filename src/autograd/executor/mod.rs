@@ -21,7 +21,7 @@ use cpu::Cpu;
 use cuda::Cuda;
 use std::collections::VecDeque;
 
-pub use cuda::{Recorded, record, specialisations};
+pub use cuda::{Recorded, planned_bytes, record, specialisations};
 
 const ONE_DEVICE: &str = "vectors on the executor's device";
 

@@ -332,9 +332,7 @@ impl<W: Work> Sitting<W> {
 
     /// Adds to a number that went astray what the last round knows, and where to go on from.
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {
-        let Some(known) = W::astray(&error, self.last_round.as_ref()) else {
-            return error;
-        };
+        let known = W::astray(&error, self.last_round.as_ref()).unwrap_or_default();
         let checkpoint = match self.saved_round {
             Some(round) => format!(
                 "the checkpoint of round {round} stays in {}",
@@ -342,7 +340,7 @@ impl<W: Work> Sitting<W> {
             ),
             None => "no checkpoint was written yet".into(),
         };
-        anyhow!("{error}{known}; {checkpoint}")
+        anyhow!("{error:#}{known}; {checkpoint}")
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result};
 
 use super::{Entry, Observer, Work};
+use crate::device::Device;
 use crate::network::state_dict::Snapshot;
 use crate::run::config::TrainConfig;
 use crate::run::directory::RunDir;
