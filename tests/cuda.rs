@@ -101,19 +101,23 @@ fn a_probe_on_the_gpu_matches_the_cpu() {
     }
 }
 
-/// A whole network in bf16 rounds some dozen times on the way to its logits, and as often on the way back.
+/// In bf16 a relu's input within 2⁻⁹ of 0 may fall on either side, and derivatives are off by the root of the
+/// share that did: what is held here is that a whole network is the same network. Each op and pass is held to
+/// 2·10⁻² by the unit tests.
 #[test]
 fn a_probe_in_bf16_is_near_that_in_f32() {
     let Some(softcuda) = Softcuda::find("probes on a GPU") else {
         return;
     };
-    for space in LEAST {
-        let flags = format!("{space} --neumann-terms 1 --gamma 0.001");
-        for (name, off) in probes(&softcuda, &flags, "--precision bf16") {
-            println!("{space} --precision bf16: {name} is off by {off:.1e}");
-            let bound = if name.starts_with("loss") { 2e-2 } else { 0.3 };
-            assert!(off <= bound, "{space}: {name} is off by {off:.1e}");
-        }
+    let space = "--space nb201 --channels 4 --cells 1 --batch 16 --neumann-terms 0";
+    for (name, off) in probes(&softcuda, space, "--precision bf16") {
+        println!("{space} --precision bf16: {name} is off by {off:.1e}");
+        let bound = match name.split('_').next() {
+            Some("loss") => 5e-3,
+            Some("logits") => 4e-2,
+            _ => 0.6,
+        };
+        assert!(off <= bound, "{space}: {name} is off by {off:.1e}");
     }
 }
 

@@ -51,7 +51,15 @@ pub struct Command {
 impl Command {
     pub(super) fn run(self) -> Result<End> {
         super::start_threads(self.threads.threads)?;
-        let device = Device::parse(&self.device).map_err(|e| BadUsage(format!("{e:#}")))?;
+        if !Device::is_name(&self.device) {
+            return Err(BadUsage(format!(
+                "--device: expected {}, found `{}`",
+                Device::NAMES,
+                self.device
+            ))
+            .into());
+        }
+        let device = Device::parse(&self.device)?;
         let cells = match self.space {
             Space::Darts => 8,
             Space::NasBench201 => 5,
@@ -66,6 +74,13 @@ impl Command {
             precision: self.precision,
             seed: self.seed,
         };
+        if matches!(device, Device::Cpu) {
+            return Err(BadUsage(format!(
+                "--device {}: expected cuda[:N], as the CPU launches no kernels",
+                self.device
+            ))
+            .into());
+        }
         let profile = profile::run(&setting, device)?;
         say(&if self.json {
             lines(&profile)?
@@ -86,7 +101,10 @@ fn lines(profile: &Profile) -> Result<String> {
         text += &serde_json::to_string(line)?;
         text.push('\n');
     }
-    text += &format!("{{\"device_bytes\":{}}}\n", profile.device_bytes);
+    text += &format!(
+        "{{\"step_bytes\":{},\"device_bytes\":{}}}\n",
+        profile.step_bytes, profile.device_bytes
+    );
     Ok(text)
 }
 
@@ -136,7 +154,8 @@ fn table(profile: &Profile) -> String {
         );
     }
     text + &format!(
-        "device memory    {} MB\n",
+        "device memory    {} MB by the plan of a weight step, {} MB with all that products keep\n",
+        mega(profile.step_bytes as u64),
         mega(profile.device_bytes as u64)
     )
 }

@@ -342,7 +342,7 @@ impl Cuda {
                 };
                 // The advice is to last: of one member's modes that for products takes the most.
                 let most = match members {
-                    1 => planned_bytes(tape, self.precision)?,
+                    1 => planned_bytes(tape, Mode::Products, self.precision)?,
                     _ => sizes.iter().sum(),
                 };
                 let most = most.div_ceil(1_000_000) as u64;
@@ -760,14 +760,14 @@ fn bank_bytes(
     ]
 }
 
-/// Bytes of device memory that `tape` takes by its plan for products, which is the largest; no device is
-/// needed. Beside it a search has some ten vectors as long as θ.
+/// Bytes of device memory that `tape` takes in `mode` by its plan; no device is needed. Beside it a search
+/// has some ten vectors as long as θ.
 ///
 /// # Errors
 /// An op that has no kernels, or not for its size.
-pub fn planned_bytes(tape: &Tape, precision: Precision) -> anyhow::Result<usize> {
+pub fn planned_bytes(tape: &Tape, mode: Mode, precision: Precision) -> anyhow::Result<usize> {
     let small = SmallBuffers::new(&tape.graph);
-    let planned = Planned::new(tape, Mode::Products, &small, precision)?;
+    let planned = Planned::new(tape, mode, &small, precision)?;
     let size = (planned.plan.workspace, planned.wants);
     Ok(bank_bytes(tape, &small, (precision, 1), size).iter().sum())
 }
