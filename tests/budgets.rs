@@ -53,6 +53,33 @@ fn launches_of_a_generation_do_not_grow_with_its_population() {
     assert!(of(9) <= of(1), "{} and {}", of(9), of(1));
 }
 
+/// 64 KiB a block is what sm_75 has, static shared memory included; the later ones have more.
+#[test]
+fn no_launch_wants_more_shared_memory_than_every_gpu_has() {
+    for space in Space::ALL {
+        for channels in [1, 2, 4, 5, 8, 16, 24, 36, 64] {
+            let cells = if space == Space::Darts { 3 } else { 1 };
+            let supernet = Supernet::record(space, channels, cells, 10, 8, [32, 32]);
+            let tape = supernet.expect("sizes").tape;
+            for &pass in Mode::Products.passes() {
+                for precision in [Precision::F32, Precision::Bf16] {
+                    let what = format!("{space:?}, {channels} channels, {pass:?}, {precision:?}");
+                    let recorded = record(&tape, Mode::Products, pass, (precision, 1));
+                    let recorded = recorded.unwrap_or_else(|e| panic!("{what}: {e:#}"));
+                    for launch in recorded.recording.launches() {
+                        let kernel = &launch.kernel;
+                        assert!(
+                            launch.shared <= 62 << 10,
+                            "{what}: {kernel} wants {} bytes",
+                            launch.shared
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Aim: 2 GB in f32 for a weight step. Products keep values, adjoints and tangents of every activation.
 #[test]
 fn darts_at_batch_64_fits_its_device_memory() {
@@ -82,28 +109,29 @@ struct Budget {
     sectors: f64,
     /// Bytes of a Neumann term over those of forward and backward. Aim: 2.2.
     term: f64,
-    /// Warps that fit a multiprocessor, of those it has room for, in a kernel that moves more than a
-    /// twentieth of its pass's bytes. Aim: 0.5.
-    occupancy: f64,
 }
 
-/// In every test run. A batch of two: parameters and parts of sums weigh more than they do at 64.
+/// In every test run. A batch of two small images: parameters and parts of sums weigh more than they do in a
+/// search, so two of its budgets are above the aims.
 const SMALL: Budget = Budget {
     flags: "--space darts --channels 16 --cells 3 --batch 2 --image-size 16",
-    over_floor: [9.0; 4],
-    sectors: 0.1,
-    term: 9.0,
-    occupancy: 0.1,
+    over_floor: [1.3, 1.4, 1.3, 1.3],
+    sectors: 0.89,
+    term: 2.2,
 };
 
-/// By `make counts`.
+/// By `make counts`: all at the aims.
 const DARTS: Budget = Budget {
     flags: "--space darts --channels 16 --cells 8 --batch 2",
-    over_floor: [9.0; 4],
-    sectors: 0.1,
-    term: 9.0,
-    occupancy: 0.1,
+    over_floor: [1.3; 4],
+    sectors: 0.9,
+    term: 2.2,
 };
+
+/// Warps that fit a multiprocessor, of those it has room for, in a kernel that moves more than a twentieth of
+/// its pass's bytes. Aim: 0.5. Below it today are some launches of `conv_tangent_backward` alone, by registers.
+const OCCUPANCY: f64 = 0.5;
+const OCCUPANCY_OF_CONV_TANGENT_BACKWARD: f64 = 0.375;
 
 /// Bank conflicts: accesses of shared memory over those without conflicts, in any kernel. Aim: 2. Above it
 /// today is `classifier_backward` alone, which moves a thousandth of its pass's bytes.
@@ -180,12 +208,12 @@ fn hold(budget: &Budget) {
         }
         let of_pass = number(passes[line["pass"].as_str().expect("a name")], "bytes");
         if bytes > 0.05 * of_pass {
+            let least = match line["kernel"].as_str() {
+                Some("conv_tangent_backward") => OCCUPANCY_OF_CONV_TANGENT_BACKWARD,
+                _ => OCCUPANCY,
+            };
             let idle = 1.0 - number(line, "occupancy");
-            at_most(
-                format!("idle warps of {name}"),
-                idle,
-                1.0 - budget.occupancy,
-            );
+            at_most(format!("idle warps of {name}"), idle, 1.0 - least);
         }
     }
     at_most(

@@ -168,7 +168,7 @@ fn an_out_directory_that_cannot_be_made_is_refused() {
     // /proc refuses even root.
     refused(
         folder.path(),
-        &["search", "--out", "/proc/ndarts"],
+        &["search", "--device", "cpu", "--out", "/proc/ndarts"],
         1,
         &["--out", "/proc/ndarts"],
     );

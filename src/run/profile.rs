@@ -213,6 +213,8 @@ fn kernel_lines(
                 line.sector_efficiency = ratio(sum(|c| c.asked), sum(|c| c.fetched));
                 line.bank_conflict_factor = ratio(sum(|c| c.wavefronts), sum(|c| c.ideal));
                 let most = |of: fn(&Count) -> f64| counts().map(of).fold(0.0, f64::max);
+                // The driver's own occupancy is of registers that it estimates, these of ptxas's.
+                line.occupancy = counts().map(|c| c.occupancy).fold(1.0, f64::min);
                 line.registers = most(|c| c.registers) as u32;
                 line.spill_bytes = most(|c| c.spill) as u32;
             }
@@ -241,6 +243,7 @@ struct Count {
     ideal: f64,
     registers: f64,
     spill: f64,
+    occupancy: f64,
 }
 
 /// Bytes of a sector.
@@ -266,6 +269,7 @@ impl Count {
             wavefronts,
             ideal: wavefronts - both("l1tex__data_bank_conflicts_pipe_lsu_mem_shared_op"),
             registers: number("launch__registers_per_thread"),
+            occupancy: number("sm__maximum_warps_per_active_cycle_pct") / 100.0,
             spill: number("ptxas_spill_store_bytes") + number("ptxas_spill_load_bytes"),
         }
     }

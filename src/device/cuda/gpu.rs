@@ -14,6 +14,7 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The oldest driver that works, as the CUDA version it supports.
@@ -135,6 +136,8 @@ pub struct Gpu {
     loaded: Mutex<Loaded>,
     programs: Mutex<Programs>,
     flat: Buffer,
+    waits: AtomicU64,
+    captures: AtomicU64,
 }
 
 /// Scratch of flat reductions, and results that later launches read: addresses within one buffer.
@@ -319,6 +322,8 @@ impl Gpu {
                 },
                 loaded: Mutex::default(),
                 programs: Mutex::default(),
+                waits: AtomicU64::new(0),
+                captures: AtomicU64::new(0),
             })
         };
         let gpu = open().map_err(|e| explain(&format!("cuda:{ordinal} cannot be opened"), e))?;
@@ -440,7 +445,20 @@ impl Gpu {
     /// # Errors
     /// The driver's; a fault names the kernel.
     pub fn wait(&self) -> anyhow::Result<()> {
+        self.waits.fetch_add(1, Ordering::Relaxed);
         self.check("waiting", self.stream.synchronize())
+    }
+
+    /// How often the host waited for the device, and how many graphs were captured, so far: a step that is
+    /// repeated adds to neither.
+    pub fn waits_and_captures(&self) -> (u64, u64) {
+        let [waits, captures] = [&self.waits, &self.captures].map(|n| n.load(Ordering::Relaxed));
+        (waits, captures)
+    }
+
+    /// Counts a captured graph.
+    pub(super) fn captured(&self) {
+        self.captures.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Copies from the host to device memory at `address`.

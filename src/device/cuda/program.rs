@@ -116,6 +116,7 @@ impl Program {
         let graph = gpu.stream().end_capture(CUgraphInstantiate_flags(0));
         issued?;
         let graph = gpu.check("a graph", graph)?;
+        gpu.captured();
         graph.ok_or_else(|| anyhow::anyhow!("CUDA: {}: capturing gave no graph", self.name))
     }
 

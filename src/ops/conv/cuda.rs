@@ -64,7 +64,7 @@ const MOST_COLUMNS: usize = 64;
 /// Bytes of shared memory: four blocks fit the smallest of the larger GPUs (164 KiB), one fits any.
 const SHARED: usize = 40 << 10;
 /// What any GPU since sm_75 gives to one block: 64 KiB, with a little left for static shared memory.
-const MOST_SHARED: usize = 63 << 10;
+const MOST_SHARED: usize = 62 << 10;
 /// Two blocks for each multiprocessor of a large GPU. A constant, because sums must not depend on the
 /// device that a run moved to.
 const FILL: usize = 264;
