@@ -330,7 +330,7 @@ impl<W: Work> Sitting<W> {
         self.seconds_before + self.began.elapsed().as_secs_f64()
     }
 
-    /// Adds to a number that went astray what the last round knows, and where to go on from.
+    /// Adds where to go on from, and to a number that went astray what the last round knows.
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         let known = W::astray(&error, self.last_round.as_ref()).unwrap_or_default();
         let checkpoint = match self.saved_round {
