@@ -1,15 +1,25 @@
 # What a newcomer needs: `make test`. Everything is built into target/.
 
-.PHONY: test bench bench-libtorch check-probe softcuda wheels clean
+.PHONY: test counts bench bench-gpu bench-libtorch check-probe softcuda wheels clean
 
 # The PyTorch of checks and comparisons: the one that benches/libtorch is built for.
 TORCH = 2.13.0
 
 # Every test; what a test could not find here is listed and counted at the end. Kernels are compiled by the
-# wheels' NVRTC; where those cannot be had, the tests that need it are skipped.
+# wheels' NVRTC and run on softcuda; where the wheels cannot be had, the tests that need them are skipped.
 test:
 	-@tests/softcuda/tools/wheels.sh
+	-@$(MAKE) --no-print-directory softcuda
 	@tests/run.sh
+
+# What the kernels of DARTS at 16 channels and 8 cells launch and move, counted on softcuda and held to their
+# budgets (tests/budgets.rs); and every specialisation compiled for every supported GPU. Minutes.
+counts: wheels softcuda
+	cargo test --test budgets --test kernels_compile -- --include-ignored --nocapture
+
+# On a machine with a GPU: correctness first, then times; one report in target/gpu-report.txt.
+bench-gpu:
+	benches/gpu.sh
 
 # Each op and pass against the machine's measured peaks, then the engine's works on both spaces.
 bench:

@@ -3,7 +3,8 @@
 use std::process::{Command, Output};
 
 /// The smallest work there is.
-const TINY: &str = "--space nb201 --channels 2 --cells 1 --batch 2 --iters 1 --threads 1";
+const TINY: &str =
+    "--space nb201 --channels 2 --cells 1 --batch 2 --iters 1 --threads 1 --device cpu";
 
 fn bench(arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ndarts"))
@@ -56,7 +57,7 @@ fn a_setting_that_makes_no_measurement_is_refused_in_one_sentence() {
         ("--device tpu", 2, "--device: expected"),
         // Found by the process that measures, said by the one that was asked.
         (
-            "--what step,forward --json --channels 2000",
+            "--what step,forward --json --channels 2000 --device cpu",
             1,
             "--channels: expected 1 to 1024",
         ),

@@ -75,7 +75,8 @@ fn a_bad_flag_value_is_named_with_what_was_expected_and_found() {
         ("--space", "mars", "darts"),
         ("--strategy", "luck", "ndarts"),
         ("--weights", "adam", "sgd+es"),
-        ("--device", "tpu", "`auto` or `cpu`"),
+        ("--device", "tpu", "`auto`, `cpu` or `cuda[:N]`"),
+        ("--precision", "f16", "bf16"),
         ("--data", "mnist", "digits"),
         ("--data", "cifar10:", "path"),
         ("--momentum", "1", "below 1"),
@@ -167,7 +168,7 @@ fn an_out_directory_that_cannot_be_made_is_refused() {
     // /proc refuses even root.
     refused(
         folder.path(),
-        &["search", "--out", "/proc/ndarts"],
+        &["search", "--device", "cpu", "--out", "/proc/ndarts"],
         1,
         &["--out", "/proc/ndarts"],
     );
@@ -303,6 +304,7 @@ fn help_gives_defaults_and_an_example_and_a_bare_call_is_bad_usage() {
     for command in [
         "search",
         "probe",
+        "profile",
         "query",
         "report",
         "devices",
@@ -325,7 +327,9 @@ fn a_probe_refuses_what_it_cannot_use() {
     let folder = folder();
     std::fs::write(folder.path().join("junk.safetensors"), vec![7; 64]).unwrap();
     let probe = |more: &[&str], status: i32, words: &[&str]| {
-        let mut arguments = vec!["probe", "--space", "nb201", "--batch", "4"];
+        let mut arguments = vec![
+            "probe", "--space", "nb201", "--batch", "4", "--device", "cpu",
+        ];
         arguments.extend_from_slice(more);
         refused(folder.path(), &arguments, status, words);
     };

@@ -1,42 +1,22 @@
 //! What goes wrong around a GPU, planted in softcuda: each gives one sentence that says what to do.
 //!
-//! Softcuda is found in `target/softcuda` (`make softcuda`) or where `NDARTS_SOFTCUDA` says; without it, or
-//! without NVRTC, the tests say that they were skipped.
+//! `tests/cuda.rs` has those that a whole command meets.
 
-use ndarts::device::cuda::nvrtc::nvrtc;
+#[path = "common/softcuda.rs"]
+mod softcuda;
+
 use ndarts::device::vector::Part;
 use ndarts::device::{Device, Slice, Vector};
 use ndarts::ops::update::{divide, dot, norm};
-use std::path::PathBuf;
-use std::process::Command;
-
-/// The folder with softcuda's libcuda.
-fn softcuda() -> Option<PathBuf> {
-    let given = std::env::var_os("NDARTS_SOFTCUDA").map(PathBuf::from);
-    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/softcuda");
-    let folder = given.unwrap_or(own);
-    if !folder.join("libcuda.so.1").is_file() {
-        println!(
-            "skipped: faults of a GPU: no softcuda in {}",
-            folder.display()
-        );
-        return None;
-    }
-    Some(folder)
-}
+use softcuda::Softcuda;
 
 /// Runs `work` below in a process of its own, under softcuda with `variables`; what it printed.
 fn child(work: &str, variables: &[(&str, &str)]) -> Option<String> {
-    let folder = softcuda()?;
-    if let Err(error) = nvrtc() {
-        println!("skipped: faults of a GPU: {error:#}");
-        return None;
-    }
+    let softcuda = Softcuda::find("faults of a GPU")?;
     let cache = tempfile::tempdir().expect("a folder");
-    let mut command = Command::new(std::env::current_exe().expect("this test"));
+    let mut command = softcuda.command(std::env::current_exe().expect("this test"));
     command
         .args(["--exact", work, "--ignored", "--nocapture"])
-        .env("LD_LIBRARY_PATH", folder)
         .env("NDARTS_CACHE", cache.path());
     for (name, value) in variables {
         command.env(name, value);

@@ -1,8 +1,9 @@
 //! Every kernel that the two spaces use compiles for every supported GPU, and none spills registers.
 //!
-//! NVRTC compiles on any machine; where it is not installed the tests say that they were skipped.
+//! Every test run takes a part of them, `make counts` all. NVRTC compiles on any machine; where it is not installed the tests say that they were skipped.
 
 use ndarts::autograd::executor::specialisations;
+use ndarts::device::cuda::cache::Cache;
 use ndarts::device::cuda::compile::compile;
 use ndarts::device::cuda::launch::{Kernel, Specialisation};
 use ndarts::device::cuda::nvrtc::{Nvrtc, Target, nvrtc};
@@ -28,11 +29,16 @@ fn installed() -> Option<&'static Nvrtc> {
     }
 }
 
-/// Everything compiled for both spaces, at channels that are whole vectors, pairs, and odd.
-fn all(precision: Precision) -> Vec<Specialisation> {
+/// Channels that are whole vectors, pairs, and odd: what kernels are specialised for.
+const ALL_CHANNELS: [usize; 3] = [16, 6, 5];
+/// In every test run.
+const FEW_CHANNELS: [usize; 1] = [6];
+
+/// Everything compiled for both spaces at these channels.
+fn specialised(precision: Precision, channels: &[usize]) -> Vec<Specialisation> {
     let mut found = BTreeSet::new();
     for space in Space::ALL {
-        for channels in [16, 6, 5] {
+        for &channels in channels {
             let cells = if space == Space::Darts { 3 } else { 1 };
             let supernet =
                 Supernet::record(space, channels, cells, 10, 4, [32, 32]).expect("sizes");
@@ -49,10 +55,9 @@ fn all(precision: Precision) -> Vec<Specialisation> {
     found.into_iter().collect()
 }
 
-#[test]
-fn every_specialisation_compiles_for_every_supported_gpu() {
+fn compiles(architectures: &[u32], channels: &[usize]) {
     let Some(nvrtc) = installed() else { return };
-    for arch in ARCHITECTURES {
+    for &arch in architectures {
         if !nvrtc.architectures.contains(&arch) {
             let (major, minor) = nvrtc.version;
             println!("skipped: kernels for sm_{arch}, which NVRTC {major}.{minor} does not know");
@@ -60,12 +65,28 @@ fn every_specialisation_compiles_for_every_supported_gpu() {
         }
         for precision in [Precision::F32, Precision::Bf16] {
             if precision == Precision::F32 || arch >= FIRST_BF16 {
-                let images = compile(&all(precision), Target::Ptx(arch), None);
+                let wanted = specialised(precision, channels);
+                let images = compile(&wanted, Target::Ptx(arch), Cache::of_user().as_ref());
                 let images = images.unwrap_or_else(|e| panic!("sm_{arch}, {precision:?}: {e:#}"));
                 assert!(images.iter().all(|image| !image.is_empty()));
+                println!(
+                    "{} kernels compile for sm_{arch} in {precision:?}",
+                    images.len()
+                );
             }
         }
     }
+}
+
+#[test]
+fn specialisations_compile_for_the_oldest_and_the_newest_gpu() {
+    compiles(&[75, 120], &FEW_CHANNELS);
+}
+
+#[test]
+#[ignore = "minutes; `make counts` runs it"]
+fn every_specialisation_compiles_for_every_supported_gpu() {
+    compiles(&ARCHITECTURES, &ALL_CHANNELS);
 }
 
 /// ptxas beside NVRTC, or on the path.
@@ -79,15 +100,26 @@ fn ptxas(nvrtc: &Nvrtc) -> Option<PathBuf> {
 }
 
 #[test]
+fn kernels_of_few_channels_spill_no_registers_on_sm_90() {
+    spill_nothing(&FEW_CHANNELS);
+}
+
+#[test]
+#[ignore = "minutes; `make counts` runs it"]
 fn no_kernel_spills_registers_on_sm_90() {
+    spill_nothing(&ALL_CHANNELS);
+}
+
+fn spill_nothing(channels: &[usize]) {
     let Some(nvrtc) = installed() else { return };
     let Some(ptxas) = ptxas(nvrtc) else {
         println!("skipped: register spills: ptxas was not found; `pip install nvidia-cuda-nvcc`");
         return;
     };
     for precision in [Precision::F32, Precision::Bf16] {
-        let all = all(precision);
-        let images = compile(&all, Target::Ptx(90), None).expect("kernels compile");
+        let all = specialised(precision, channels);
+        let images = compile(&all, Target::Ptx(90), Cache::of_user().as_ref());
+        let images = images.expect("kernels compile");
         for (specialisation, image) in all.iter().zip(images) {
             let folder = tempfile::tempdir().expect("a folder");
             let file = folder.path().join("kernel.ptx");

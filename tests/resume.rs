@@ -5,7 +5,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// A search small enough to be run several times over.
-const SMALL: [&str; 14] = [
+const SMALL: [&str; 16] = [
+    "--device",
+    "cpu",
     "--space",
     "nb201",
     "--channels",

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Runs every test and counts what was skipped for want of something on this machine.
+# Runs every test and counts what was skipped for want of something on this machine. Tests of kernels run on
+# softcuda, with the wheels' NVRTC, where both are there; kernels that were compiled are kept in target/kernels.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p target
+if [ -f target/softcuda/libcuda.so.1 ]; then
+    export LD_LIBRARY_PATH="$PWD/target/softcuda:$PWD/target/cuda-wheels/nvidia/cu13/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+fi
+export NDARTS_CACHE="${NDARTS_CACHE:-$PWD/target/kernels}"
 log=target/test.log
 status=0
 cargo test --workspace -- --show-output >"$log" 2>&1 || status=$?

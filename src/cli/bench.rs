@@ -69,13 +69,16 @@ impl Command {
             )));
         }
         super::start_threads(self.threads.threads)?;
-        if !self.json {
-            say(&self.heading(&settings)?);
+        let (device, line) = Device::choose(&settings.device)?;
+        if self.json && settings.device == "auto" {
+            eprintln!("device: {line}");
+        } else if !self.json {
+            say(&self.heading(&settings, &line));
         }
         for &what in &self.what {
             let measurement = match self.what[..] {
-                [_] => measure(what, &settings, self.iters)?,
-                _ => self.measure_in_child(what, &settings)?,
+                [_] => measure(what, &settings, &device, self.iters)?,
+                _ => self.measure_in_child(what, &settings, &device)?,
             };
             if self.json {
                 say(&format!("{}\n", serde_json::to_string(&measurement)?));
@@ -86,9 +89,9 @@ impl Command {
         Ok(End::Done)
     }
 
-    fn heading(&self, s: &SearchSettings) -> Result<String> {
-        Ok(format!(
-            "{}, {} channels, {} cells, batch {}, K = {}, n = {}; {}\nmedian of {} after a warm-up\n\n\
+    fn heading(&self, s: &SearchSettings, device: &str) -> String {
+        format!(
+            "{}, {} channels, {} cells, batch {}, K = {}, n = {}; {device}\nmedian of {} after a warm-up\n\n\
              {:<10} {:>10} {:>10} {:>10} {:>9}\n",
             s.space.name(),
             s.channels,
@@ -96,22 +99,27 @@ impl Command {
             s.batch,
             s.neumann_terms,
             s.population,
-            Device::parse(&s.device)?.describe(),
             self.iters,
             "work",
             "median s",
             "min s",
             "max s",
             "peak MiB"
-        ))
+        )
     }
 
     /// One measurement by this program in a process of its own.
-    fn measure_in_child(&self, what: What, s: &SearchSettings) -> Result<Measurement> {
+    fn measure_in_child(
+        &self,
+        what: What,
+        s: &SearchSettings,
+        device: &Device,
+    ) -> Result<Measurement> {
         let program = std::env::current_exe().context("bench: this program cannot find itself")?;
         let mut child = std::process::Command::new(program);
         child.args(["bench", "--json", "--what", what.name()]);
-        child.args(["--space", s.space.name(), "--device", &s.device]);
+        child.args(["--space", s.space.name(), "--device", &device.name()]);
+        child.args(["--precision", s.precision.name()]);
         for (flag, value) in [
             ("--channels", s.channels),
             ("--cells", s.cells),

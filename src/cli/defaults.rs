@@ -5,7 +5,7 @@
 
 use crate::data::Spec;
 use crate::search::settings::{
-    Gamma, SearchSettings, SecondMoment, StrategyKind, UnrolledProduct, Weights,
+    Gamma, Precision, SearchSettings, SecondMoment, StrategyKind, UnrolledProduct, Weights,
 };
 use crate::space::Space;
 
@@ -46,6 +46,7 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
         strategy: STRATEGY,
         data: DATA.into(),
         device: "auto".into(),
+        precision: Precision::F32,
         weights: Weights::Sgd,
         neumann_terms: 1,
         inner_steps: 2,

@@ -18,7 +18,7 @@ use super::{defaults, validate};
 use crate::data::Spec;
 use crate::run::BadUsage;
 use crate::search::settings::{
-    Gamma, SearchSettings, SecondMoment, StrategyKind, UnrolledProduct, Weights,
+    Gamma, Precision, SearchSettings, SecondMoment, StrategyKind, UnrolledProduct, Weights,
 };
 use crate::search::tabular;
 use crate::space::Space;
@@ -37,9 +37,12 @@ pub struct NetworkFlags {
     /// DARTS: cells of the network; NAS-Bench-201: cells of each of its three stages
     #[arg(long, value_name = "L", value_parser = whole, allow_negative_numbers = true)]
     cells: Option<usize>,
-    /// Where to compute: `auto` or `cpu`
+    /// Where to compute: `cpu`, `cuda`, `cuda:N`, or `auto` for a GPU if there is one
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
+    /// Element type of activations on a GPU
+    #[arg(long, value_enum, value_name = "TYPE")]
+    precision: Option<Precision>,
 }
 
 /// Which images, and how they are altered.
@@ -428,7 +431,7 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_flag_that_gives_it_exactly() {
-        let arguments = "--space nb201 --strategy darts-v2 --data pack:x --device cpu --weights sgd+es \
+        let arguments = "--space nb201 --strategy darts-v2 --data pack:x --device cuda:1 --precision bf16 --weights sgd+es \
             --neumann-terms 3 --inner-steps 4 --gamma auto --unrolled-product exact --population 6 \
             --sigma 0.3 --es-step 0.7 --es-literal --antithetic --channels 5 --cells 2 --batch 9 \
             --epochs 11 --warmup-epochs 1 --stable-epochs 2 --seed 12 --lr 0.1 --lr-min 0.01 --momentum 0.8 \

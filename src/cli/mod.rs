@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::device::Device;
 use crate::run::BadUsage;
 
 mod bench;
@@ -54,8 +55,6 @@ enum Command {
     Train(Box<train::Command>),
     Evaluate(Box<evaluate::Command>),
     Bench(bench::Command),
-    // Shown once searches run on a GPU.
-    #[command(hide = !crate::device::CUDA_IS_WHOLE)]
     Profile(Box<profile::Command>),
     Data(data::Command),
     Query(query::QueryArgs),
@@ -153,6 +152,15 @@ fn complain(sentence: &str) {
 /// Prints to standard output; a reader that has gone away is no failure.
 fn say(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Opens what `--device` names; of `auto` a line on standard error says what it took.
+fn device(name: &str) -> anyhow::Result<Device> {
+    let (device, line) = Device::choose(name)?;
+    if name == "auto" {
+        eprintln!("device: {line}");
+    }
+    Ok(device)
 }
 
 /// Sizes the thread pool, before its first use. The main thread is one of its threads: a loop that

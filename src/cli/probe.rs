@@ -52,8 +52,9 @@ impl Command {
         let settings = flags::resolve(given, file.as_ref())?;
         let keys = file.map(|file| file.run_keys()).unwrap_or_default();
         super::start_threads(self.files.threads.threads.or(keys.threads))?;
-        let report =
-            crate::run::probe::run(settings, self.files.checkpoint.as_deref(), &self.files.out)?;
+        let device = super::device(&settings.device)?;
+        let checkpoint = self.files.checkpoint.as_deref();
+        let report = crate::run::probe::run(settings, device, checkpoint, &self.files.out)?;
         let norms: Vec<String> = report.norms.iter().map(f64::to_string).collect();
         say(&format!(
             "{}\n‖v_k‖ {}\n",

@@ -1,7 +1,7 @@
 //! `ndarts profile`: launches, bytes and times of every kernel, against the floor.
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::{End, Threads, flags, say};
 use crate::device::Device;
@@ -37,7 +37,7 @@ pub struct Command {
     device: String,
     /// Element type of activations
     #[arg(long, value_enum, value_name = "TYPE", default_value = "f32")]
-    precision: Storage,
+    precision: Precision,
     /// Seed of weights and images
     #[arg(long, value_name = "SEED", default_value = "0")]
     seed: u64,
@@ -48,17 +48,18 @@ pub struct Command {
     threads: Threads,
 }
 
-/// Values of `--precision`.
-#[derive(Clone, Copy, ValueEnum)]
-enum Storage {
-    F32,
-    Bf16,
-}
-
 impl Command {
     pub(super) fn run(self) -> Result<End> {
         super::start_threads(self.threads.threads)?;
-        let device = Device::parse(&self.device).map_err(|e| BadUsage(format!("{e:#}")))?;
+        if !Device::is_name(&self.device) {
+            return Err(BadUsage(format!(
+                "--device: expected {}, found `{}`",
+                Device::NAMES,
+                self.device
+            ))
+            .into());
+        }
+        let device = Device::parse(&self.device)?;
         let cells = match self.space {
             Space::Darts => 8,
             Space::NasBench201 => 5,
@@ -70,12 +71,16 @@ impl Command {
             batch: self.batch,
             image_size: self.image_size,
             classes: 10,
-            precision: match self.precision {
-                Storage::F32 => Precision::F32,
-                Storage::Bf16 => Precision::Bf16,
-            },
+            precision: self.precision,
             seed: self.seed,
         };
+        if matches!(device, Device::Cpu) {
+            return Err(BadUsage(format!(
+                "--device {}: expected cuda[:N], as the CPU launches no kernels",
+                self.device
+            ))
+            .into());
+        }
         let profile = profile::run(&setting, device)?;
         say(&if self.json {
             lines(&profile)?
@@ -96,7 +101,10 @@ fn lines(profile: &Profile) -> Result<String> {
         text += &serde_json::to_string(line)?;
         text.push('\n');
     }
-    text += &format!("{{\"device_bytes\":{}}}\n", profile.device_bytes);
+    text += &format!(
+        "{{\"step_bytes\":{},\"device_bytes\":{}}}\n",
+        profile.step_bytes, profile.device_bytes
+    );
     Ok(text)
 }
 
@@ -146,7 +154,8 @@ fn table(profile: &Profile) -> String {
         );
     }
     text + &format!(
-        "device memory    {} MB\n",
+        "device memory    {} MB by the plan of a weight step, {} MB with all that products keep\n",
+        mega(profile.step_bytes as u64),
         mega(profile.device_bytes as u64)
     )
 }

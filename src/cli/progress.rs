@@ -121,6 +121,10 @@ impl Progress {
 }
 
 impl Observer<Search> for Progress {
+    fn device(&mut self, line: &str) {
+        self.line(format!("device: {line}"));
+    }
+
     fn begin(&mut self, done: u64, total: u64) {
         self.start("round", done, total);
     }

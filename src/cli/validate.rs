@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use super::flags::{Origins, named};
 use crate::device::Device;
 use crate::run::BadUsage;
-use crate::search::settings::{Gamma, SearchSettings};
+use crate::search::settings::{Gamma, Precision, SearchSettings};
 
 /// Checks every setting that can be checked without the data.
 ///
@@ -113,6 +113,12 @@ impl Check<'_> {
 
     /// Settings that must fit each other.
     fn relations(&self, s: &SearchSettings) -> Result<()> {
+        self.that(
+            s.precision == Precision::F32 || s.device != "cpu",
+            "precision",
+            "f32 on the CPU, or --device cuda[:N]",
+            "bf16 beside --device cpu",
+        )?;
         self.that(
             s.lr_min <= s.lr,
             "lr-min",

@@ -25,40 +25,48 @@ pub enum Device {
     Cuda(Arc<cuda::Gpu>),
 }
 
-/// CUDA has kernels for every op of both spaces. While it has not, `--device` refuses it, and `auto`
-/// takes the CPU.
-pub const CUDA_IS_WHOLE: bool = false;
-
 impl Device {
     /// What a `--device` can be, for messages.
-    pub const NAMES: &str = if CUDA_IS_WHOLE {
-        "`auto`, `cpu` or `cuda[:N]`"
-    } else {
-        "`auto` or `cpu`"
-    };
+    pub const NAMES: &str = "`auto`, `cpu` or `cuda[:N]`";
 
     /// True for a word that [`Device::parse`] knows.
     pub fn is_name(text: &str) -> bool {
-        matches!(text, "auto" | "cpu") || CUDA_IS_WHOLE && cuda_ordinal(text).is_some()
+        matches!(text, "auto" | "cpu") || cuda_ordinal(text).is_some()
     }
 
-    /// Opens what a `--device` names. `auto` takes GPU 0 if there is one that works.
+    /// Opens what a `--device` names. `auto` takes GPU 0 if there is one that works, else the CPU;
+    /// [`Device::choose`] also says which and why.
     ///
     /// # Errors
     /// Any other word, with the flag and the known values; or a GPU that cannot be had, and why.
     pub fn parse(text: &str) -> anyhow::Result<Device> {
-        match (text, cuda_ordinal(text)) {
-            ("cpu", _) => Ok(Device::Cpu),
-            ("auto", _) if CUDA_IS_WHOLE => Ok(Device::cuda(0).unwrap_or(Device::Cpu)),
-            ("auto", _) => Ok(Device::Cpu),
-            (_, Some(ordinal)) if CUDA_IS_WHOLE => Device::cuda(ordinal),
-            (_, Some(_)) => anyhow::bail!(
-                "--device: expected {}, found `{text}`; the CUDA kernels of this build do not cover every \
-                 op yet",
-                Self::NAMES
-            ),
+        Ok(Device::choose(text)?.0)
+    }
+
+    /// As [`Device::parse`], with one line that says what was taken, and of a GPU that `auto` could not
+    /// take, why.
+    ///
+    /// # Errors
+    /// As [`Device::parse`].
+    pub fn choose(text: &str) -> anyhow::Result<(Device, String)> {
+        let mut note = String::new();
+        let device = match (text, cuda_ordinal(text)) {
+            ("cpu", _) => Device::Cpu,
+            ("auto", _) => match Device::cuda(0) {
+                Ok(device) => device,
+                Err(error) => {
+                    note = match cuda::gpu::devices() {
+                        Ok(_) => format!("; the GPU cannot be used: {error:#}"),
+                        Err(_) => "; no GPU".to_owned(),
+                    };
+                    Device::Cpu
+                }
+            },
+            (_, Some(ordinal)) => Device::cuda(ordinal)?,
             _ => anyhow::bail!("--device: expected {}, found `{text}`", Self::NAMES),
-        }
+        };
+        let line = format!("{}{note}", device.describe());
+        Ok((device, line))
     }
 
     /// GPU number `ordinal`.
@@ -66,15 +74,17 @@ impl Device {
     /// # Errors
     /// See [`cuda::Gpu::open`]; or no NVRTC.
     pub fn cuda(ordinal: usize) -> anyhow::Result<Device> {
+        // Without a driver there is no use for NVRTC.
+        cuda::gpu::driver_version()?;
         cuda::nvrtc::nvrtc()?;
         Ok(Device::Cuda(cuda::Gpu::open(ordinal)?))
     }
 
     /// Its name, as `--device` takes it.
-    pub fn name(&self) -> &'static str {
+    pub fn name(&self) -> String {
         match self {
-            Device::Cpu => "cpu",
-            Device::Cuda(_) => "cuda",
+            Device::Cpu => "cpu".to_owned(),
+            Device::Cuda(gpu) => format!("cuda:{}", gpu.description().ordinal),
         }
     }
 

@@ -12,17 +12,21 @@ use crate::device::cuda::launch::{Kernel, Launch, Recording, Step};
 use crate::device::simd::padded;
 use crate::layout_test;
 use bytemuck::{Pod, Zeroable};
+use serde::{Deserialize, Serialize};
 
 pub use crate::device::cuda::launch::Header;
 
 /// Element type of activations in device memory. θ, α, statistics, gradients and everything else
 /// stay f32, and all arithmetic is f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// f32
     #[default]
     F32,
-    /// bfloat16
+    /// bfloat16; a GPU only
     Bf16,
 }
 
@@ -32,6 +36,14 @@ impl Precision {
         match self {
             Precision::F32 => 4,
             Precision::Bf16 => 2,
+        }
+    }
+
+    /// Its word on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
         }
     }
 

@@ -65,17 +65,13 @@ mod tests {
     use super::super::evolution::Scratch;
     use super::*;
     use crate::autograd::Mode;
-    use crate::device::{CUDA_IS_WHOLE, Device};
+    use crate::device::Device;
     use crate::network::Supernet;
     use crate::network::parameters::initial_theta;
     use crate::space::Space;
 
     #[test]
     fn a_generation_on_the_device_chooses_as_the_cpu_does() {
-        if !CUDA_IS_WHOLE {
-            println!("skipped: generations on a GPU: not every op has kernels yet");
-            return;
-        }
         let Some(gpu) = crate::device::cuda::for_tests() else {
             return;
         };

@@ -67,6 +67,45 @@ pub fn cosine(lr: f32, lr_min: f32, epoch: usize, epochs: usize) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::autograd::{Executor, Mode};
+    use crate::network::Supernet;
+    use crate::network::parameters::initial_theta;
+    use crate::space::Space;
+
+    #[test]
+    fn a_weight_step_that_is_repeated_on_a_gpu_neither_waits_nor_captures() {
+        let Some(gpu) = crate::device::cuda::for_tests() else {
+            return;
+        };
+        let device = Device::Cuda(std::sync::Arc::clone(&gpu));
+        let supernet = Supernet::record(Space::NasBench201, 2, 1, 5, 2, [4, 4]).unwrap();
+        let omega = supernet.tape.omega_len;
+        let theta = initial_theta(&supernet.parameters, 1);
+        let mut gradient = Vector::zeros(&device, theta.len()).unwrap();
+        let mut theta = Vector::new(&device, theta).unwrap();
+        let mut executor = Executor::new(supernet.tape, device.clone());
+        let mut sgd = Sgd::new(&device, omega, 0.9, 3e-4, 5.0).unwrap();
+        let images: Vec<f32> = (0..2 * 16 * 3).map(|i| (i as f32 * 0.7).sin()).collect();
+        let mut step = || {
+            executor.load(&images, &[0, 3]).unwrap();
+            executor.start_forward(Mode::Gradient, &theta).unwrap();
+            executor.backward(&theta, &mut gradient).unwrap();
+            let gradient = gradient.part(0..omega);
+            let norm = sgd.step(0.1, gradient, theta.part_mut(0..omega));
+            norm.unwrap().value().unwrap();
+        };
+        let start = gpu.waits_and_captures();
+        step();
+        let before = gpu.waits_and_captures();
+        // Forward, backward, and the update with its norm.
+        assert_eq!(before.1 - start.1, 3);
+        for _ in 0..5 {
+            step();
+        }
+        // Reading the norm is what waits, once a step here; a search reads it once a round.
+        let after = gpu.waits_and_captures();
+        assert_eq!((after.0 - before.0, after.1), (5, before.1));
+    }
 
     #[test]
     fn clipping_scales_the_gradient_to_the_norm() {

@@ -16,7 +16,7 @@ use crate::network::Supernet;
 use crate::network::parameters::initial_theta;
 use crate::ops::update::norm;
 use crate::optim::{Evolution, Population, Sgd, evolution};
-use crate::search::settings::SearchSettings;
+use crate::search::settings::{Precision, SearchSettings};
 use crate::space::Space;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -88,6 +88,8 @@ pub struct Measurement {
     pub batch: usize,
     /// Where it ran.
     pub device: String,
+    /// Element type of activations.
+    pub precision: Precision,
     /// Median of the repetitions, seconds.
     pub median_s: f64,
     /// The fastest, seconds.
@@ -98,14 +100,18 @@ pub struct Measurement {
     pub peak_rss_mb: Option<f64>,
 }
 
-/// Times `iters` repetitions of `what` at the sizes of `settings`: space, channels, cells, batch,
-/// Neumann terms, population, device and seed.
+/// Times `iters` repetitions of `what` on `device` at the sizes of `settings`: space, channels, cells, batch,
+/// Neumann terms, population, precision and seed.
 ///
 /// # Errors
 /// Sizes that make no network; the message names the flag.
-pub fn measure(what: What, settings: &SearchSettings, iters: usize) -> anyhow::Result<Measurement> {
-    let device = Device::parse(&settings.device)?;
-    let mut seconds = Bench::new(settings, &device)?.time(what, iters)?;
+pub fn measure(
+    what: What,
+    settings: &SearchSettings,
+    device: &Device,
+    iters: usize,
+) -> anyhow::Result<Measurement> {
+    let mut seconds = Bench::new(settings, device)?.time(what, iters)?;
     seconds.sort_by(f64::total_cmp);
     Ok(Measurement {
         what,
@@ -113,7 +119,8 @@ pub fn measure(what: What, settings: &SearchSettings, iters: usize) -> anyhow::R
         channels: settings.channels,
         cells: settings.cells,
         batch: settings.batch,
-        device: device.name().into(),
+        device: device.name(),
+        precision: settings.precision,
         median_s: median(&seconds),
         min_s: seconds[0],
         max_s: seconds[seconds.len() - 1],
@@ -158,7 +165,7 @@ impl<'a> Bench<'a> {
         let supernet = Supernet::record(s.space, s.channels, s.cells, CLASSES, s.batch, size)?;
         Ok(Bench {
             theta: Vector::new(device, initial_theta(&supernet.parameters, s.seed))?,
-            executor: Executor::new(supernet.tape, device.clone()),
+            executor: Executor::with_precision(supernet.tape, device.clone(), s.precision)?,
             device: device.clone(),
             training: random_batch(s, 0),
             validation: random_batch(s, 1),
@@ -323,6 +330,7 @@ mod tests {
             cells: 8,
             batch: 64,
             device: "cpu".into(),
+            precision: Precision::F32,
             median_s: 0.5,
             min_s: 0.25,
             max_s: 1.5,
@@ -330,7 +338,7 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_string(&measurement).unwrap(),
-            r#"{"what":"step","space":"darts","channels":16,"cells":8,"batch":64,"device":"cpu","median_s":0.5,"min_s":0.25,"max_s":1.5,"peak_rss_mb":1024.0}"#
+            r#"{"what":"step","space":"darts","channels":16,"cells":8,"batch":64,"device":"cpu","precision":"f32","median_s":0.5,"min_s":0.25,"max_s":1.5,"peak_rss_mb":1024.0}"#
         );
     }
 }

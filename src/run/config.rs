@@ -139,7 +139,9 @@ fn parse<S: DeserializeOwned>(text: &str) -> Result<(S, u64), String> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::search::settings::{Gamma, SecondMoment, StrategyKind, UnrolledProduct, Weights};
+    use crate::search::settings::{
+        Gamma, Precision, SecondMoment, StrategyKind, UnrolledProduct, Weights,
+    };
     use crate::space::Space;
 
     pub(crate) fn sample() -> RunConfig {
@@ -148,6 +150,7 @@ pub(crate) mod tests {
             strategy: StrategyKind::Ndarts,
             data: "digits".into(),
             device: "auto".into(),
+            precision: Precision::F32,
             weights: Weights::SgdEs,
             neumann_terms: 1,
             inner_steps: 2,

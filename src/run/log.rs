@@ -19,6 +19,9 @@ use crate::train::record::{StepRecord, TrainEpochRecord};
 pub struct Start {
     /// Version of `ndarts` that started the run.
     pub version: String,
+    /// Where it computes, as `ndarts devices` describes it; empty in a log of an earlier version.
+    #[serde(default)]
+    pub device: String,
     /// Unix time of the start, seconds.
     pub time: u64,
     /// Rounds in an epoch.

@@ -18,17 +18,17 @@ use crate::search::setup::Setup;
 use anyhow::Context;
 use std::path::Path;
 
-/// Computes one hypergradient under `settings`, with weights from `checkpoint` or drawn by the
+/// Computes one hypergradient under `settings` on `device`, with weights from `checkpoint` or drawn by the
 /// seed, and writes it to `out`; returns the series' report.
 ///
 /// # Errors
 /// Data or a checkpoint that cannot be read or does not fit, or a file that cannot be written.
 pub fn run(
     settings: SearchSettings,
+    device: Device,
     checkpoint: Option<&Path>,
     out: &Path,
 ) -> anyhow::Result<Report> {
-    let device = Device::parse(&settings.device)?;
     let s = &settings;
     let setup = Setup::new(s)?;
     let training = setup.loader(Stream::ArchTrain).batch(0).clone();
@@ -42,7 +42,7 @@ pub fn run(
             .with_context(|| format!("{}", path.display()))?;
     }
     let mut probe = Probe {
-        executor: Executor::new(supernet.tape, device.clone()),
+        executor: Executor::with_precision(supernet.tape, device.clone(), s.precision)?,
         device,
         parameters: supernet.parameters,
         theta,

@@ -4,8 +4,9 @@
 //! counted where the driver is softcuda: it writes a JSON line a launch to `SOFTCUDA_PROFILE`, and the
 //! lines of a pass are those that its launches added.
 
-use crate::autograd::Executor;
+use crate::autograd::executor::planned_bytes;
 use crate::autograd::floor::{floor_bytes, floor_of_ops};
+use crate::autograd::{Executor, Mode};
 use crate::device::cuda::Measured;
 use crate::device::random::{Philox, Purpose};
 use crate::device::{Device, Vector};
@@ -53,7 +54,7 @@ pub struct KernelLine {
     pub bytes: Option<u64>,
     /// The floor of the ops that the kernel belongs to; kernels of one op show the same.
     pub floor_bytes: u64,
-    /// Bytes asked for, of those in the sectors fetched. Counted on softcuda.
+    /// Bytes that some thread of the warp asked for, of those in the sectors fetched. Counted on softcuda.
     pub sector_efficiency: Option<f64>,
     /// Shared-memory accesses, of those without conflicts. Counted on softcuda.
     pub bank_conflict_factor: Option<f64>,
@@ -91,7 +92,9 @@ pub struct Profile {
     pub kernels: Vec<KernelLine>,
     /// A line a pass.
     pub passes: Vec<PassLine>,
-    /// Bytes of device memory by the plan and the buffers beside it.
+    /// Bytes of device memory that a weight step takes by its plan.
+    pub step_bytes: usize,
+    /// Bytes of device memory that the four passes take, which keep everything for products.
     pub device_bytes: usize,
 }
 
@@ -122,12 +125,13 @@ pub fn run(setting: &Setting, device: Device) -> anyhow::Result<Profile> {
     let gradient = Vector::zeros(&device, theta.len())?;
     let theta = Vector::new(&device, theta)?;
     let vectors = [&theta, &direction, &gradient];
-    let mut executor = Executor::with_precision(supernet.tape, device, setting.precision);
+    let mut executor = Executor::with_precision(supernet.tape, device, setting.precision)?;
     executor.load(&images, &labels)?;
     let mut counts = Counts::open();
     let mut profile = Profile {
         kernels: Vec::new(),
         passes: Vec::new(),
+        step_bytes: planned_bytes(executor.tape(), Mode::Gradient, setting.precision)?,
         device_bytes: 0,
     };
     for (pass, name) in [
@@ -209,6 +213,8 @@ fn kernel_lines(
                 line.sector_efficiency = ratio(sum(|c| c.asked), sum(|c| c.fetched));
                 line.bank_conflict_factor = ratio(sum(|c| c.wavefronts), sum(|c| c.ideal));
                 let most = |of: fn(&Count) -> f64| counts().map(of).fold(0.0, f64::max);
+                // The driver's own occupancy is of registers that it estimates, these of ptxas's.
+                line.occupancy = counts().map(|c| c.occupancy).fold(1.0, f64::min);
                 line.registers = most(|c| c.registers) as u32;
                 line.spill_bytes = most(|c| c.spill) as u32;
             }
@@ -237,6 +243,7 @@ struct Count {
     ideal: f64,
     registers: f64,
     spill: f64,
+    occupancy: f64,
 }
 
 /// Bytes of a sector.
@@ -247,14 +254,22 @@ impl Count {
         let number = |name: &str| line.get(name).and_then(Value::as_f64).unwrap_or(0.0);
         let both =
             |name: &str| number(&format!("{name}_ld.sum")) + number(&format!("{name}_st.sum"));
+        // Bytes of fetched sectors that some thread of the warp asked for; not all that threads ask for, as
+        // many may ask for the same.
+        let asked = |op: &str| {
+            let name = "smsp__sass_average_data_bytes_per_sector_mem_global_op";
+            let part = number(&format!("{name}_{op}.pct")) / 100.0;
+            part * number(&format!("l1tex__t_bytes_pipe_lsu_mem_global_op_{op}.sum"))
+        };
         let wavefronts = both("l1tex__data_pipe_lsu_wavefronts_mem_shared_op");
         Count {
             touched: SECTOR * (number("unique_sectors_read") + number("unique_sectors_written")),
-            asked: both("smsp__sass_data_bytes_mem_global_op"),
+            asked: asked("ld") + asked("st"),
             fetched: both("l1tex__t_bytes_pipe_lsu_mem_global_op"),
             wavefronts,
             ideal: wavefronts - both("l1tex__data_bank_conflicts_pipe_lsu_mem_shared_op"),
             registers: number("launch__registers_per_thread"),
+            occupancy: number("sm__maximum_warps_per_active_cycle_pct") / 100.0,
             spill: number("ptxas_spill_store_bytes") + number("ptxas_spill_load_bytes"),
         }
     }
@@ -318,8 +333,8 @@ mod tests {
     fn a_line_of_softcuda_becomes_bytes_efficiency_and_conflicts() {
         let line = serde_json::json!({
             "unique_sectors_read": 10, "unique_sectors_written": 5,
-            "smsp__sass_data_bytes_mem_global_op_ld.sum": 300,
-            "smsp__sass_data_bytes_mem_global_op_st.sum": 160,
+            "smsp__sass_average_data_bytes_per_sector_mem_global_op_ld.pct": 75.0,
+            "smsp__sass_average_data_bytes_per_sector_mem_global_op_st.pct": 100.0,
             "l1tex__t_bytes_pipe_lsu_mem_global_op_ld.sum": 320,
             "l1tex__t_bytes_pipe_lsu_mem_global_op_st.sum": 160,
             "l1tex__data_pipe_lsu_wavefronts_mem_shared_op_ld.sum": 30,
@@ -327,7 +342,7 @@ mod tests {
         });
         let count = Count::of(&line);
         assert_eq!(count.touched, 480.0);
-        assert_eq!(ratio(count.asked, count.fetched), Some(460.0 / 480.0));
+        assert_eq!(ratio(count.asked, count.fetched), Some(400.0 / 480.0));
         assert_eq!(ratio(count.wavefronts, count.ideal), Some(1.5));
     }
 }

@@ -76,6 +76,7 @@ pub struct Search {
     arch_train: Loader,
     evolution: Loader,
     device: Device,
+    device_line: String,
     executor: Executor,
     parameters: Vec<Parameter>,
     theta: Vector,
@@ -103,7 +104,7 @@ impl Search {
             anyhow::bail!("--{setting}: {problem}");
         }
         let asked = s.strategy.device(&s.device).map_err(anyhow::Error::msg)?;
-        let device = Device::parse(asked)?;
+        let (device, device_line) = Device::choose(asked)?;
         let setup = Setup::relaxed(s, s.strategy.method().relaxation)?;
         let [train, validation, arch_train, evolution] = [
             Stream::Train,
@@ -138,11 +139,12 @@ impl Search {
                 SecondMoment::Edge => s.space.op_names().len(),
             }),
             strategy: strategy(s),
-            executor: Executor::new(supernet.tape, device.clone()),
+            executor: Executor::with_precision(supernet.tape, device.clone(), s.precision)?,
             parameters: supernet.parameters,
             alpha: theta[omega..].to_vec(),
             theta: Vector::new(&device, theta)?,
             device,
+            device_line,
             progress: Progress {
                 last_loss: f64::NAN,
                 last_norm: f64::NAN,
@@ -157,6 +159,11 @@ impl Search {
     /// The settings.
     pub fn settings(&self) -> &SearchSettings {
         &self.settings
+    }
+
+    /// One line: where it computes, and of a GPU that was not taken, why.
+    pub fn device_line(&self) -> &str {
+        &self.device_line
     }
 
     /// Rounds in a pass over the training half: T batches each, at least one.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 pub use super::strategies::StrategyKind;
 pub use crate::hypergradient::neumann::Gamma;
 pub use crate::hypergradient::unrolled::UnrolledProduct;
+pub use crate::ops::cuda::Precision;
 pub use crate::optim::{SecondMoment, Weights};
 
 /// All settings of a search. Field names are flag names with `_` for `-`, and keys of `config.toml`.
@@ -18,8 +19,11 @@ pub struct SearchSettings {
     pub strategy: StrategyKind,
     /// Data SPEC (`digits`, `cifar10:DIR`, `cifar100:DIR`, `folder:DIR`, `pack:FILE`).
     pub data: String,
-    /// Device (`auto`, `cpu`).
+    /// Device (`auto`, `cpu`, `cuda[:N]`).
     pub device: String,
+    /// Element type of activations on a GPU.
+    #[serde(default)]
+    pub precision: Precision,
     /// Weight training.
     pub weights: Weights,
     /// K, terms of the Neumann series beyond the first.

@@ -1,7 +1,7 @@
 //! What several test files need: a small search on the bundled digits, and a pool of so many threads.
 
 use ndarts::search::settings::{
-    Gamma, SearchSettings, SecondMoment, StrategyKind, UnrolledProduct, Weights,
+    Gamma, Precision, SearchSettings, SecondMoment, StrategyKind, UnrolledProduct, Weights,
 };
 use ndarts::space::Space;
 
@@ -12,6 +12,7 @@ pub fn settings(space: Space, strategy: StrategyKind) -> SearchSettings {
         strategy,
         data: "digits".into(),
         device: "cpu".into(),
+        precision: Precision::F32,
         weights: Weights::SgdEs,
         neumann_terms: 2,
         inner_steps: 2,

@@ -16,6 +16,7 @@ use parameters::Layout;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use supernets::{Sizes, Space};
+use tch::Device;
 use works::{Setting, What};
 
 #[derive(Parser)]
@@ -74,6 +75,24 @@ struct Measure {
     /// Layout of activations and of convolutions' weights
     #[arg(long, value_enum)]
     layout: Layout,
+    /// Where to compute: `cpu`, `cuda` or `cuda:N`
+    #[arg(long, default_value = "cpu", value_parser = device)]
+    device: Device,
+}
+
+/// `cpu`, `cuda` or `cuda:N` of a GPU that libtorch sees.
+fn device(text: &str) -> Result<Device, String> {
+    let number = match text {
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" => Some(0),
+        _ => text.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
+    };
+    let seen = usize::try_from(tch::Cuda::device_count()).unwrap_or(0);
+    match number {
+        Some(number) if number < seen => Ok(Device::Cuda(number)),
+        Some(_) => Err(format!("libtorch sees {seen} GPUs")),
+        None => Err("expected `cpu`, `cuda` or `cuda:N`".into()),
+    }
 }
 
 #[derive(Args)]
@@ -115,6 +134,7 @@ impl Measure {
             terms: self.neumann_terms,
             population: self.population,
             layout: self.layout,
+            device: self.device,
         };
         let mut seconds = works::time(setting, self.iters)?;
         seconds.sort_by(f64::total_cmp);
@@ -126,7 +146,11 @@ impl Measure {
         };
         let mut line = serde_json::json!({
             "what": self.what.name(), "space": self.space.name(), "channels": self.channels,
-            "cells": self.cells, "batch": self.batch, "device": "cpu",
+            "cells": self.cells, "batch": self.batch,
+            "device": match self.device {
+                Device::Cuda(number) => format!("cuda:{number}"),
+                _ => "cpu".into(),
+            },
             "layout": self.layout.name(), "threads": self.threads,
         });
         let keys = line.as_object_mut().context("an object")?;

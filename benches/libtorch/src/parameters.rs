@@ -44,8 +44,8 @@ pub fn is_alpha(name: &str) -> bool {
 pub struct Parameters {
     tensors: RefCell<Vec<(String, Tensor)>>,
     places: RefCell<HashMap<String, usize>>,
-    /// Tensors that are asked for and missing are drawn in this layout; else that is an error.
-    draws: Option<Layout>,
+    /// Tensors that are asked for and missing are drawn in this layout on this device; else that is an error.
+    draws: Option<(Layout, Device)>,
 }
 
 impl Parameters {
@@ -60,9 +60,9 @@ impl Parameters {
     }
 
     /// Draws each tensor at random on first sight.
-    pub fn drawn(layout: Layout) -> Parameters {
+    pub fn drawn(layout: Layout, device: Device) -> Parameters {
         Parameters {
-            draws: Some(layout),
+            draws: Some((layout, device)),
             ..Parameters::stored(Vec::new())
         }
     }
@@ -74,10 +74,11 @@ impl Parameters {
     pub fn get(&self, name: &str, shape: &[i64]) -> Result<Tensor> {
         let place = self.places.borrow().get(name).copied();
         let Some(place) = place else {
-            let layout = self.draws.with_context(|| {
+            let (layout, device) = self.draws.with_context(|| {
                 format!("the network needs a tensor `{name}` of shape {shape:?}, found none")
             })?;
-            let tensor = layout.apply(&draw(name, shape)).set_requires_grad(true);
+            let drawn = draw(name, shape).to_device(device);
+            let tensor = layout.apply(&drawn).set_requires_grad(true);
             let mut tensors = self.tensors.borrow_mut();
             self.places.borrow_mut().insert(name.into(), tensors.len());
             tensors.push((name.into(), tensor.shallow_clone()));

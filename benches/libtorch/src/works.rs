@@ -208,11 +208,13 @@ pub struct Setting {
     pub population: usize,
     /// Layout.
     pub layout: Layout,
+    /// Where it runs.
+    pub device: Device,
 }
 
 fn random_batch(setting: Setting) -> Batch {
-    let images = Tensor::randn([setting.batch, 3, 32, 32], (Kind::Float, Device::Cpu));
-    let labels = Tensor::arange(setting.batch, (Kind::Int64, Device::Cpu));
+    let images = Tensor::randn([setting.batch, 3, 32, 32], (Kind::Float, setting.device));
+    let labels = Tensor::arange(setting.batch, (Kind::Int64, setting.device));
     Batch {
         images: setting.layout.apply(&images),
         labels: labels.remainder(setting.sizes.classes),
@@ -227,7 +229,7 @@ pub fn time(setting: Setting, iters: usize) -> Result<Vec<f64>> {
     tch::manual_seed(0);
     let network = Network {
         sizes: setting.sizes,
-        parameters: Parameters::drawn(setting.layout),
+        parameters: Parameters::drawn(setting.layout, setting.device),
     };
     let (training, validation) = (random_batch(setting), random_batch(setting));
     // Draws the parameters, on the smallest batch that has statistics.
@@ -248,37 +250,46 @@ pub fn time(setting: Setting, iters: usize) -> Result<Vec<f64>> {
             for tensor in &omega {
                 optimizer.add_parameters(tensor, 0)?;
             }
-            timed(iters, || step(&network, &training, &omega, &mut optimizer))
+            timed(setting.device, iters, || {
+                step(&network, &training, &omega, &mut optimizer)
+            })
         }
-        What::Forward => timed(iters, || {
+        What::Forward => timed(setting.device, iters, || {
             f64::try_from(no_grad(|| network.loss(&training))?)?;
             Ok(())
         }),
         What::Hvp => {
             let v: Vec<Tensor> = no_grad(|| omega.iter().map(Tensor::randn_like).collect());
-            timed(iters, || {
+            timed(setting.device, iters, || {
                 let first = gradient(&network.loss(&training)?, &omega, true, true);
                 gradient(&along(&first, &v), &omega, false, false);
                 Ok(())
             })
         }
-        What::Hypergrad => timed(iters, || {
+        What::Hypergrad => timed(setting.device, iters, || {
             hypergradient(&network, &training, &validation, setting.terms, 1e-3)?;
             Ok(())
         }),
-        What::Es => timed(iters, || {
+        What::Es => timed(setting.device, iters, || {
             no_grad(|| generation(&network, &training, setting.population))
         }),
     }
 }
 
-fn timed(iters: usize, mut work: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
+fn timed(device: Device, iters: usize, mut work: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
+    let mut work = || {
+        work()?;
+        if let Device::Cuda(index) = device {
+            tch::Cuda::synchronize(i64::try_from(index)?);
+        }
+        Ok(())
+    };
     work()?;
     (0..iters)
         .map(|_| {
             let start = Instant::now();
             work()?;
-            Ok(start.elapsed().as_secs_f64())
+            Result::Ok(start.elapsed().as_secs_f64())
         })
         .collect()
 }

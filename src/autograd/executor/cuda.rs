@@ -8,11 +8,11 @@
 
 use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
+use crate::device::Slice;
 use crate::device::cuda::gpu::OutOfMemory;
 use crate::device::cuda::launch::{Recording, Specialisation, Step};
 use crate::device::cuda::{Buffer, Gpu, Measured, Program, Staging};
 use crate::device::vector::Part;
-use crate::device::{CUDA_IS_WHOLE, Slice};
 use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers, Wants};
 use crate::ops::perturb::cuda::{Generation, stride};
 use crate::ops::update::cuda::SeriesResults;
@@ -74,10 +74,11 @@ struct Bank {
     tickets: Buffer,
 }
 
-/// A mode's plan, and what its passes want beside it.
+/// A mode's plan, what its passes want beside it, and the kernels they take.
 struct Planned {
     plan: Plan,
     wants: Wants,
+    kernels: BTreeSet<Specialisation>,
 }
 
 impl Planned {
@@ -89,12 +90,19 @@ impl Planned {
     ) -> anyhow::Result<Planned> {
         let plan = Plan::new(tape, mode);
         let mut wants = Wants::default();
+        let mut kernels = BTreeSet::new();
         for &pass in mode.passes() {
             let kind = (precision, 1);
-            let (_, of_pass) = encode(tape, (&plan, small), pass, Regions::default(), kind)?;
+            let (recording, of_pass) =
+                encode(tape, (&plan, small), pass, Regions::default(), kind)?;
             wants = wants.max(of_pass);
+            kernels.extend(recording.launches().map(|l| l.kernel.specialisation()));
         }
-        Ok(Planned { plan, wants })
+        Ok(Planned {
+            plan,
+            wants,
+            kernels,
+        })
     }
 }
 
@@ -165,8 +173,7 @@ pub fn record(
     Ok(Recorded { recording, wants })
 }
 
-/// What is compiled for `tape` in `precision`: every kernel of its passes. While CUDA is not whole, ops
-/// without kernels are left out.
+/// What is compiled for `tape` in `precision`: every kernel of its passes.
 ///
 /// # Errors
 /// An op that has no kernels, or not for its size.
@@ -182,11 +189,7 @@ pub fn specialisations(
             let layout = (plan.offsets.as_slice(), &small);
             let regions = Regions::default();
             let mut encoder = Encoder::new(&tape.graph, layout, regions, (precision, 1), "");
-            match encoder.op(op.as_ref(), pass) {
-                Ok(()) => {}
-                Err(error) if CUDA_IS_WHOLE => return Err(error),
-                Err(_) => continue,
-            }
+            encoder.op(op.as_ref(), pass)?;
             let (recording, _) = encoder.finish();
             found.extend(recording.launches().map(|l| l.kernel.specialisation()));
         }
@@ -221,6 +224,20 @@ fn encode(
         }
     }
     Ok(encoder.finish())
+}
+
+/// Refuses bf16 on a GPU that lacks it.
+pub(super) fn check_bf16(gpu: &Gpu) -> anyhow::Result<()> {
+    let description = gpu.description();
+    anyhow::ensure!(
+        description.compute >= FIRST_BF16,
+        "--precision bf16: expected a GPU of compute capability 8.0 or newer, found {} of {}.{}; use \
+         --precision f32",
+        description.name,
+        description.compute / 10,
+        description.compute % 10
+    );
+    Ok(())
 }
 
 /// Bytes of a batch: images in storage, then labels; and where the labels begin.
@@ -292,18 +309,12 @@ impl Cuda {
 
     /// Plans `mode`, and makes the bank of `members` as large as it needs.
     fn bank(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
-        let description = self.gpu.description();
-        anyhow::ensure!(
-            self.precision == Precision::F32 || description.compute >= FIRST_BF16,
-            "--precision bf16: expected a GPU of compute capability 8.0 or newer, found {} of {}.{}; use \
-             --precision f32",
-            description.name,
-            description.compute / 10,
-            description.compute % 10
-        );
         let slot = &mut self.plans[mode as usize];
         if slot.is_none() {
-            *slot = Some(Planned::new(tape, mode, &self.small, self.precision)?);
+            let planned = Planned::new(tape, mode, &self.small, self.precision)?;
+            // All passes' kernels at once, so that every core compiles until the last few.
+            self.gpu.prepare(&planned.kernels)?;
+            *slot = Some(planned);
         }
         let planned = slot.as_ref().expect("planned above");
         let bank = &mut self.banks[usize::from(members > 1)];
@@ -321,30 +332,38 @@ impl Cuda {
         self.programs.clear();
         self.gpu.wait()?;
         *bank = None;
-        let gpu = &self.gpu;
-        let bytes = members * arena_len * self.precision.bytes();
-        let arena = gpu.buffer(bytes).map_err(|error| {
-            let memory = error.downcast_ref::<OutOfMemory>();
-            match memory.map(|memory| fits(memory, tape.graph.batch, members)) {
-                Some(advice) => advice,
-                None => error,
+        let kind = (self.precision, members);
+        let sizes = bank_bytes(tape, &self.small, kind, (arena_len, wants));
+        let buffers = match allocate(&self.gpu, sizes) {
+            Ok(buffers) => buffers,
+            Err(error) => {
+                let Some(memory) = error.downcast_ref::<OutOfMemory>() else {
+                    return Err(error);
+                };
+                // The advice is to last: of one member's modes that for products takes the most.
+                let most = match members {
+                    1 => planned_bytes(tape, Mode::Products, self.precision)?,
+                    _ => sizes.iter().sum(),
+                };
+                let most = most.div_ceil(1_000_000) as u64;
+                return Err(fits(memory, most, tape.graph.batch, members));
             }
-        })?;
-        let floats = |len: usize| gpu.buffer(4 * members * len);
+        };
+        let [arena, moments, weights, logits, outcome, workspace, tickets] = buffers;
         *bank = Some(Bank {
             members,
             arena_len,
             arena,
-            moments: floats(4 * self.small.moments_len)?,
-            weights: floats(4 * self.small.weights_len)?,
-            logits: floats(tape.graph.batch * tape.classes)?,
-            outcome: gpu.buffer((members + 1) * size_of::<DeviceOutcome>())?,
+            moments,
+            weights,
+            logits,
+            outcome,
             wants,
-            workspace: floats(wants.workspace)?,
-            tickets: floats(wants.tickets)?,
+            workspace,
+            tickets,
         });
         if self.labels.is_none() {
-            self.labels = Some(gpu.buffer(4 * tape.graph.batch)?);
+            self.labels = Some(self.gpu.buffer(4 * tape.graph.batch)?);
         }
         Ok(())
     }
@@ -722,6 +741,57 @@ impl Cuda {
     }
 }
 
+/// Bytes of each buffer of a [`Bank`], in the order of its fields.
+fn bank_bytes(
+    tape: &Tape,
+    small: &SmallBuffers,
+    (precision, members): (Precision, usize),
+    (arena_len, wants): (usize, Wants),
+) -> [usize; 7] {
+    let floats = |len: usize| 4 * members * len;
+    [
+        members * arena_len * precision.bytes(),
+        floats(4 * small.moments_len),
+        floats(4 * small.weights_len),
+        floats(tape.graph.batch * tape.classes),
+        (members + 1) * size_of::<DeviceOutcome>(),
+        floats(wants.workspace),
+        floats(wants.tickets),
+    ]
+}
+
+/// Bytes of device memory that `tape` takes in `mode` by its plan; no device is needed. Beside it a search
+/// has some ten vectors as long as θ.
+///
+/// # Errors
+/// An op that has no kernels, or not for its size.
+pub fn planned_bytes(tape: &Tape, mode: Mode, precision: Precision) -> anyhow::Result<usize> {
+    let small = SmallBuffers::new(&tape.graph);
+    let planned = Planned::new(tape, mode, &small, precision)?;
+    let size = (planned.plan.workspace, planned.wants);
+    Ok(bank_bytes(tape, &small, (precision, 1), size).iter().sum())
+}
+
+/// Buffers of these bytes, or none: then the error says what all need, and what was free before the first.
+fn allocate<const N: usize>(gpu: &Gpu, sizes: [usize; N]) -> anyhow::Result<[Buffer; N]> {
+    let (mut buffers, mut taken) = (Vec::with_capacity(N), 0);
+    for bytes in sizes {
+        match gpu.buffer(bytes) {
+            Ok(buffer) => {
+                taken += buffer.bytes();
+                buffers.push(buffer);
+            }
+            Err(error) => {
+                return Err(match error.downcast_ref::<OutOfMemory>() {
+                    Some(memory) => memory.of_all(taken, sizes.iter().sum()).into(),
+                    None => error,
+                });
+            }
+        }
+    }
+    Ok(buffers.try_into().ok().expect("a buffer for each size"))
+}
+
 /// Round to nearest even, as the kernels store.
 pub(super) fn bf16(x: f32) -> u16 {
     let bits = x.to_bits();
@@ -732,11 +802,11 @@ pub(super) fn bf16(x: f32) -> u16 {
     (rounded >> 16) as u16
 }
 
-/// Says what the network needs, what is free, and which batch would fit.
-fn fits(memory: &OutOfMemory, batch: usize, members: usize) -> anyhow::Error {
+/// Says what the network needs, what is free, and which batch would fit if in all `most` MB are needed.
+fn fits(memory: &OutOfMemory, most: u64, batch: usize, members: usize) -> anyhow::Error {
     let (need, free) = (memory.need, memory.free);
-    // Everything in the arena grows with the batch; a tenth stays for what is beside it.
-    let fitting = batch as u64 * free * 9 / 10 / need.max(1);
+    // Nearly everything grows with the batch; a fifth stays for what does not, and for what is beside it.
+    let fitting = batch as u64 * free * 8 / 10 / most.max(need).max(1);
     let population = if members > 1 {
         format!(", or a smaller --population than {}", members - 1)
     } else {
@@ -782,9 +852,9 @@ mod tests {
             free: 4000,
             total: 6000,
         };
-        let text = fits(&memory, 64, 1).to_string();
+        let text = fits(&memory, 10_000, 64, 1).to_string();
         assert!(
-            text.contains("--batch 28") && text.contains("8000 MB"),
+            text.contains("--batch 20") && text.contains("8000 MB"),
             "{text}"
         );
     }

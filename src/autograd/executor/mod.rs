@@ -22,7 +22,7 @@ use cpu::Cpu;
 use cuda::Cuda;
 use std::collections::VecDeque;
 
-pub use cuda::{Recorded, record, specialisations};
+pub use cuda::{Recorded, planned_bytes, record, specialisations};
 
 const ONE_DEVICE: &str = "vectors on the executor's device";
 
@@ -53,11 +53,30 @@ pub struct Series {
 impl Executor {
     /// Prepares `tape` for `device`. Memory is planned and allocated when a mode first runs.
     pub fn new(tape: Tape, device: Device) -> Executor {
-        Executor::with_precision(tape, device, Precision::F32)
+        Executor::on(tape, device, Precision::F32)
     }
 
-    /// As [`Executor::new`], with activations in `precision` on a GPU.
-    pub fn with_precision(tape: Tape, device: Device, precision: Precision) -> Executor {
+    /// As [`Executor::new`], with activations in `precision`.
+    ///
+    /// # Errors
+    /// bf16 on a device without it; the message names the flag.
+    pub fn with_precision(
+        tape: Tape,
+        device: Device,
+        precision: Precision,
+    ) -> anyhow::Result<Executor> {
+        if precision == Precision::Bf16 {
+            match &device {
+                Device::Cpu => anyhow::bail!(
+                    "--precision bf16: expected --device cuda[:N], as the CPU computes in f32, found cpu"
+                ),
+                Device::Cuda(gpu) => cuda::check_bf16(gpu)?,
+            }
+        }
+        Ok(Executor::on(tape, device, precision))
+    }
+
+    fn on(tape: Tape, device: Device, precision: Precision) -> Executor {
         let engine = match device {
             Device::Cpu => Engine::Cpu(Box::new(Cpu::new(&tape))),
             Device::Cuda(gpu) => Engine::Cuda(Box::new(Cuda::new(&tape, gpu, precision))),

@@ -14,12 +14,18 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The oldest driver that works, as the CUDA version it supports.
 const OLDEST_DRIVER: i32 = 12_000;
 /// Compute capability below which nothing is compiled for.
 const OLDEST_COMPUTE: u32 = 75;
+
+/// Dynamic shared memory that needs no leave, in bytes: 48 KiB, less what is static.
+const SHARED_WITHOUT_LEAVE: u32 = 40 << 10;
+const MOST_DYNAMIC_SHARED: sys::CUfunction_attribute =
+    sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 
 /// Device memory, freed in stream order when dropped.
 pub struct Buffer {
@@ -65,6 +71,22 @@ pub struct OutOfMemory {
     pub total: u64,
 }
 
+impl OutOfMemory {
+    /// Bytes as whole MB that hold them.
+    fn mega(bytes: usize) -> u64 {
+        bytes.div_ceil(1_000_000) as u64
+    }
+
+    /// The same for buffers of `need` bytes together, of which `taken` had been given out.
+    pub fn of_all(&self, taken: usize, need: usize) -> OutOfMemory {
+        OutOfMemory {
+            need: OutOfMemory::mega(need),
+            free: self.free + taken as u64 / 1_000_000,
+            total: self.total,
+        }
+    }
+}
+
 /// What there is to know of a GPU without computing on it.
 #[derive(Clone, Debug)]
 pub struct Description {
@@ -93,7 +115,8 @@ unsafe impl Sync for Progress {}
 #[derive(Default)]
 struct Loaded {
     modules: HashMap<Specialisation, Arc<CudaModule>>,
-    functions: HashMap<Kernel, CudaFunction>,
+    /// Functions, and the dynamic shared memory that each has leave for.
+    functions: HashMap<Kernel, (CudaFunction, u32)>,
     /// The driver refused PTX of this NVRTC.
     cubin: bool,
     /// Launch numbers, and what they are called.
@@ -113,6 +136,8 @@ pub struct Gpu {
     loaded: Mutex<Loaded>,
     programs: Mutex<Programs>,
     flat: Buffer,
+    waits: AtomicU64,
+    captures: AtomicU64,
 }
 
 /// Scratch of flat reductions, and results that later launches read: addresses within one buffer.
@@ -297,6 +322,8 @@ impl Gpu {
                 },
                 loaded: Mutex::default(),
                 programs: Mutex::default(),
+                waits: AtomicU64::new(0),
+                captures: AtomicU64::new(0),
             })
         };
         let gpu = open().map_err(|e| explain(&format!("cuda:{ordinal} cannot be opened"), e))?;
@@ -391,11 +418,10 @@ impl Gpu {
             Ok(slice) => Ok(Buffer::of(slice)),
             Err(e) if e.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let (free, total) = self.memory()?;
-                let mega = |bytes: usize| bytes as u64 / 1_000_000;
                 Err(OutOfMemory {
-                    need: mega(bytes) + 1,
-                    free: mega(free),
-                    total: mega(total),
+                    need: OutOfMemory::mega(bytes),
+                    free: free as u64 / 1_000_000,
+                    total: total as u64 / 1_000_000,
                 }
                 .into())
             }
@@ -419,7 +445,20 @@ impl Gpu {
     /// # Errors
     /// The driver's; a fault names the kernel.
     pub fn wait(&self) -> anyhow::Result<()> {
+        self.waits.fetch_add(1, Ordering::Relaxed);
         self.check("waiting", self.stream.synchronize())
+    }
+
+    /// How often the host waited for the device, and how many graphs were captured, so far: a step that is
+    /// repeated adds to neither.
+    pub fn waits_and_captures(&self) -> (u64, u64) {
+        let [waits, captures] = [&self.waits, &self.captures].map(|n| n.load(Ordering::Relaxed));
+        (waits, captures)
+    }
+
+    /// Counts a captured graph.
+    pub(super) fn captured(&self) {
+        self.captures.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Copies from the host to device memory at `address`.
@@ -498,22 +537,29 @@ impl Gpu {
         self.progress.word as u64
     }
 
+    /// Compiles and loads what of `kernels` is not loaded yet.
+    ///
+    /// # Errors
+    /// A kernel that does not compile or load.
+    pub fn prepare(&self, kernels: &BTreeSet<Specialisation>) -> anyhow::Result<()> {
+        let mut loaded = self.lock();
+        let missing = kernels.iter().filter(|s| !loaded.modules.contains_key(s));
+        let missing: Vec<_> = missing.cloned().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.load_modules(&mut loaded, &missing)
+    }
+
     /// The functions of a recording's launches, in order, with their numbers; compiles what is not
     /// loaded yet.
     pub(super) fn functions(
         &self,
         recording: &Recording,
     ) -> anyhow::Result<Vec<(CudaFunction, u32)>> {
+        let kernels = recording.launches().map(|l| l.kernel.specialisation());
+        self.prepare(&kernels.collect())?;
         let mut loaded = self.lock();
-        let missing: BTreeSet<Specialisation> = recording
-            .launches()
-            .map(|launch| launch.kernel.specialisation())
-            .filter(|s| !loaded.modules.contains_key(s))
-            .collect();
-        if !missing.is_empty() {
-            let missing: Vec<_> = missing.into_iter().collect();
-            self.load_modules(&mut loaded, &missing)?;
-        }
         let mut found = Vec::new();
         for launch in recording.launches() {
             let kernel = &launch.kernel;
@@ -521,9 +567,20 @@ impl Gpu {
                 let function = loaded.modules[&kernel.specialisation()].load_function(kernel.entry);
                 let function = function
                     .map_err(|e| explain(&format!("kernel {kernel} cannot be loaded"), e))?;
-                loaded.functions.insert(kernel.clone(), function);
+                let new = (function, SHARED_WITHOUT_LEAVE);
+                loaded.functions.insert(kernel.clone(), new);
             }
-            let function = loaded.functions[kernel].clone();
+            let (function, leave) = loaded.functions.get_mut(kernel).expect("loaded above");
+            if launch.shared > *leave {
+                // Of all launches of a function the largest: each recording may bring another.
+                let bytes = i32::try_from(launch.shared).unwrap_or(i32::MAX);
+                let given = function.set_attribute(MOST_DYNAMIC_SHARED, bytes);
+                given.map_err(|e| {
+                    explain(&format!("{bytes} bytes of shared memory for {kernel}"), e)
+                })?;
+                *leave = launch.shared;
+            }
+            let function = function.clone();
             let name = format!("kernel {kernel} of {} in {}", launch.op, recording.name);
             found.push((function, Self::number(&mut loaded, name)));
         }

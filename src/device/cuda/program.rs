@@ -4,14 +4,9 @@ use super::gpu::{Buffer, Gpu};
 use super::hash::fnv128;
 use super::launch::{Header, Recording, Step};
 use super::ranges::range;
-use cudarc::driver::sys::{
-    CUevent_flags, CUfunction_attribute_enum, CUgraphInstantiate_flags, CUstreamCaptureMode,
-};
+use cudarc::driver::sys::{CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaFunction, CudaGraph, DriverError, result};
 use std::collections::HashMap;
-
-/// Dynamic shared memory that needs no leave, in bytes.
-const SHARED_WITHOUT_LEAVE: u32 = 48 << 10;
 
 enum Ready {
     Launch {
@@ -65,12 +60,6 @@ impl Program {
                 Step::Zero { address, bytes } => Ready::Zero { address, bytes },
                 Step::Launch(mut launch) => {
                     let (function, number) = functions.next().expect("one for each launch");
-                    if launch.shared > SHARED_WITHOUT_LEAVE {
-                        let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                        let bytes = i32::try_from(launch.shared).unwrap_or(i32::MAX);
-                        let what = format!("{bytes} bytes of shared memory for {}", launch.kernel);
-                        gpu.check(&what, function.set_attribute(attribute, bytes))?;
-                    }
                     let header = Header {
                         progress: gpu.progress(),
                         launch: number,
@@ -127,6 +116,7 @@ impl Program {
         let graph = gpu.stream().end_capture(CUgraphInstantiate_flags(0));
         issued?;
         let graph = gpu.check("a graph", graph)?;
+        gpu.captured();
         graph.ok_or_else(|| anyhow::anyhow!("CUDA: {}: capturing gave no graph", self.name))
     }
 

@@ -63,8 +63,8 @@ const THREADS: usize = 256;
 const MOST_COLUMNS: usize = 64;
 /// Bytes of shared memory: four blocks fit the smallest of the larger GPUs (164 KiB), one fits any.
 const SHARED: usize = 40 << 10;
-/// What any GPU since sm_75 gives to one block.
-const MOST_SHARED: usize = 64 << 10;
+/// What any GPU since sm_75 gives to one block: 64 KiB, with a little left for static shared memory.
+const MOST_SHARED: usize = 62 << 10;
 /// Two blocks for each multiprocessor of a large GPU. A constant, because sums must not depend on the
 /// device that a run moved to.
 const FILL: usize = 264;
@@ -162,7 +162,7 @@ impl Conv {
         let lines = THREADS / (columns / 4);
         // A 3×3 loads nine weights an input channel: fewer channels a step.
         let most = if self.window.kernel > 2 { 8 } else { 16 };
-        let chunk = self.cin.next_power_of_two().clamp(4, most);
+        let widest = self.cin.next_power_of_two().clamp(4, most);
         // As in the kernel: a 1×1 keeps only the pixels it looks at.
         let step = if self.window.kernel == 1 {
             1
@@ -173,7 +173,7 @@ impl Conv {
         let loaded = |rows: usize, columns: usize| {
             ((rows - 1) * step + kernel) * ((columns - 1) * step + kernel)
         };
-        let shape = |pixels: usize| {
+        let shape = |chunk: usize, pixels: usize| {
             let cells = pixels * lines;
             let tiling = Tiling::new(self.cells(), cells, loaded);
             let region = tiling.tile[0] * loaded(tiling.tile[1], tiling.tile[2]);
@@ -193,17 +193,20 @@ impl Conv {
         let fills = |s: &Shape| s.tiling.count() * self.cout.div_ceil(columns) >= FILL;
         // Cells a thread; in the tangent pass fewer, for its registers.
         let pixels: &[usize] = if dot { &[2, 1] } else { &[4, 2, 1] };
-        let fitting: Vec<Shape> = pixels
-            .iter()
-            .map(|&pixels| shape(pixels))
-            .filter(|s| s.shared <= SHARED)
-            .collect();
-        let chosen = fitting
-            .iter()
-            .find(|s| fills(s))
-            .or(fitting.last())
-            .copied();
-        chosen.map_or_else(|| self.too_large(shape(1)), Ok)
+        let fit = |chunk: usize, most: usize| {
+            let shapes = pixels.iter().map(|&pixels| shape(chunk, pixels));
+            let fitting: Vec<Shape> = shapes.filter(|s| s.shared <= most).collect();
+            let filling = fitting.iter().find(|s| fills(s));
+            filling.or(fitting.last()).copied()
+        };
+        // Fewer channels a step come last: a step then reads less than a sector of a pixel.
+        let chunks = [widest, widest / 2, widest / 4]
+            .into_iter()
+            .filter(|&chunk| chunk >= 4);
+        let chosen = chunks
+            .flat_map(|chunk| [(chunk, SHARED), (chunk, MOST_SHARED)])
+            .find_map(|(chunk, most)| fit(chunk, most));
+        chosen.map_or_else(|| self.too_large(shape(4, 1)), Ok)
     }
 
     /// The specialisation of backward or tangent_backward, for an output with `sources` readers.

@@ -31,6 +31,8 @@ pub trait Work {
     fn rounds_total(&self) -> u64;
     /// Rounds done.
     fn rounds_done(&self) -> u64;
+    /// Where it computes, in a line.
+    fn device(&self) -> String;
     /// Whether it is over; it may be before all rounds are done.
     fn finished(&self) -> bool {
         self.rounds_done() >= self.rounds_total()
@@ -82,6 +84,8 @@ pub struct Entry<'a> {
 
 /// Told of the work's progress as it goes.
 pub trait Observer<W: Work> {
+    /// Where the work computes, in a line.
+    fn device(&mut self, _line: &str) {}
     /// Rounds done before this sitting, and rounds in all.
     fn begin(&mut self, done: u64, total: u64);
     /// A finished round, and the work as it stands.
@@ -176,6 +180,7 @@ impl<W: Work> Sitting<W> {
         let mut log = Log::open(&dir.log_file())?;
         log.append(&Line::Start(log::Start {
             version: env!("CARGO_PKG_VERSION").into(),
+            device: work.device(),
             time: directory::unix_seconds(),
             rounds_per_epoch: work.rounds_per_epoch(),
             rounds_total: work.rounds_total(),
@@ -238,6 +243,7 @@ impl<W: Work> Sitting<W> {
         stop: &AtomicBool,
     ) -> Result<Outcome<W::Epoch>> {
         let total = self.work.rounds_total();
+        observer.device(&self.work.device());
         observer.begin(self.work.rounds_done(), total);
         let mut last_epoch = None;
         while !self.work.finished() {
@@ -324,11 +330,9 @@ impl<W: Work> Sitting<W> {
         self.seconds_before + self.began.elapsed().as_secs_f64()
     }
 
-    /// Adds to a number that went astray what the last round knows, and where to go on from.
+    /// Adds where to go on from, and to a number that went astray what the last round knows.
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {
-        let Some(known) = W::astray(&error, self.last_round.as_ref()) else {
-            return error;
-        };
+        let known = W::astray(&error, self.last_round.as_ref()).unwrap_or_default();
         let checkpoint = match self.saved_round {
             Some(round) => format!(
                 "the checkpoint of round {round} stays in {}",
@@ -336,7 +340,7 @@ impl<W: Work> Sitting<W> {
             ),
             None => "no checkpoint was written yet".into(),
         };
-        anyhow!("{error}{known}; {checkpoint}")
+        anyhow!("{error:#}{known}; {checkpoint}")
     }
 }
 

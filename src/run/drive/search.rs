@@ -67,6 +67,10 @@ impl Work for Search {
         Search::rounds_total(self)
     }
 
+    fn device(&self) -> String {
+        self.device_line().to_owned()
+    }
+
     fn rounds_done(&self) -> u64 {
         Search::rounds_done(self)
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result};
 
 use super::{Entry, Observer, Work};
+use crate::device::Device;
 use crate::network::state_dict::Snapshot;
 use crate::run::config::TrainConfig;
 use crate::run::directory::RunDir;
@@ -70,6 +71,11 @@ impl Work for Trainer {
 
     fn rounds_total(&self) -> u64 {
         self.steps_total()
+    }
+
+    /// Networks are trained on the CPU.
+    fn device(&self) -> String {
+        Device::Cpu.describe()
     }
 
     fn rounds_done(&self) -> u64 {
