@@ -40,6 +40,8 @@ struct Branch {
     Floats pointwise;          // P [Cin, Cout]
     Floats depthwise_tangent;  // ẇ, in the tangent passes
     Floats pointwise_tangent;  // Ṗ
+    Floats depthwise_gradient; // w̄ or w̄˙, in the backward passes
+    Floats pointwise_gradient; // P̄ or P̄˙
     Pixels output;             // z
     Pixels output_tangent;     // ż
     Floats statistics;         // of z; null for a raw output
@@ -49,25 +51,27 @@ struct Branch {
     u32 height, width, channels; // of z
     u32 ticket;
     u32 partial; // floats into a slot of the workspace
-    u32 unused[3];
+    u32 lines;   // rows of outputs in a strip
+    u32 unused[2];
 };
-LAYOUT(Branch, 288);
+LAYOUT(Branch, 320);
 
 // The branches that read one state, and how its image is cut.
 struct Group {
     Input input;        // x
     Pixels adjoint;     // x̄ or x̄˙; null where nobody asks for it
     Pixels first_order; // x̄, in tangent_backward of a normalised input
+    Floats sums;        // S₁ and S₂ of x̂, or their tangents, which are added to; null for a raw input
     u32 channels, height, width, adds;
     u32 first_branch, branches, first_block, blocks;
     u32 rows, columns, tiles_y, tiles_x; // a tile's size, and tiles in an image
-    u32 tiles, chunk, border, subtile;   // chunk: channels at a time, whole quads
-    u32 partials, slot, sums;            // floats: the first slot, a slot's, and x̄'s sums in it
-    u32 bar, weights, d, z, table;       // floats into shared memory; the state is at 0
-    u32 region;                          // pixels of d̄ around a tile, at most
-    u32 sum;                             // where ā is summed, [tile, chunk]
+    u32 tiles, chunk, border, subtile;   // chunk: channels at a time, whole quads; subtile: pixels at a time
+    u32 partials, slot, slot_sums, ticket; // floats: the first slot, a slot's, and x̄'s sums in it
+    u32 bar, weights, d, z;                // floats into shared memory; the state is at 0
+    u32 table, taps, sum; // coefficients of the adjoint; w̄ [parts, k², chunk]; ā [tile, chunk]
+    u32 region;           // pixels of a strip of d̄ with the columns outside, at most
 };
-LAYOUT(Group, 200);
+LAYOUT(Group, 224);
 
 struct Separable {
     Header header;
@@ -200,6 +204,7 @@ struct Stage {
     Tile tile;
     Rectangle own;    // outputs of the tile
     Rectangle around; // outputs whose windows reach into it
+    Rectangle inside; // those of them that are in the image
     Source sources[MOST_SOURCES];
     u32 taps, depth; // k², and the output's channels in whole quads
     u32 d_columns;   // channels in a row of d: all of them, or in the backward passes a chunk
@@ -236,7 +241,9 @@ __device__ __forceinline__ void set_branch(const Branch& b, Stage& stage) {
     }
     if (threadIdx.x == THREADS - 1) {
         stage.own = outputs_on(b, stage.tile);
-        stage.around = outputs_around(b, stage.tile);
+        const Rectangle around = outputs_around(b, stage.tile);
+        stage.around = stage.inside = around;
+        clip(around.left, around.left + (int)around.width, b.width, stage.inside.left, stage.inside.width);
         stage.taps = b.kernel * b.kernel;
         stage.depth = 4 * quads_of(b.channels);
         stage.state_dot = stage.tile.reach.pixels() * g.chunk;
@@ -326,19 +333,19 @@ load_transposed(const float* p, u32 c0, u32 channels, u32 chunk, u32 cout, float
     }
 }
 
-// d (and ḋ) of the outputs `first` … of `outputs`, Σ a[tap]·w_tap, as [subtile, d_columns + 4] from
-// column c0 on; zero at those that are not the tile's own, and behind the last. A thread takes one quad of channels at N
-// outputs, which share the loads of weights.
+// d (and ḋ) of `count` of `outputs` from `first` on, Σ a[tap]·w_tap, as [count, d_columns + 4] from column
+// c0 on; zero at those that are not the tile's own, and behind the last. A thread takes one quad of
+// channels at N outputs, which share the loads of weights.
 template <bool TANGENT, int N>
 __device__ __forceinline__ void
-depthwise(const Stage& s, const Rectangle& outputs, u32 first, u32 c0) {
+depthwise(const Stage& s, const Rectangle& outputs, u32 first, u32 count, u32 c0) {
     const u32 chunk = s.group.chunk, quads = chunk >> 2, rows = THREADS / quads;
     const u32 q = threadIdx.x % quads, row = threadIdx.x / quads;
     if (row >= rows || c0 + 4 * q >= s.d_columns) return;
     const Rectangle& reach = s.tile.reach;
     const u32 step = s.branch.dilation * chunk, line_step = s.branch.dilation * reach.width * chunk - s.branch.kernel * step;
 #pragma unroll 1
-    for (u32 u = row; u < s.group.subtile; u += N * rows) {
+    for (u32 u = row; u < count; u += N * rows) {
         int line[N];
         const float* a[N];
         Lanes<4> sum[N], dot[N];
@@ -347,7 +354,7 @@ depthwise(const Stage& s, const Rectangle& outputs, u32 first, u32 c0) {
         for (int n = 0; n < N; ++n) {
             const u32 at = first + u + n * rows;
             const int y = outputs.top + (int)(at / outputs.width), x = outputs.left + (int)(at % outputs.width);
-            const bool live = u + n * rows < s.group.subtile && at < outputs.pixels() && s.own.at(y, x) >= 0;
+            const bool live = u + n * rows < count && at < outputs.pixels() && s.own.at(y, x) >= 0;
             const int padding = (int)s.branch.padding, stride = (int)s.branch.stride;
             any = any || live;
             line[n] = live ? y * stride - padding - reach.top : OUTSIDE;
@@ -381,7 +388,7 @@ depthwise(const Stage& s, const Rectangle& outputs, u32 first, u32 c0) {
         }
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-            if (u + n * rows < s.group.subtile) {
+            if (u + n * rows < count) {
                 const u32 to = (u + n * rows) * (s.d_columns + 4) + c0 + 4 * q;
                 store<4>(room(s.group.d + to), sum[n]);
                 if constexpr (TANGENT) store<4>(room(s.d_dot + to), dot[n]);
@@ -453,7 +460,7 @@ __device__ __forceinline__ void subtile_depthwise(const Stage& s, u32 first, u32
             if constexpr (TANGENT) load_depthwise(at(b.depthwise_tangent), s.taps, c0, g.channels, g.chunk, room(s.w_dot));
         }
         __syncthreads();
-        depthwise<TANGENT, TANGENT ? 1 : 2>(s, s.own, first, c0);
+        depthwise<TANGENT, TANGENT ? 1 : 2>(s, s.own, first, g.subtile, c0);
         __syncthreads();
     }
 }
@@ -582,18 +589,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) separable_tangent(const
     values<true>(p);
 }
 
-// z̄ (and z̄˙) of outputs `first` … around the tile, as [subtile, depth + 4]; zeros outside the image
-// and behind the last.
-template <bool TANGENT> __device__ __forceinline__ void load_adjoint(const Stage& s, u32 first) {
+// The strip of a branch's outputs that begins `first` rows into those around the tile: as many rows as d, z̄
+// and d̄ have room for.
+__device__ __forceinline__ Rectangle strip_of(const Stage& s, u32 first) {
+    Rectangle strip = s.inside;
+    strip.top += (int)first, strip.height = min(s.branch.lines, strip.height - first);
+    return strip;
+}
+
+// Floats into d̄ of a pixel of the strip, or of a column beside it.
+__device__ __forceinline__ u32 bar_at(const Stage& s, const Rectangle& strip, int y, int x) {
+    return (u32)((y - strip.top) * (int)s.around.width + x - s.around.left) * s.group.chunk;
+}
+
+// z̄ (and z̄˙) of a strip, as [pixels, depth + 4].
+template <bool TANGENT> __device__ __forceinline__ void load_adjoint(const Stage& s, const Rectangle& strip) {
     const Branch& b = s.branch;
-    const Rectangle& around = s.around;
     const u32 wide = s.depth / VECTOR;
 #pragma unroll 1
-    for (u32 i = threadIdx.x; i < s.group.subtile * wide; i += THREADS) {
-        const u32 c = VECTOR * (i % wide), u = i / wide, o = first + u;
-        const u32 y = around.top + o / around.width, x = around.left + o % around.width;
+    for (u32 i = threadIdx.x; i < strip.pixels() * wide; i += THREADS) {
+        const u32 c = VECTOR * (i % wide), u = i / wide;
+        const u32 y = strip.top + u / strip.width, x = strip.left + u % strip.width;
         Lanes<VECTOR> bar = splat<VECTOR>(0.0f), bar_dot = bar;
-        if (o < around.pixels() && x < b.width && c < b.channels) {
+        if (c < b.channels) {
             const u32 pixel = (s.tile.image * b.height + y) * b.width + x;
             adjoint<TANGENT, VECTOR>(b.adjoint, room(s.group.table), b.channels, pixel, c, bar, bar_dot);
         }
@@ -603,21 +621,21 @@ template <bool TANGENT> __device__ __forceinline__ void load_adjoint(const Stage
     }
 }
 
-// d̄ (and d̄˙) of outputs `first` … from z̄·Pᵀ, into the tile's d̄.
-template <bool TANGENT> __device__ __forceinline__ void pointwise_transposed(const Stage& s, u32 first) {
+// d̄ (and d̄˙) of a strip from z̄·Pᵀ.
+template <bool TANGENT> __device__ __forceinline__ void pointwise_transposed(const Stage& s, const Rectangle& strip) {
     const Group& g = s.group;
     const Place at(g.chunk);
     if (at.row >= at.rows) return;
-    const u32 step = s.depth + 4;
+    const u32 step = s.depth + 4, count = strip.pixels();
 #pragma unroll 1
-    for (u32 u = at.row; u < g.subtile; u += 2 * at.rows) {
-        const u32 second = min(u + at.rows, g.subtile - 1);
+    for (u32 u = at.row; u < count; u += 2 * at.rows) {
+        const u32 second = min(u + at.rows, count - 1);
         const auto write = [&](u32 to, const Lanes<4>(&sum)[2]) {
 #pragma unroll
             for (int n = 0; n < 2; ++n) {
                 const u32 v = u + n * at.rows;
-                if (v < g.subtile && first + v < s.around.pixels())
-                    store<4>(room(to + (first + v) * g.chunk + 4 * at.q), sum[n]);
+                const int y = strip.top + (int)(v / strip.width), x = strip.left + (int)(v % strip.width);
+                if (v < count) store<4>(room(to + bar_at(s, strip, y, x) + 4 * at.q), sum[n]);
             }
         };
         const float* const x[2] = {room(g.z + u * step), room(g.z + second * step)};
@@ -634,7 +652,7 @@ template <bool TANGENT> __device__ __forceinline__ void pointwise_transposed(con
     }
 }
 
-// A thread's share of P̄: R channels in × four out, over every so-manieth pixel of a sub-tile.
+// A thread's share of P̄: R channels in × four out, over every so-manieth pixel of a strip.
 // `splits` threads of a warp share an element; they are neighbours, on neighbouring pixels.
 template <int R> struct Outer {
     u32 splits, split, c, o;
@@ -652,10 +670,10 @@ template <int R> struct Outer {
 
     // sum += Σ_u xᵤ[c …]·yᵤ[o …]
     __device__ __forceinline__ void
-    add(Lanes<4> (&sum)[R], u32 subtile, const float* x, u32 x_step, const float* y, u32 y_step) const {
+    add(Lanes<4> (&sum)[R], u32 count, const float* x, u32 x_step, const float* y, u32 y_step) const {
         if (!live) return;
 #pragma unroll 1
-        for (u32 u = split; u < subtile; u += splits) {
+        for (u32 u = split; u < count; u += splits) {
             const Lanes<R> left = load<R>(x + u * x_step + c);
             const Lanes<4> right = quad(y + u * y_step + o);
 #pragma unroll
@@ -698,26 +716,30 @@ __host__ __device__ constexpr int most_taps(bool tangent) {
     return tangent ? 4 : 5;
 }
 
-// w̄ over this tile's own outputs, to the sub-tiles' room as [parts, k², chunk]:
-// Σ ḡ[o]·a[o + tap], and in tangent_backward Σ d̄˙·a + d̄·ȧ.
-template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const Stage& s) {
+// Adds to w̄ what the strip's outputs give that are this tile's own: Σ d̄[o]·a[o + tap], and in
+// tangent_backward Σ d̄˙·a + d̄·ȧ.
+template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const Stage& s, const Rectangle& strip) {
     constexpr int W = K > most_taps(TANGENT) ? (K + 1) / 2 : K, SEGMENTS = (K + W - 1) / W;
     const u32 chunk = s.group.chunk;
     const TapRows share(K, most_taps(TANGENT), chunk);
     const u32 lane = threadIdx.x & 31, in_warp = 32 / share.wide;
-    const Rectangle &own = s.own, &around = s.around, &reach = s.tile.reach;
+    const Rectangle &around = s.around, &reach = s.tile.reach;
+    Rectangle own = s.own;
+    clip(max(own.top, strip.top), min(own.top + (int)own.height, strip.top + (int)strip.height), s.branch.height,
+         own.top, own.height);
+    if (own.pixels() == 0) return;
 #pragma unroll 1
     for (u32 job = threadIdx.x >> 5; job < share.jobs; job += THREADS / 32) {
         const u32 part = job % share.parts, slice = job / share.parts % share.slices;
         const int segment = (int)(job / share.parts / share.slices), ky = segment / SEGMENTS, begin = segment % SEGMENTS * W;
         const u32 q4 = 4 * (32 * slice + lane % share.wide);
-        const u32 target = s.group.d + ((part * K + ky) * K + begin) * chunk + q4;
+        const u32 target = s.group.taps + ((part * K + ky) * K + begin) * chunk + q4;
         Lanes<4> sum[W];
 #pragma unroll
         for (int i = 0; i < W; ++i) sum[i] = splat<4>(0.0f);
         if (q4 < chunk) {
             const int dilation = (int)s.branch.dilation, stride = (int)s.branch.stride, padding = (int)s.branch.padding;
-            const u32 bar = s.group.bar + (u32)around.at(own.top, own.left) * chunk + q4;
+            const u32 bar = s.group.bar + bar_at(s, strip, own.top, own.left) + q4;
             const int top = own.top * stride + ky * dilation - padding - reach.top;
             const int left = own.left * stride + begin * dilation - padding - reach.left;
 #pragma unroll 1
@@ -754,103 +776,198 @@ template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const St
         if (lane < share.wide && q4 < chunk) {
 #pragma unroll
             for (int i = 0; i < W; ++i)
-                if (begin + i < K) store<4>(room(target + i * chunk), sum[i]);
+                if (begin + i < K) store_or_add<4>(room(target + i * chunk), sum[i], true);
         }
     }
 }
 
-// A thread's n-th pixel of the tile where `rows` threads stand on each quad; OUTSIDE if it has none.
-__device__ __forceinline__ void own_pixel(const Rectangle& own, u32 quads, int n, int& y, int& x) {
-    const u32 rows = THREADS / quads, row = threadIdx.x / quads, at = row + n * rows;
-    const bool live = row < rows && at < own.pixels();
-    y = live ? own.top + (int)(at / own.width) : OUTSIDE;
-    x = live ? own.left + (int)(at % own.width) : OUTSIDE;
-}
-
-// ā[n] += d̄ ⋆ᵀ w at two pixels of the tile, the outputs o with s·o + tap there; in tangent_backward
-// ā˙[n] += d̄˙ ⋆ᵀ w + d̄ ⋆ᵀ ẇ.
-template <bool TANGENT> __device__ __forceinline__ void transpose(const Stage& s) {
-    const u32 chunk = s.group.chunk, q4 = 4 * (threadIdx.x % (chunk >> 2));
-    const int odd = (int)s.branch.stride - 1;
-    const Rectangle& around = s.around;
-    const float *w = room(s.group.weights + q4), *end = room(s.w_dot);
-    Lanes<4> sum[2] = {splat<4>(0.0f), splat<4>(0.0f)};
-    // Rows and columns of what the first tap reads, times the stride.
-    int y[2], x[2];
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-        own_pixel(s.tile.own, chunk >> 2, n, y[n], x[n]);
-        if (n == 0 && y[0] == OUTSIDE) return;
-        y[n] += (int)s.branch.padding, x[n] += (int)s.branch.padding;
-    }
+// Adds to ā what the strip's outputs give: ā[s·o + tap] += d̄[o]·w_tap at the tile's pixels, two a thread;
+// in tangent_backward ā˙ += d̄˙ ⋆ᵀ w + d̄ ⋆ᵀ ẇ.
+template <bool TANGENT> __device__ __forceinline__ void transpose(const Stage& s, const Rectangle& strip) {
+    const Place at(s.group.chunk);
+    if (at.row >= at.rows) return;
+    const u32 chunk = s.group.chunk, q4 = 4 * at.q;
+    const int stride = (int)s.branch.stride, padding = (int)s.branch.padding, odd = stride - 1;
+    const Rectangle& own = s.tile.own;
+    // The tile's rows that windows of the strip's outputs reach.
+    int top;
+    u32 height;
+    clip(max(own.top, strip.top * stride - padding),
+         min(own.top + (int)own.height, (strip.top + (int)strip.height - 1) * stride + padding + 1), s.group.height, top,
+         height);
+    const u32 count = height * own.width;
 #pragma unroll 1
-    while (w < end) {
-        u32 row[2]; // of the adjoint, in floats of shared memory
-        bool in[2];
+    for (u32 i = at.row; i < count; i += 2 * at.rows) {
+        const float *w = room(s.group.weights + q4), *end = room(s.w_dot);
+        Lanes<4> sum[2] = {splat<4>(0.0f), splat<4>(0.0f)};
+        // Rows and columns of what the first tap reads, times the stride.
+        int y[2], x[2];
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
-            const u32 line = (u32)(floor_half(y[n], s.branch.stride) - around.top);
-            in[n] = line < around.height && (y[n] & odd) == 0;
-            row[n] = s.group.bar + (line * around.width - (u32)around.left) * chunk + q4;
+            const u32 v = min(i + n * at.rows, count - 1);
+            y[n] = top + (int)(v / own.width) + padding, x[n] = own.left + (int)(v % own.width) + padding;
         }
 #pragma unroll 1
-        for (u32 kx = 0; kx < s.branch.kernel; ++kx) {
-            const Lanes<4> weight = quad(w);
+        while (w < end) {
+            u32 row[2]; // of d̄, in floats of shared memory
+            bool in[2];
 #pragma unroll
             for (int n = 0; n < 2; ++n) {
-                if (in[n] && (x[n] & odd) == 0) {
-                    const float* bar = room(row[n] + (u32)floor_half(x[n], s.branch.stride) * chunk);
-                    const Lanes<4> adjoint = quad(bar);
-                    if constexpr (TANGENT) {
-                        multiply_add(sum[n], quad(bar + (s.bar_dot - s.group.bar)), weight);
-                        multiply_add(sum[n], adjoint, quad(w + (s.w_dot - s.group.weights)));
-                    } else {
-                        multiply_add(sum[n], adjoint, weight);
+                const u32 line = (u32)(floor_half(y[n], s.branch.stride) - strip.top);
+                in[n] = line < strip.height && (y[n] & odd) == 0;
+                row[n] = s.group.bar + (line * s.around.width - (u32)s.around.left) * chunk + q4;
+            }
+            if (in[0] || in[1]) {
+#pragma unroll 1
+                for (u32 kx = 0; kx < s.branch.kernel; ++kx) {
+                    const Lanes<4> weight = quad(w + kx * chunk);
+#pragma unroll
+                    for (int n = 0; n < 2; ++n) {
+                        const int column = x[n] - (int)(kx * s.branch.dilation);
+                        if (in[n] && (column & odd) == 0) {
+                            const float* bar = room(row[n] + (u32)floor_half(column, s.branch.stride) * chunk);
+                            const Lanes<4> adjoint = quad(bar);
+                            if constexpr (TANGENT) {
+                                multiply_add(sum[n], quad(bar + (s.bar_dot - s.group.bar)), weight);
+                                multiply_add(sum[n], adjoint, quad(w + (s.w_dot - s.group.weights) + kx * chunk));
+                            } else {
+                                multiply_add(sum[n], adjoint, weight);
+                            }
+                        }
                     }
                 }
-                x[n] -= (int)s.branch.dilation;
             }
-            w += chunk;
+            w += s.branch.kernel * chunk;
+#pragma unroll
+            for (int n = 0; n < 2; ++n) y[n] -= (int)s.branch.dilation;
         }
+        const u32 to = s.group.sum + (u32)(top - own.top) * own.width * chunk + q4;
 #pragma unroll
-        for (int n = 0; n < 2; ++n)
-            y[n] -= (int)s.branch.dilation, x[n] += (int)(s.branch.kernel * s.branch.dilation);
-    }
-    const Place at(chunk);
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-        const u32 pixel = at.row + n * at.rows;
-        if (at.row < at.rows && pixel < s.tile.own.pixels())
-            store_or_add<4>(room(s.group.sum + pixel * chunk + q4), sum[n], true);
+        for (int n = 0; n < 2; ++n) {
+            const u32 v = i + n * at.rows;
+            if (v < count) store_or_add<4>(room(to + v * chunk), sum[n], true);
+        }
     }
 }
 
-// Adds `len` floats, [rows, width] in shared memory of which `columns` count, to a slot's part whose
-// rows are `stride` apart; or writes them, for a block's first tile.
-__device__ __forceinline__ void
-flush(const float* from, u32 rows, u32 width, u32 columns, u32 parts, float* slot, u32 stride, bool adds) {
+// Sets `len` floats of shared memory, whole quads, to zero.
+__device__ __forceinline__ void clear(float* to, u32 len) {
+    for (u32 i = 4 * threadIdx.x; i < len; i += 4 * THREADS) store<4>(to + i, splat<4>(0.0f));
+}
+
+// Adds the sum of `parts` tables of `len` floats in shared memory, whole quads, to a slot's part; or
+// writes it, for a block's first tile.
+__device__ __forceinline__ void flush(const float* from, u32 parts, u32 len, float* slot, bool adds) {
 #pragma unroll 1
-    for (u32 i = threadIdx.x; i < rows * columns; i += THREADS) {
-        const u32 r = i / columns, c = i % columns;
-        float sum = 0.0f;
-        for (u32 part = 0; part < parts; ++part) sum += from[(part * rows + r) * width + c];
-        float* to = slot + r * stride + c;
-        *to = adds ? *to + sum : sum;
+    for (u32 i = 4 * threadIdx.x; i < len; i += 4 * THREADS) {
+        Lanes<4> sum = quad(from + i);
+        for (u32 part = 1; part < parts; ++part) {
+            const Lanes<4> more = quad(from + part * len + i);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) sum[k] += more[k];
+        }
+        store_or_add<4>(slot + i, sum, adds);
     }
+}
+
+// For e < len: each(e, Σ over `slots` of from[s·pitch + e]) in double, by the whole block; len is whole quads.
+// Threads take neighbouring quads of every so-manieth slot, and a tree over shared memory ends it.
+// `scratch` holds 4·THREADS doubles.
+template <class Each>
+__device__ __forceinline__ void
+sum_slots(const float* from, u32 slots, u32 pitch, u32 len, double* scratch, Each each) {
+    u32 wide = 32;
+    while (wide < 128 && 4 * wide < len) wide <<= 1;
+    const u32 deep = THREADS / wide, column = threadIdx.x % wide, row = threadIdx.x / wide;
+    double* own = scratch + threadIdx.x;
+#pragma unroll 1
+    for (u32 first = 0; first < len; first += 4 * wide) {
+        const u32 e = first + 4 * column;
+        double sum[4] = {0.0, 0.0, 0.0, 0.0};
+        if (e < len) {
+#pragma unroll 4
+            for (u32 s = row; s < slots; s += deep) {
+                const float4 x = __ldcg(reinterpret_cast<const float4*>(from + (u64)s * pitch + e));
+                sum[0] += x.x, sum[1] += x.y, sum[2] += x.z, sum[3] += x.w;
+            }
+        }
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < 4; ++k) own[k * THREADS] = sum[k];
+        for (u32 half = deep >> 1; half > 0; half >>= 1) {
+            __syncthreads();
+            if (row < half) {
+#pragma unroll
+                for (int k = 0; k < 4; ++k) own[k * THREADS] += own[k * THREADS + half * wide];
+            }
+        }
+        if (row == 0 && e < len) {
+#pragma unroll
+            for (int k = 0; k < 4; ++k) each(e + k, (float)own[k * THREADS]);
+        }
+    }
+    __syncthreads();
+}
+
+// Which part of a group a backward block takes: every `sets`th tile, and one chunk of channels.
+struct Share {
+    u32 set, sets, part, c0;
+    float* slots; // the group's
+
+    __device__ __forceinline__ Share(const Separable& p, const Group& g) {
+        const u32 chunks = (g.channels + g.chunk - 1) / g.chunk, block = blockIdx.x - g.first_block;
+        set = block / chunks, sets = g.blocks / chunks;
+        part = block % chunks, c0 = part * g.chunk;
+        slots = at(p.workspace) + g.partials;
+    }
+};
+
+// Sums a branch's gradients over the slots, by the last block that has its share: w̄ [k², chunk], then
+// P̄ [chunk, depth], of the block's chunk.
+__device__ __forceinline__ void combine_gradients(const Separable& p, const Stage& s, const Share& share) {
+    const Branch& b = s.branch;
+    const u32 chunk = s.group.chunk, channels = s.group.channels, c0 = share.c0, depth = s.depth;
+    const u32 tail = s.taps * chunk, len = tail + chunk * depth;
+    if (!last_block(at(p.tickets) + b.ticket + share.part, share.sets)) return;
+    double* scratch = reinterpret_cast<double*>(room(s.group.d));
+    const float* from = share.slots + b.partial + share.part * len;
+    sum_slots(from, share.sets, s.group.slot, len, scratch, [&](u32 e, float sum) {
+        if (e < tail) {
+            const u32 c = c0 + e % chunk;
+            if (c < channels) at(b.depthwise_gradient)[e / chunk * channels + c] = sum;
+        } else {
+            const u32 c = c0 + (e - tail) / depth, o = (e - tail) % depth;
+            if (c < channels && o < b.channels) at(b.pointwise_gradient)[c * b.channels + o] = sum;
+        }
+    });
+}
+
+// The same of the sums over x̄, which are added to what other readers of x̂ left.
+__device__ __forceinline__ void combine_sums(const Separable& p, const Group& g, const Share& share) {
+    if (!last_block(at(p.tickets) + g.ticket + share.part, share.sets)) return;
+    double* scratch = reinterpret_cast<double*>(room(g.d));
+    const float* from = share.slots + g.slot_sums + share.part * 2 * g.chunk;
+    sum_slots(from, share.sets, g.slot, 2 * g.chunk, scratch, [&](u32 e, float sum) {
+        const u32 c = share.c0 + e % g.chunk;
+        if (c < g.channels) at(g.sums)[e / g.chunk * padded(g.channels) + c] += sum;
+    });
 }
 
 // Everything of one branch on one tile and chunk: its weights' gradients, and its share of ā.
 template <bool TANGENT>
-__device__ __forceinline__ void
-branch_adjoint(const Stage& s, u32 c0, float* slot, bool adds) {
+__device__ __forceinline__ void branch_adjoint(const Stage& s, const Share& share, bool adds) {
     const Group& g = s.group;
     const Branch& b = s.branch;
+    const u32 c0 = share.c0;
     load_depthwise(at(b.depthwise), s.taps, c0, g.channels, g.chunk, room(g.weights));
     load_transposed(at(b.pointwise), c0, g.channels, g.chunk, b.channels, room(s.pointwise));
     if constexpr (TANGENT) {
         load_depthwise(at(b.depthwise_tangent), s.taps, c0, g.channels, g.chunk, room(s.w_dot));
         load_transposed(at(b.pointwise_tangent), c0, g.channels, g.chunk, b.channels, room(s.pointwise_dot));
     }
+    const u32 parts = TapRows(b.kernel, most_taps(TANGENT), g.chunk).parts;
+    clear(room(g.taps), parts * s.taps * g.chunk);
+    clear(room(g.bar), (TANGENT ? 2 : 1) * g.region * g.chunk); // for the columns outside the image
     prepare<TANGENT>(b.adjoint, b.channels, room(g.table));
     {
         constexpr int R = TANGENT ? 2 : 4; // as many as registers are left for
@@ -858,60 +975,55 @@ branch_adjoint(const Stage& s, u32 c0, float* slot, bool adds) {
 #pragma unroll
         for (int i = 0; i < R; ++i) sum[i] = splat<4>(0.0f);
 #pragma unroll 1
-        for (u32 first = 0; first < s.around.pixels(); first += g.subtile) {
-            depthwise<TANGENT, 1>(s, s.around, first, 0);
-            load_adjoint<TANGENT>(s, first);
+        for (u32 first = 0; first < s.inside.height; first += b.lines) {
+            const Rectangle strip = strip_of(s, first);
+            depthwise<TANGENT, 1>(s, strip, 0, strip.pixels(), 0);
+            load_adjoint<TANGENT>(s, strip);
             __syncthreads();
-            pointwise_transposed<TANGENT>(s, first);
+            pointwise_transposed<TANGENT>(s, strip);
             const Outer<R> outer(g.chunk, b.channels);
             if constexpr (TANGENT) {
-                outer.add(sum, g.subtile, room(s.d_dot), g.chunk + 4, room(g.z), s.depth + 4);
-                outer.add(sum, g.subtile, room(g.d), g.chunk + 4, room(s.z_dot), s.depth + 4);
+                outer.add(sum, strip.pixels(), room(s.d_dot), g.chunk + 4, room(g.z), s.depth + 4);
+                outer.add(sum, strip.pixels(), room(g.d), g.chunk + 4, room(s.z_dot), s.depth + 4);
             } else {
-                outer.add(sum, g.subtile, room(g.d), g.chunk + 4, room(g.z), s.depth + 4);
+                outer.add(sum, strip.pixels(), room(g.d), g.chunk + 4, room(g.z), s.depth + 4);
             }
             __syncthreads();
+            FOR_KERNEL(b, (tap_sums<K, TANGENT>(s, strip)));
+            transpose<TANGENT>(s, strip);
         }
-        // The sub-tiles' room is free: the gradients are gathered there.
+        // The room of d and z̄ is free: P̄ is gathered there.
         Outer<R>(g.chunk, b.channels).finish(sum, s.depth, room(g.d));
     }
-    const u32 here = min(g.chunk, g.channels - c0);
     __syncthreads();
-    flush(room(g.d), here, s.depth, b.channels, 1, slot + b.partial + s.taps * g.channels + c0 * b.channels, b.channels,
-          adds);
-    __syncthreads();
-    FOR_KERNEL(b, (tap_sums<K, TANGENT>(s)));
-    transpose<TANGENT>(s);
-    __syncthreads();
-    const TapRows share(b.kernel, most_taps(TANGENT), g.chunk);
-    flush(room(g.d), s.taps, g.chunk, here, share.parts, slot + b.partial + c0, g.channels, adds);
+    const u32 taps = s.taps * g.chunk, products = g.chunk * s.depth;
+    float* slot = share.slots + share.set * g.slot + b.partial + share.part * (taps + products);
+    flush(room(g.taps), parts, taps, slot, adds);
+    flush(room(g.d), 1, products, slot + taps, adds);
 }
 
 // Hands ā on: x̄ = 1[a > 0] ∘ ā to memory, and to the slot Σ x̄ and Σ x̄·a (in tangent_backward
 // Σ x̄˙ and Σ x̄˙·a + x̄·ȧ), which are sums over x̂, because where the mask is open a = x̂.
 template <bool TANGENT>
-__device__ __forceinline__ void
-input_adjoint(const Stage& s, u32 c0, float* slot, bool adds) {
+__device__ __forceinline__ void input_adjoint(const Stage& s, const Share& share, bool adds) {
     const Group& g = s.group;
     const Tile& tile = s.tile;
     const Place place(g.chunk);
-    const u32 q = place.q, c = c0 + 4 * q;
+    const u32 q = place.q, c = share.c0 + 4 * q, count = place.row < place.rows ? tile.own.pixels() : 0;
     const float *a = room(0), *a_dot = room(tile.reach.pixels() * g.chunk);
     Lanes<4> sums[2] = {splat<4>(0.0f), splat<4>(0.0f)};
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-        int y, x;
-        own_pixel(tile.own, g.chunk >> 2, n, y, x);
-        if (y < 0) continue;
+#pragma unroll 1
+    for (u32 i = place.row; i < count; i += place.rows) {
+        const int y = tile.own.top + (int)(i / tile.own.width), x = tile.own.left + (int)(i % tile.own.width);
         const u32 from = (u32)tile.reach.at(y, x) * g.chunk + 4 * q;
         const u32 pixel = (tile.image * g.height + (u32)y) * g.width + (u32)x;
         const Lanes<4> state = quad(a + from);
-        Lanes<4> bar = quad(room(g.sum + (place.row + n * place.rows) * g.chunk + 4 * q));
+        Lanes<4> bar = quad(room(g.sum + i * g.chunk + 4 * q));
 #pragma unroll
-        for (int i = 0; i < 4; ++i) bar[i] = state[i] > 0.0f ? bar[i] : 0.0f;
+        for (int k = 0; k < 4; ++k) bar[k] = state[k] > 0.0f ? bar[k] : 0.0f;
         bar = as_stored(bar);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) sums[0][i] += bar[i];
+        for (int k = 0; k < 4; ++k) sums[0][k] += bar[k];
         multiply_add(sums[1], bar, state);
         if constexpr (TANGENT) {
             if (g.first_order.data)
@@ -919,34 +1031,38 @@ input_adjoint(const Stage& s, u32 c0, float* slot, bool adds) {
         }
         store_quad(at(g.adjoint, pixel), c, g.channels, bar, g.adds);
     }
-    if (!g.input.statistics.data) return;
+    if (!g.sums.data) return;
     float* gathered = room(g.d);
     write_sums<4, 2>(sums, q, place.row, place.rows, g.chunk, gathered + 2 * g.chunk, gathered);
     __syncthreads();
-    flush(gathered, 2, g.chunk, min(g.chunk, g.channels - c0), 1, slot + g.sums + c0, g.channels, adds);
+    flush(gathered, 1, 2 * g.chunk, share.slots + share.set * g.slot + g.slot_sums + share.part * 2 * g.chunk, adds);
 }
 
-// All branches of a group over the block's tiles: every `blocks`th.
+// All branches of a group over the block's tiles and channels. Blocks begin at different branches, so that
+// those that combine gradients are different ones.
 template <bool TANGENT> __device__ __forceinline__ void adjoints(const Separable& p) {
     __shared__ Stage stage;
     set_group(p, stage);
     const Group& g = stage.group;
-    const u32 block = blockIdx.x - g.first_block;
-    float* slot = at(p.workspace) + g.partials + block * g.slot;
-    for (u32 index = block; index < g.tiles; index += g.blocks) {
-        if (threadIdx.x == 0) stage.tile = tile_of(g, index);
-        for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
-            __syncthreads(); // the tile is set, and the one before was read
-            load_state<TANGENT>(stage, c0);
-            for (u32 i = threadIdx.x; i < stage.tile.own.pixels() * g.chunk; i += THREADS) *room(g.sum + i) = 0.0f;
+    const Share share(p, g);
 #pragma unroll 1
-            for (u32 i = 0; i < g.branches; ++i) {
-                set_branch<TANGENT, true>(p.branches[g.first_branch + i], stage);
-                __syncthreads();
-                branch_adjoint<TANGENT>(stage, c0, slot, index != block);
-                __syncthreads();
-            }
-            if (g.adjoint.data) input_adjoint<TANGENT>(stage, c0, slot, index != block);
+    for (u32 index = share.set; index < g.tiles; index += share.sets) {
+        const bool adds = index != share.set, last = index + share.sets >= g.tiles;
+        if (threadIdx.x == 0) stage.tile = tile_of(g, index);
+        __syncthreads(); // the tile is set, and the one before was read
+        load_state<TANGENT>(stage, share.c0);
+        clear(room(g.sum), stage.tile.own.pixels() * g.chunk);
+#pragma unroll 1
+        for (u32 turn = 0; turn < g.branches; ++turn) {
+            set_branch<TANGENT, true>(p.branches[g.first_branch + (turn + share.set) % g.branches], stage);
+            __syncthreads();
+            branch_adjoint<TANGENT>(stage, share, adds);
+            if (last) combine_gradients(p, stage, share);
+            __syncthreads();
+        }
+        if (g.adjoint.data) {
+            input_adjoint<TANGENT>(stage, share, adds);
+            if (last && g.sums.data) combine_sums(p, g, share);
         }
         __syncthreads();
     }
@@ -961,54 +1077,4 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 separable_tangent_backward(const __grid_constant__ Separable p) {
     BEGIN(p);
     adjoints<true>(p);
-}
-
-// Slots of one tensor, and where their sum goes.
-struct Tensor {
-    float* to;
-    u32 channels; // of batch norm's sums, which are added as [2, padded(C)]; 0 for a gradient
-    u32 first_block;
-    u32 partials, slot, slots, len;
-};
-LAYOUT(Tensor, 32);
-
-struct Combine {
-    Header header;
-    const Tensor* tensors;
-    u32 count, unused;
-    Floats workspace;
-};
-LAYOUT(Combine, 48);
-
-// Sums slots in double: 32 elements a block, so that whole sectors are read and the device is full;
-// the block's rows take every so-manieth slot, and a tree ends it.
-extern "C" __global__ void __launch_bounds__(256) separable_combine(const __grid_constant__ Combine p) {
-    BEGIN(p);
-    __shared__ double sums[8][33];
-    u32 i = 0; // the last tensor that begins at this block or before
-    for (u32 end = p.count; end - i > 1;) {
-        const u32 middle = (i + end) / 2;
-        if (p.tensors[middle].first_block <= blockIdx.x) i = middle;
-        else end = middle;
-    }
-    const Tensor& t = p.tensors[i];
-    const u32 column = threadIdx.x & 31, row = threadIdx.x >> 5;
-    const u32 e = 32 * (blockIdx.x - t.first_block) + column;
-    double sum = 0.0;
-    if (e < t.len) {
-        const float* from = at(p.workspace) + t.partials + e;
-#pragma unroll 4
-        for (u32 s = row; s < t.slots; s += 8) sum += __ldcg(from + (u64)s * t.slot);
-    }
-    sums[row][column] = sum;
-    for (u32 half = 4; half > 0; half >>= 1) {
-        __syncthreads();
-        if (row < half) sums[row][column] += sums[row + half][column];
-    }
-    if (row != 0 || e >= t.len) return;
-    if (t.channels == 0) {
-        t.to[e] = (float)sums[0][column];
-    } else {
-        t.to[e < t.channels ? e : padded(t.channels) + e - t.channels] += (float)sums[0][column];
-    }
 }

@@ -9,7 +9,7 @@
 use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
 use crate::device::cuda::gpu::OutOfMemory;
-use crate::device::cuda::launch::{Recording, Specialisation, Step};
+use crate::device::cuda::launch::{Recording, SHARED_EVERYWHERE, Specialisation, Step};
 use crate::device::cuda::{Buffer, Gpu, Measured, Program, Staging};
 use crate::device::vector::Part;
 use crate::device::{CUDA_IS_WHOLE, Slice};
@@ -85,12 +85,12 @@ impl Planned {
         tape: &Tape,
         mode: Mode,
         small: &SmallBuffers,
-        precision: Precision,
+        (precision, shared): (Precision, usize),
     ) -> anyhow::Result<Planned> {
         let plan = Plan::new(tape, mode);
         let mut wants = Wants::default();
         for &pass in mode.passes() {
-            let kind = (precision, 1);
+            let kind = (precision, 1, shared);
             let (_, of_pass) = encode(tape, (&plan, small), pass, Regions::default(), kind)?;
             wants = wants.max(of_pass);
         }
@@ -161,7 +161,8 @@ pub fn record(
         outcome: region(0).base,
         constants: region(0).base,
     };
-    let (recording, wants) = encode(tape, (&plan, &small), pass, regions, (precision, members))?;
+    let kind = (precision, members, SHARED_EVERYWHERE);
+    let (recording, wants) = encode(tape, (&plan, &small), pass, regions, kind)?;
     Ok(Recorded { recording, wants })
 }
 
@@ -200,7 +201,7 @@ fn encode(
     (plan, small): (&Plan, &SmallBuffers),
     pass: Pass,
     regions: Regions,
-    (precision, members): (Precision, usize),
+    (precision, members, shared): (Precision, usize, usize),
 ) -> anyhow::Result<(Recording, Wants)> {
     let name = match pass {
         Pass::Forward => "forward",
@@ -209,7 +210,8 @@ fn encode(
         Pass::TangentBackward => "tangent_backward",
     };
     let layout = (plan.offsets.as_slice(), small);
-    let mut encoder = Encoder::new(&tape.graph, layout, regions, (precision, members), name);
+    let encoder = Encoder::new(&tape.graph, layout, regions, (precision, members), name);
+    let mut encoder = encoder.with_shared(shared);
     encoder.clear_sums(pass);
     let mut each = |op: &dyn crate::ops::Op| encoder.op(op, pass);
     match pass {
@@ -303,7 +305,8 @@ impl Cuda {
         );
         let slot = &mut self.plans[mode as usize];
         if slot.is_none() {
-            *slot = Some(Planned::new(tape, mode, &self.small, self.precision)?);
+            let kind = (self.precision, self.gpu.shared_per_block());
+            *slot = Some(Planned::new(tape, mode, &self.small, kind)?);
         }
         let planned = slot.as_ref().expect("planned above");
         let bank = &mut self.banks[usize::from(members > 1)];
@@ -390,7 +393,7 @@ impl Cuda {
     ) -> anyhow::Result<Recording> {
         let plan = self.plan(mode);
         let regions = self.regions(tape, members, vectors, constants);
-        let kind = (self.precision, members);
+        let kind = (self.precision, members, self.gpu.shared_per_block());
         let (recording, _) = encode(tape, (plan, &self.small), pass, regions, kind)?;
         Ok(recording)
     }

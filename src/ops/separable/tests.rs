@@ -80,7 +80,7 @@ mod kernels {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 8, ..config() })]
+        #![proptest_config(ProptestConfig { cases: std::env::var("CASES").ok().and_then(|c| c.parse().ok()).unwrap_or(24), ..config() })]
 
         #[test]
         fn four_passes_of_drawn_branches_match_the_cpu(
