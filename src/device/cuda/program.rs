@@ -10,8 +10,8 @@ use cudarc::driver::sys::{
 use cudarc::driver::{CudaFunction, CudaGraph, DriverError, result};
 use std::collections::HashMap;
 
-/// Dynamic shared memory that needs no leave, in bytes.
-const SHARED_WITHOUT_LEAVE: u32 = 48 << 10;
+/// Dynamic shared memory that needs no leave, in bytes: 48 KiB less what a kernel declares itself.
+const SHARED_WITHOUT_LEAVE: u32 = 32 << 10;
 
 enum Ready {
     Launch {
