@@ -69,9 +69,11 @@ struct Group {
     u32 partials, slot, slot_sums, ticket; // floats: the first slot, a slot's, and x̄'s sums in it
     u32 bar, weights, d, z;                // floats into shared memory; the state is at 0
     u32 table, taps, sum; // coefficients of the adjoint; w̄ [parts, k², chunk]; ā [tile, chunk]
+    u32 products;         // P̄ [chunk, depth]
     u32 region;           // pixels of a strip of d̄ with the columns outside, at most
+    u32 unused;
 };
-LAYOUT(Group, 224);
+LAYOUT(Group, 232);
 
 struct Separable {
     Header header;
@@ -196,6 +198,13 @@ __device__ __forceinline__ Rectangle outputs_around(const Branch& b, const Tile&
     return r;
 }
 
+// Which part of a group a backward block takes: every `sets`th tile, and one chunk of channels.
+struct Share {
+    float* slots; // the group's
+    u32 set, sets, part, c0;
+    u32 tile; // the one that is under way
+};
+
 // What all threads of a block have in common. It is kept in shared memory, because in registers it
 // would be kept by each of them.
 struct Stage {
@@ -206,6 +215,7 @@ struct Stage {
     Rectangle around; // outputs whose windows reach into it
     Rectangle inside; // those of them that are in the image
     Source sources[MOST_SOURCES];
+    Share share;
     u32 taps, depth; // k², and the output's channels in whole quads
     u32 d_columns;   // channels in a row of d: all of them, or in the backward passes a chunk
     // Floats into shared memory, beside the group's.
@@ -225,6 +235,18 @@ __device__ __forceinline__ void set_group(const Separable& p, Stage& stage) {
     copy_words(p.groups[i], stage.group);
     __syncthreads();
 }
+
+// The rows of some outputs that are under way: `lines` of them from row `first` on.
+struct Strip {
+    const Rectangle& of;
+    u32 first, lines;
+
+    __device__ __forceinline__ int top() const { return of.top + (int)first; }
+    __device__ __forceinline__ u32 height() const { return min(lines, of.height - first); }
+    __device__ __forceinline__ u32 pixels() const { return height() * of.width; }
+    __device__ __forceinline__ int y(u32 pixel) const { return top() + (int)(pixel / of.width); }
+    __device__ __forceinline__ int x(u32 pixel) const { return of.left + (int)(pixel % of.width); }
+};
 
 // Sets the branch, with its adjoint's sources in the backward passes; a barrier must follow. The tile
 // is set.
@@ -333,28 +355,27 @@ load_transposed(const float* p, u32 c0, u32 channels, u32 chunk, u32 cout, float
     }
 }
 
-// d (and ḋ) of `count` of `outputs` from `first` on, Σ a[tap]·w_tap, as [count, d_columns + 4] from column
-// c0 on; zero at those that are not the tile's own, and behind the last. A thread takes one quad of
-// channels at N outputs, which share the loads of weights.
+// d (and ḋ) of a strip of outputs, Σ a[tap]·w_tap, as [pixels, d_columns + 4] from column c0 on; zero at those
+// that are not the tile's own. A thread takes one quad of channels at N outputs, which share the loads of
+// weights.
 template <bool TANGENT, int N>
-__device__ __forceinline__ void
-depthwise(const Stage& s, const Rectangle& outputs, u32 first, u32 count, u32 c0) {
+__device__ __forceinline__ void depthwise(const Stage& s, const Strip& strip, u32 c0) {
     const u32 chunk = s.group.chunk, quads = chunk >> 2, rows = THREADS / quads;
     const u32 q = threadIdx.x % quads, row = threadIdx.x / quads;
     if (row >= rows || c0 + 4 * q >= s.d_columns) return;
     const Rectangle& reach = s.tile.reach;
     const u32 step = s.branch.dilation * chunk, line_step = s.branch.dilation * reach.width * chunk - s.branch.kernel * step;
 #pragma unroll 1
-    for (u32 u = row; u < count; u += N * rows) {
+    for (u32 u = row; u < strip.pixels(); u += N * rows) {
         int line[N];
         const float* a[N];
         Lanes<4> sum[N], dot[N];
         bool any = false;
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-            const u32 at = first + u + n * rows;
-            const int y = outputs.top + (int)(at / outputs.width), x = outputs.left + (int)(at % outputs.width);
-            const bool live = u + n * rows < count && at < outputs.pixels() && s.own.at(y, x) >= 0;
+            const u32 at = u + n * rows;
+            const int y = strip.y(at), x = strip.x(at);
+            const bool live = at < strip.pixels() && s.own.at(y, x) >= 0;
             const int padding = (int)s.branch.padding, stride = (int)s.branch.stride;
             any = any || live;
             line[n] = live ? y * stride - padding - reach.top : OUTSIDE;
@@ -388,7 +409,7 @@ depthwise(const Stage& s, const Rectangle& outputs, u32 first, u32 count, u32 c0
         }
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-            if (u + n * rows < count) {
+            if (u + n * rows < strip.pixels()) {
                 const u32 to = (u + n * rows) * (s.d_columns + 4) + c0 + 4 * q;
                 store<4>(room(s.group.d + to), sum[n]);
                 if constexpr (TANGENT) store<4>(room(s.d_dot + to), dot[n]);
@@ -397,6 +418,7 @@ depthwise(const Stage& s, const Rectangle& outputs, u32 first, u32 count, u32 c0
     }
 }
 
+// `call` with K, the window's side.
 #define FOR_KERNEL(b, call)                                                                          \
     do {                                                                                             \
         if ((b).kernel == 3) {                                                                       \
@@ -414,7 +436,7 @@ depthwise(const Stage& s, const Rectangle& outputs, u32 first, u32 count, u32 c0
 // sum[n] += Σ_k x[rows of n][k]·m[k][four columns], over `depth` k's (whole quads).
 template <int N>
 __device__ __forceinline__ void
-product(Lanes<4> (&sum)[N], const float* const (&x)[N], const float* m, u32 columns, u32 depth) {
+product(Lanes<4> (&sum)[N], const float* const* x, const float* m, u32 columns, u32 depth) {
 #pragma unroll 1
     for (u32 k = 0; k < depth; k += 4) {
         Lanes<4> value[N];
@@ -429,11 +451,12 @@ product(Lanes<4> (&sum)[N], const float* const (&x)[N], const float* m, u32 colu
     }
 }
 
-// z (or ż) at a thread's two pixels of a sub-tile: d·P, or ḋ·P + d·Ṗ, over channels c0 ….
-template <bool TANGENT> __device__ __forceinline__ void pointwise(const Stage& s, u32 c0, Lanes<4> (&z)[2]) {
+// z (or ż) at a thread's two pixels of a strip: d·P, or ḋ·P + d·Ṗ, over channels c0 ….
+template <bool TANGENT>
+__device__ __forceinline__ void pointwise(const Stage& s, u32 count, u32 c0, Lanes<4> (&z)[2]) {
     const Place at(s.depth);
-    if (at.row >= at.rows || at.row >= s.group.subtile) return;
-    const u32 step = s.d_columns + 4, second = min(at.row + at.rows, s.group.subtile - 1);
+    if (at.row >= at.rows || at.row >= count) return;
+    const u32 step = s.d_columns + 4, second = min(at.row + at.rows, count - 1);
     const u32 from[2] = {at.row * step + c0, second * step + c0};
     const float* const x[2] = {room(s.group.d + from[0]), room(s.group.d + from[1])};
     const u32 depth = min(s.group.chunk, s.d_columns - c0);
@@ -446,39 +469,38 @@ template <bool TANGENT> __device__ __forceinline__ void pointwise(const Stage& s
     }
 }
 
-// d (and ḋ) of a sub-tile in all channels.
+// d (and ḋ) of a strip in all channels. State and weights stay from strip to strip where all channels fit.
 template <bool TANGENT>
-__device__ __forceinline__ void subtile_depthwise(const Stage& s, u32 first, u32& resident) {
+__device__ __forceinline__ void strip_depthwise(const Stage& s, const Strip& strip, bool begins) {
     const Group& g = s.group;
     const Branch& b = s.branch;
 #pragma unroll 1
     for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
-        if (resident != c0) load_state<TANGENT>(s, c0);
-        resident = c0;
-        if (first == 0 || g.chunk < g.channels) {
+        if (g.chunk < g.channels) load_state<TANGENT>(s, c0);
+        if (begins || g.chunk < g.channels) {
             load_depthwise(at(b.depthwise), s.taps, c0, g.channels, g.chunk, room(g.weights));
             if constexpr (TANGENT) load_depthwise(at(b.depthwise_tangent), s.taps, c0, g.channels, g.chunk, room(s.w_dot));
         }
         __syncthreads();
-        depthwise<TANGENT, TANGENT ? 1 : 2>(s, s.own, first, g.subtile, c0);
+        depthwise<TANGENT, TANGENT ? 1 : 2>(s, strip, c0);
         __syncthreads();
     }
 }
 
-// z (or ż) of a sub-tile.
+// z (or ż) of a strip.
 template <bool TANGENT>
-__device__ __forceinline__ void subtile_pointwise(const Stage& s, u32 first, Lanes<4> (&z)[2]) {
+__device__ __forceinline__ void strip_pointwise(const Stage& s, u32 count, bool begins, Lanes<4> (&z)[2]) {
     const Group& g = s.group;
     const Branch& b = s.branch;
 #pragma unroll 1
     for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
-        if (first == 0 || g.chunk < g.channels) {
+        if (begins || g.chunk < g.channels) {
             load_pointwise(at(b.pointwise), c0, g.channels, g.chunk, b.channels, room(s.pointwise));
             if constexpr (TANGENT)
                 load_pointwise(at(b.pointwise_tangent), c0, g.channels, g.chunk, b.channels, room(s.pointwise_dot));
             __syncthreads();
         }
-        pointwise<TANGENT>(s, c0, z);
+        pointwise<TANGENT>(s, count, c0, z);
         __syncthreads(); // what is overwritten next was read
     }
 }
@@ -512,17 +534,17 @@ template <> struct Gathered<true> {
     }
 };
 
-// Writes a sub-tile's outputs `first` …, and gathers what was stored.
+// Writes a strip's outputs, and gathers what was stored.
 template <bool TANGENT>
 __device__ __forceinline__ void
-write_outputs(const Stage& s, u32 first, const Lanes<4> (&z)[2], Gathered<TANGENT>& gathered) {
+write_outputs(const Stage& s, const Strip& strip, const Lanes<4> (&z)[2], Gathered<TANGENT>& gathered) {
     const Branch& b = s.branch;
     const Place at_(s.depth);
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
-        const u32 u = at_.row + n * at_.rows, o = first + u;
-        if (at_.row < at_.rows && u < s.group.subtile && o < s.own.pixels()) {
-            const u32 y = s.own.top + o / s.own.width, x = s.own.left + o % s.own.width;
+        const u32 u = at_.row + n * at_.rows;
+        if (at_.row < at_.rows && u < strip.pixels()) {
+            const u32 y = (u32)strip.y(u), x = (u32)strip.x(u);
             const u32 pixel = (s.tile.image * b.height + y) * b.width + x;
             store_quad(at(TANGENT ? b.output_tangent : b.output, pixel), 4 * at_.q, b.channels, z[n], false);
             if (b.statistics.data) gathered.add(b, pixel, 4 * at_.q, as_stored(z[n]));
@@ -536,7 +558,7 @@ __device__ __forceinline__ void
 write_statistics(const Separable& p, const Stage& s, const Gathered<TANGENT>& gathered) {
     const Branch& b = s.branch;
     const Group& g = s.group;
-    // The sub-tiles' room is free.
+    // The strips' room is free.
     float *rows = room(g.d), *scratch = rows + 3 * s.depth;
     gathered.write(Place(s.depth), s.depth, scratch, rows);
     __syncthreads();
@@ -561,19 +583,21 @@ template <bool TANGENT> __device__ __forceinline__ void values(const Separable& 
     const Group& g = s.group;
     const u32 index = blockIdx.x - g.first_block;
     if (threadIdx.x == 0) s.tile = tile_of(g, index);
-    u32 resident = ~0u;
+    __syncthreads();
+    if (g.chunk >= g.channels) load_state<TANGENT>(s, 0);
 #pragma unroll 1
     for (u32 turn = 0; turn < g.branches; ++turn) {
-        __syncthreads(); // the tile is set, and the branch before is done
-        set_branch<TANGENT, false>(p.branches[g.first_branch + (turn + index) % g.branches], s);
+        __syncthreads(); // the branch before is done
+        set_branch<TANGENT, false>(p.branches[g.first_branch + (turn + blockIdx.x) % g.branches], s);
         __syncthreads();
         Gathered<TANGENT> gathered;
 #pragma unroll 1
-        for (u32 first = 0; first < s.own.pixels(); first += g.subtile) {
-            subtile_depthwise<TANGENT>(s, first, resident);
+        for (u32 first = 0; first < s.own.height; first += s.branch.lines) {
+            const Strip strip{s.own, first, s.branch.lines};
+            strip_depthwise<TANGENT>(s, strip, first == 0);
             Lanes<4> z[2] = {splat<4>(0.0f), splat<4>(0.0f)};
-            subtile_pointwise<TANGENT>(s, first, z);
-            write_outputs<TANGENT>(s, first, z, gathered);
+            strip_pointwise<TANGENT>(s, strip.pixels(), first == 0, z);
+            write_outputs<TANGENT>(s, strip, z, gathered);
         }
         if (s.branch.statistics.data) write_statistics<TANGENT>(p, s, gathered);
     }
@@ -589,27 +613,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) separable_tangent(const
     values<true>(p);
 }
 
-// The strip of a branch's outputs that begins `first` rows into those around the tile: as many rows as d, z̄
-// and d̄ have room for.
-__device__ __forceinline__ Rectangle strip_of(const Stage& s, u32 first) {
-    Rectangle strip = s.inside;
-    strip.top += (int)first, strip.height = min(s.branch.lines, strip.height - first);
-    return strip;
-}
-
 // Floats into d̄ of a pixel of the strip, or of a column beside it.
-__device__ __forceinline__ u32 bar_at(const Stage& s, const Rectangle& strip, int y, int x) {
-    return (u32)((y - strip.top) * (int)s.around.width + x - s.around.left) * s.group.chunk;
+__device__ __forceinline__ u32 bar_at(const Stage& s, const Strip& strip, int y, int x) {
+    return (u32)((y - strip.top()) * (int)s.around.width + x - s.around.left) * s.group.chunk;
 }
 
 // z̄ (and z̄˙) of a strip, as [pixels, depth + 4].
-template <bool TANGENT> __device__ __forceinline__ void load_adjoint(const Stage& s, const Rectangle& strip) {
+template <bool TANGENT> __device__ __forceinline__ void load_adjoint(const Stage& s, const Strip& strip) {
     const Branch& b = s.branch;
     const u32 wide = s.depth / VECTOR;
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < strip.pixels() * wide; i += THREADS) {
         const u32 c = VECTOR * (i % wide), u = i / wide;
-        const u32 y = strip.top + u / strip.width, x = strip.left + u % strip.width;
+        const u32 y = (u32)strip.y(u), x = (u32)strip.x(u);
         Lanes<VECTOR> bar = splat<VECTOR>(0.0f), bar_dot = bar;
         if (c < b.channels) {
             const u32 pixel = (s.tile.image * b.height + y) * b.width + x;
@@ -621,80 +637,108 @@ template <bool TANGENT> __device__ __forceinline__ void load_adjoint(const Stage
     }
 }
 
-// d̄ (and d̄˙) of a strip from z̄·Pᵀ.
-template <bool TANGENT> __device__ __forceinline__ void pointwise_transposed(const Stage& s, const Rectangle& strip) {
+// d̄ (and d̄˙) of a strip from z̄·Pᵀ, at N pixels a thread.
+template <bool TANGENT> __device__ __forceinline__ void pointwise_transposed(const Stage& s, const Strip& strip) {
+    constexpr int N = TANGENT ? 2 : 4;
     const Group& g = s.group;
     const Place at(g.chunk);
     if (at.row >= at.rows) return;
     const u32 step = s.depth + 4, count = strip.pixels();
 #pragma unroll 1
-    for (u32 u = at.row; u < count; u += 2 * at.rows) {
-        const u32 second = min(u + at.rows, count - 1);
-        const auto write = [&](u32 to, const Lanes<4>(&sum)[2]) {
+    for (u32 u = at.row; u < count; u += N * at.rows) {
+        // The sum of up to two products, of z̄ or z̄˙ at x and P or Ṗ at m.
+        const auto write = [&](u32 to, u32 x0, u32 m0, u32 x1, u32 m1) {
+            Lanes<4> sum[N];
 #pragma unroll
-            for (int n = 0; n < 2; ++n) {
+            for (int n = 0; n < N; ++n) sum[n] = splat<4>(0.0f);
+#pragma unroll 1
+            for (u32 turn = 0; turn < (x1 ? 2 : 1); ++turn) {
+                const float* x[N];
+#pragma unroll
+                for (int n = 0; n < N; ++n) x[n] = room((turn ? x1 : x0) + min(u + n * at.rows, count - 1) * step);
+                product<N>(sum, x, room((turn ? m1 : m0) + 4 * at.q), g.chunk, s.depth);
+            }
+#pragma unroll
+            for (int n = 0; n < N; ++n) {
                 const u32 v = u + n * at.rows;
-                const int y = strip.top + (int)(v / strip.width), x = strip.left + (int)(v % strip.width);
+                const int y = strip.y(v), x = strip.x(v);
                 if (v < count) store<4>(room(to + bar_at(s, strip, y, x) + 4 * at.q), sum[n]);
             }
         };
-        const float* const x[2] = {room(g.z + u * step), room(g.z + second * step)};
-        Lanes<4> sum[2] = {splat<4>(0.0f), splat<4>(0.0f)};
-        product<2>(sum, x, room(s.pointwise + 4 * at.q), g.chunk, s.depth);
-        write(g.bar, sum);
-        if constexpr (TANGENT) {
-            const float* const x_dot[2] = {room(s.z_dot + u * step), room(s.z_dot + second * step)};
-            Lanes<4> dot[2] = {splat<4>(0.0f), splat<4>(0.0f)};
-            product<2>(dot, x_dot, room(s.pointwise + 4 * at.q), g.chunk, s.depth);
-            product<2>(dot, x, room(s.pointwise_dot + 4 * at.q), g.chunk, s.depth);
-            write(s.bar_dot, dot);
-        }
+        write(g.bar, g.z, s.pointwise, 0, 0);
+        if constexpr (TANGENT) write(s.bar_dot, s.z_dot, s.pointwise, g.z, s.pointwise_dot);
     }
 }
 
-// A thread's share of P̄: R channels in × four out, over every so-manieth pixel of a strip.
-// `splits` threads of a warp share an element; they are neighbours, on neighbouring pixels.
-template <int R> struct Outer {
+// A thread's share of P̄: four channels in × four out, over every so-manieth pixel of a strip. `splits` threads
+// of a warp share an element; they are neighbours, on neighbouring pixels.
+struct Outer {
     u32 splits, split, c, o;
     bool live;
 
     __device__ __forceinline__ Outer(u32 chunk, u32 cout) {
-        const u32 across = quads_of(cout), elements = (chunk / R) * across;
+        const u32 across = quads_of(cout), elements = (chunk >> 2) * across;
         splits = 1;
         while (splits < 32 && 2 * splits * elements <= THREADS) splits <<= 1;
         split = threadIdx.x % splits;
         const u32 element = threadIdx.x / splits;
         live = element < elements;
-        c = R * (element / across), o = 4 * (element % across);
+        c = 4 * (element / across), o = 4 * (element % across);
     }
 
     // sum += Σ_u xᵤ[c …]·yᵤ[o …]
     __device__ __forceinline__ void
-    add(Lanes<4> (&sum)[R], u32 count, const float* x, u32 x_step, const float* y, u32 y_step) const {
+    add(float (&sum)[16], u32 count, const float* x, u32 x_step, const float* y, u32 y_step) const {
         if (!live) return;
 #pragma unroll 1
         for (u32 u = split; u < count; u += splits) {
-            const Lanes<R> left = load<R>(x + u * x_step + c);
-            const Lanes<4> right = quad(y + u * y_step + o);
+            const Lanes<4> left = quad(x + u * x_step + c), right = quad(y + u * y_step + o);
 #pragma unroll
-            for (int i = 0; i < R; ++i) multiply_add(sum[i], left[i], right);
+            for (int i = 0; i < 16; ++i) sum[i] = fmaf(left[i / 4], right[i % 4], sum[i]);
         }
     }
 
-    // The sums over the splits, to [chunk, width].
-    __device__ __forceinline__ void finish(Lanes<4> (&sum)[R], u32 width, float* to) const {
-        for (u32 d = splits >> 1; d > 0; d >>= 1) {
+    // Adds the sums over the splits to [chunk, width]. In each step two threads halve what they hold: one
+    // takes the sums of the first half, the other those of the second.
+    __device__ __forceinline__ void finish(float (&sum)[16], u32 width, float* to) const {
+        halve<16>(sum, width, to + c * width + o, splits >> 1, 0);
+    }
+
+    template <int HELD>
+    __device__ __forceinline__ void halve(float (&sum)[16], u32 width, float* to, u32 distance, u32 first) const {
+        if constexpr (HELD > 1) {
+            if (distance > 0) {
+                const bool upper = (split & distance) != 0;
 #pragma unroll
-            for (int i = 0; i < R; ++i) {
-#pragma unroll
-                for (int k = 0; k < 4; ++k) sum[i][k] += __shfl_xor_sync(0xffffffffu, sum[i][k], d);
+                for (int i = 0; i < HELD / 2; ++i) {
+                    const float give = upper ? sum[i] : sum[i + HELD / 2], keep = upper ? sum[i + HELD / 2] : sum[i];
+                    sum[i] = keep + __shfl_xor_sync(0xffffffffu, give, distance);
+                }
+                halve<HELD / 2>(sum, width, to, distance >> 1, first + (upper ? HELD / 2 : 0));
+                return;
             }
+        } else {
+            // More threads than elements: both hold the sum, and one writes.
+            for (u32 d = distance; d > 0; d >>= 1) sum[0] += __shfl_xor_sync(0xffffffffu, sum[0], d);
         }
-        if (!live || split != 0) return;
+        if (!live || (HELD == 1 && distance > 0 && (split & (2 * distance - 1)) != 0)) return;
 #pragma unroll
-        for (int i = 0; i < R; ++i) store<4>(to + (c + i) * width + o, sum[i]);
+        for (int i = 0; i < HELD; ++i) to[((first + i) >> 2) * width + ((first + i) & 3)] += sum[i];
     }
 };
+
+// Adds to P̄ what a strip's outputs give.
+template <bool TANGENT> __device__ __forceinline__ void outer_product(const Stage& s, u32 count) {
+    const Group& g = s.group;
+    const Outer outer(g.chunk, s.branch.channels);
+    float sum[16];
+#pragma unroll
+    for (int i = 0; i < 16; ++i) sum[i] = 0.0f;
+    const u32 step = g.chunk + 4, z_step = s.depth + 4;
+    outer.add(sum, count, room(TANGENT ? s.d_dot : g.d), step, room(g.z), z_step);
+    if constexpr (TANGENT) outer.add(sum, count, room(g.d), step, room(s.z_dot), z_step);
+    outer.finish(sum, s.depth, room(g.products));
+}
 
 // How w̄ is shared out: a warp takes up to five taps of a row (four with tangents: there are no registers
 // for more) and up to 32 quads; its threads that are left over, and the warps that are, take further pixels.
@@ -718,14 +762,14 @@ __host__ __device__ constexpr int most_taps(bool tangent) {
 
 // Adds to w̄ what the strip's outputs give that are this tile's own: Σ d̄[o]·a[o + tap], and in
 // tangent_backward Σ d̄˙·a + d̄·ȧ.
-template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const Stage& s, const Rectangle& strip) {
+template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const Stage& s, const Strip& strip) {
     constexpr int W = K > most_taps(TANGENT) ? (K + 1) / 2 : K, SEGMENTS = (K + W - 1) / W;
     const u32 chunk = s.group.chunk;
     const TapRows share(K, most_taps(TANGENT), chunk);
     const u32 lane = threadIdx.x & 31, in_warp = 32 / share.wide;
     const Rectangle &around = s.around, &reach = s.tile.reach;
     Rectangle own = s.own;
-    clip(max(own.top, strip.top), min(own.top + (int)own.height, strip.top + (int)strip.height), s.branch.height,
+    clip(max(own.top, strip.top()), min(own.top + (int)own.height, strip.top() + (int)strip.height()), s.branch.height,
          own.top, own.height);
     if (own.pixels() == 0) return;
 #pragma unroll 1
@@ -781,20 +825,26 @@ template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const St
     }
 }
 
+// The tile's rows that windows of the strip's outputs reach.
+__device__ __forceinline__ void reached(const Stage& s, const Strip& strip, int& top, u32& height) {
+    const Rectangle& own = s.tile.own;
+    const int stride = (int)s.branch.stride, padding = (int)s.branch.padding;
+    clip(max(own.top, strip.top() * stride - padding),
+         min(own.top + (int)own.height, (strip.top() + (int)strip.height() - 1) * stride + padding + 1), s.group.height, top,
+         height);
+}
+
 // Adds to ā what the strip's outputs give: ā[s·o + tap] += d̄[o]·w_tap at the tile's pixels, two a thread;
 // in tangent_backward ā˙ += d̄˙ ⋆ᵀ w + d̄ ⋆ᵀ ẇ.
-template <bool TANGENT> __device__ __forceinline__ void transpose(const Stage& s, const Rectangle& strip) {
+template <bool TANGENT> __device__ __forceinline__ void transpose(const Stage& s, const Strip& strip) {
     const Place at(s.group.chunk);
     if (at.row >= at.rows) return;
     const u32 chunk = s.group.chunk, q4 = 4 * at.q;
-    const int stride = (int)s.branch.stride, padding = (int)s.branch.padding, odd = stride - 1;
+    const int padding = (int)s.branch.padding, odd = (int)s.branch.stride - 1;
     const Rectangle& own = s.tile.own;
-    // The tile's rows that windows of the strip's outputs reach.
     int top;
     u32 height;
-    clip(max(own.top, strip.top * stride - padding),
-         min(own.top + (int)own.height, (strip.top + (int)strip.height - 1) * stride + padding + 1), s.group.height, top,
-         height);
+    reached(s, strip, top, height);
     const u32 count = height * own.width;
 #pragma unroll 1
     for (u32 i = at.row; i < count; i += 2 * at.rows) {
@@ -813,8 +863,8 @@ template <bool TANGENT> __device__ __forceinline__ void transpose(const Stage& s
             bool in[2];
 #pragma unroll
             for (int n = 0; n < 2; ++n) {
-                const u32 line = (u32)(floor_half(y[n], s.branch.stride) - strip.top);
-                in[n] = line < strip.height && (y[n] & odd) == 0;
+                const u32 line = (u32)(floor_half(y[n], s.branch.stride) - strip.top());
+                in[n] = line < strip.height() && (y[n] & odd) == 0;
                 row[n] = s.group.bar + (line * s.around.width - (u32)s.around.left) * chunk + q4;
             }
             if (in[0] || in[1]) {
@@ -909,22 +959,19 @@ sum_slots(const float* from, u32 slots, u32 pitch, u32 len, double* scratch, Eac
     __syncthreads();
 }
 
-// Which part of a group a backward block takes: every `sets`th tile, and one chunk of channels.
-struct Share {
-    u32 set, sets, part, c0;
-    float* slots; // the group's
-
-    __device__ __forceinline__ Share(const Separable& p, const Group& g) {
-        const u32 chunks = (g.channels + g.chunk - 1) / g.chunk, block = blockIdx.x - g.first_block;
-        set = block / chunks, sets = g.blocks / chunks;
-        part = block % chunks, c0 = part * g.chunk;
-        slots = at(p.workspace) + g.partials;
-    }
-};
+// Finds which part of its group a backward block takes; a barrier must follow.
+__device__ __forceinline__ void set_share(const Separable& p, Stage& stage) {
+    if (threadIdx.x != 0) return;
+    const Group& g = stage.group;
+    const u32 chunks = (g.channels + g.chunk - 1) / g.chunk, block = blockIdx.x - g.first_block;
+    const u32 set = block / chunks, part = block % chunks;
+    stage.share = {at(p.workspace) + g.partials, set, g.blocks / chunks, part, part * g.chunk, set};
+}
 
 // Sums a branch's gradients over the slots, by the last block that has its share: w̄ [k², chunk], then
 // P̄ [chunk, depth], of the block's chunk.
-__device__ __forceinline__ void combine_gradients(const Separable& p, const Stage& s, const Share& share) {
+__device__ __forceinline__ void combine_gradients(const Separable& p, const Stage& s) {
+    const Share& share = s.share;
     const Branch& b = s.branch;
     const u32 chunk = s.group.chunk, channels = s.group.channels, c0 = share.c0, depth = s.depth;
     const u32 tail = s.taps * chunk, len = tail + chunk * depth;
@@ -943,7 +990,9 @@ __device__ __forceinline__ void combine_gradients(const Separable& p, const Stag
 }
 
 // The same of the sums over x̄, which are added to what other readers of x̂ left.
-__device__ __forceinline__ void combine_sums(const Separable& p, const Group& g, const Share& share) {
+__device__ __forceinline__ void combine_sums(const Separable& p, const Stage& s) {
+    const Share& share = s.share;
+    const Group& g = s.group;
     if (!last_block(at(p.tickets) + g.ticket + share.part, share.sets)) return;
     double* scratch = reinterpret_cast<double*>(room(g.d));
     const float* from = share.slots + g.slot_sums + share.part * 2 * g.chunk;
@@ -955,7 +1004,8 @@ __device__ __forceinline__ void combine_sums(const Separable& p, const Group& g,
 
 // Everything of one branch on one tile and chunk: its weights' gradients, and its share of ā.
 template <bool TANGENT>
-__device__ __forceinline__ void branch_adjoint(const Stage& s, const Share& share, bool adds) {
+__device__ __forceinline__ void branch_adjoint(const Stage& s) {
+    const Share& share = s.share;
     const Group& g = s.group;
     const Branch& b = s.branch;
     const u32 c0 = share.c0;
@@ -968,44 +1018,32 @@ __device__ __forceinline__ void branch_adjoint(const Stage& s, const Share& shar
     const u32 parts = TapRows(b.kernel, most_taps(TANGENT), g.chunk).parts;
     clear(room(g.taps), parts * s.taps * g.chunk);
     clear(room(g.bar), (TANGENT ? 2 : 1) * g.region * g.chunk); // for the columns outside the image
+    clear(room(g.products), g.chunk * s.depth);
     prepare<TANGENT>(b.adjoint, b.channels, room(g.table));
-    {
-        constexpr int R = TANGENT ? 2 : 4; // as many as registers are left for
-        Lanes<4> sum[R];
-#pragma unroll
-        for (int i = 0; i < R; ++i) sum[i] = splat<4>(0.0f);
 #pragma unroll 1
-        for (u32 first = 0; first < s.inside.height; first += b.lines) {
-            const Rectangle strip = strip_of(s, first);
-            depthwise<TANGENT, 1>(s, strip, 0, strip.pixels(), 0);
-            load_adjoint<TANGENT>(s, strip);
-            __syncthreads();
-            pointwise_transposed<TANGENT>(s, strip);
-            const Outer<R> outer(g.chunk, b.channels);
-            if constexpr (TANGENT) {
-                outer.add(sum, strip.pixels(), room(s.d_dot), g.chunk + 4, room(g.z), s.depth + 4);
-                outer.add(sum, strip.pixels(), room(g.d), g.chunk + 4, room(s.z_dot), s.depth + 4);
-            } else {
-                outer.add(sum, strip.pixels(), room(g.d), g.chunk + 4, room(g.z), s.depth + 4);
-            }
-            __syncthreads();
-            FOR_KERNEL(b, (tap_sums<K, TANGENT>(s, strip)));
-            transpose<TANGENT>(s, strip);
-        }
-        // The room of d and z̄ is free: P̄ is gathered there.
-        Outer<R>(g.chunk, b.channels).finish(sum, s.depth, room(g.d));
+    for (u32 first = 0; first < s.inside.height; first += b.lines) {
+        const Strip strip{s.inside, first, b.lines};
+        depthwise<TANGENT, TANGENT ? 1 : 2>(s, strip, 0);
+        load_adjoint<TANGENT>(s, strip);
+        __syncthreads();
+        pointwise_transposed<TANGENT>(s, strip);
+        outer_product<TANGENT>(s, strip.pixels());
+        __syncthreads();
+        FOR_KERNEL(b, (tap_sums<K, TANGENT>(s, strip)));
+        transpose<TANGENT>(s, strip);
     }
     __syncthreads();
     const u32 taps = s.taps * g.chunk, products = g.chunk * s.depth;
     float* slot = share.slots + share.set * g.slot + b.partial + share.part * (taps + products);
-    flush(room(g.taps), parts, taps, slot, adds);
-    flush(room(g.d), 1, products, slot + taps, adds);
+    flush(room(g.taps), parts, taps, slot, share.tile != share.set);
+    flush(room(g.products), 1, products, slot + taps, share.tile != share.set);
 }
 
 // Hands ā on: x̄ = 1[a > 0] ∘ ā to memory, and to the slot Σ x̄ and Σ x̄·a (in tangent_backward
 // Σ x̄˙ and Σ x̄˙·a + x̄·ȧ), which are sums over x̂, because where the mask is open a = x̂.
 template <bool TANGENT>
-__device__ __forceinline__ void input_adjoint(const Stage& s, const Share& share, bool adds) {
+__device__ __forceinline__ void input_adjoint(const Stage& s) {
+    const Share& share = s.share;
     const Group& g = s.group;
     const Tile& tile = s.tile;
     const Place place(g.chunk);
@@ -1035,7 +1073,8 @@ __device__ __forceinline__ void input_adjoint(const Stage& s, const Share& share
     float* gathered = room(g.d);
     write_sums<4, 2>(sums, q, place.row, place.rows, g.chunk, gathered + 2 * g.chunk, gathered);
     __syncthreads();
-    flush(gathered, 1, 2 * g.chunk, share.slots + share.set * g.slot + g.slot_sums + share.part * 2 * g.chunk, adds);
+    float* slot = share.slots + share.set * g.slot + g.slot_sums + share.part * 2 * g.chunk;
+    flush(gathered, 1, 2 * g.chunk, slot, share.tile != share.set);
 }
 
 // All branches of a group over the block's tiles and channels. Blocks begin at different branches, so that
@@ -1044,26 +1083,29 @@ template <bool TANGENT> __device__ __forceinline__ void adjoints(const Separable
     __shared__ Stage stage;
     set_group(p, stage);
     const Group& g = stage.group;
-    const Share share(p, g);
+    const Share& share = stage.share;
+    set_share(p, stage);
+    __syncthreads();
 #pragma unroll 1
-    for (u32 index = share.set; index < g.tiles; index += share.sets) {
-        const bool adds = index != share.set, last = index + share.sets >= g.tiles;
-        if (threadIdx.x == 0) stage.tile = tile_of(g, index);
-        __syncthreads(); // the tile is set, and the one before was read
+    while (share.tile < g.tiles) {
+        if (threadIdx.x == 0) stage.tile = tile_of(g, share.tile);
+        __syncthreads();
         load_state<TANGENT>(stage, share.c0);
         clear(room(g.sum), stage.tile.own.pixels() * g.chunk);
 #pragma unroll 1
         for (u32 turn = 0; turn < g.branches; ++turn) {
             set_branch<TANGENT, true>(p.branches[g.first_branch + (turn + share.set) % g.branches], stage);
             __syncthreads();
-            branch_adjoint<TANGENT>(stage, share, adds);
-            if (last) combine_gradients(p, stage, share);
+            branch_adjoint<TANGENT>(stage);
+            if (share.tile + share.sets >= g.tiles) combine_gradients(p, stage);
             __syncthreads();
         }
         if (g.adjoint.data) {
-            input_adjoint<TANGENT>(stage, share, adds);
-            if (last && g.sums.data) combine_sums(p, g, share);
+            input_adjoint<TANGENT>(stage);
+            if (share.tile + share.sets >= g.tiles && g.sums.data) combine_sums(p, stage);
         }
+        __syncthreads();
+        if (threadIdx.x == 0) stage.share.tile += share.sets;
         __syncthreads();
     }
 }

@@ -79,7 +79,9 @@ struct GroupRow {
     table: u32,
     taps: u32,
     sum: u32,
+    products: u32,
     region: u32,
+    unused: u32,
 }
 
 /// `Separable` of `separable.cu`.
@@ -98,7 +100,7 @@ struct Parameters {
 
 layout_test!(
     BranchRow = 320,
-    GroupRow = 224,
+    GroupRow = 232,
     Parameters = 80,
 );
 
@@ -155,6 +157,7 @@ struct Cut {
     table: usize,
     taps: usize,
     sum: usize,
+    products: usize,
     shared: usize,
     /// Blocks that take different tiles, backward.
     sets: usize,
@@ -165,7 +168,9 @@ struct Cut {
 /// What a barrier of a block costs, in f32 that could be loaded meanwhile.
 const BARRIER: usize = 1 << 10;
 /// What computing d, d̄ and their sums costs, in f32 loaded a pixel and channel.
-const COMPUTED: usize = 16;
+const COMPUTED: usize = 24;
+/// What loading and evaluating z̄ costs, likewise.
+const ADJOINT: usize = 5;
 
 impl Cut {
     /// The cut that costs least and fits.
@@ -215,6 +220,10 @@ impl Cut {
         if subtile > 2 * threads_out {
             return None;
         }
+        let side = [rows.min(group.size[0]), columns.min(group.size[1])];
+        let strips = group.branches.iter();
+        let strips = strips.map(|b| Strips::of(b, side, subtile, task.pass));
+        let strips: Vec<Strips> = strips.collect::<Option<_>>()?;
         let passes = group.channels.div_ceil(chunk) as f32;
         let ratio = |pixels: usize| pixels as f32 / own as f32;
         let branches = group.branches.len();
@@ -234,16 +243,16 @@ impl Cut {
         let scratch = if is_tangent(task.pass) { 4 } else { 9 } * THREADS + 3 * out;
         let whole = quads(group.channels);
         cut.shared = cut.d + (copies * subtile * (whole + 4)).max(scratch);
-        let subtiles = own.div_ceil(subtile);
-        // In more than one pass each sub-tile loads all again.
+        let count: usize = strips.iter().map(Strips::count).sum();
+        // In more than one pass each strip loads all again.
         let (states, all) = if passes > 1.0 {
-            (passes * (branches * subtiles) as f32, subtiles as f32)
+            (passes * count as f32, count as f32 / branches as f32)
         } else {
             (1.0, 1.0)
         };
         cut.cost = ratio(reach) * states + weights * all + branches as f32;
-        // A sub-tile costs about as much as four pixels, for its barriers.
-        cut.cost += 4.0 * ratio(branches * subtiles) * passes;
+        // A strip costs about as much as four pixels, for its barriers.
+        cut.cost += 4.0 * ratio(count) * passes;
         Some(cut)
     }
 
@@ -258,12 +267,13 @@ impl Cut {
         let taps = most(group, |b| b.taps.len())?;
         let (own, reach) = pixels(group, (rows, columns));
         THREADS.checked_div(chunk / 4).filter(|&t| t > 0)?;
-        // `Outer` of the kernels: sixteen elements of P̄ a thread, or eight with tangents.
-        if chunk * out > 16 / copies * THREADS {
+        // `Outer` of the kernels: sixteen elements of P̄ a thread.
+        if chunk * out > 16 * THREADS {
             return None;
         }
         let side = [rows.min(group.size[0]), columns.min(group.size[1])];
-        let strips = group.branches.iter().map(|b| Strips::of(b, side, subtile));
+        let strips = group.branches.iter();
+        let strips = strips.map(|b| Strips::of(b, side, subtile, task.pass));
         let strips: Vec<Strips> = strips.collect::<Option<_>>()?;
         let region = strips.iter().map(|s| s.lines * s.width_around).max()?;
         let parts = most(group, |b| {
@@ -281,11 +291,11 @@ impl Cut {
         cut.weights = cut.bar + copies * region * chunk;
         cut.d = cut.weights + copies * (taps + out) * chunk;
         cut.z = cut.d + copies * subtile * (chunk + 4);
-        // P̄ is gathered in the room of d and z̄; slots are summed, and the sums over x̄ gathered, there and
-        // in what follows.
-        cut.table = (cut.z + copies * subtile * (out + 4)).max(cut.d + out * chunk);
+        cut.table = cut.z + copies * subtile * (out + 4);
         cut.taps = cut.table + (COEFFICIENTS + 2 * task.sources) * out;
-        cut.sum = (cut.taps + parts * chunk).max(cut.d + 8 * THREADS + 2 * chunk);
+        cut.products = cut.taps + parts * chunk;
+        // Slots are summed, and the sums over x̄ gathered, where d and what follows it was.
+        cut.sum = (cut.products + out * chunk).max(cut.d + 8 * THREADS + 2 * chunk);
         cut.shared = cut.sum + own * chunk;
 
         let chunks = group.channels.div_ceil(chunk);
@@ -296,7 +306,7 @@ impl Cut {
         let around: usize = strips.iter().map(|s| s.lines_around * s.width).sum();
         let barriers: usize = strips.iter().map(|s| 3 + 2 * s.count()).sum();
         let weights = group.branches.len() * (taps + out) * chunk;
-        let of_chunk = around * (2 * copies * out + copies * COMPUTED * chunk)
+        let of_chunk = around * copies * (ADJOINT * out + COMPUTED * chunk)
             + copies * reach * chunk
             + 2 * own * chunk
             + barriers * BARRIER
@@ -322,10 +332,17 @@ struct Strips {
 }
 
 impl Strips {
-    /// Strips of at most `subtile` pixels; `None` if a row is longer.
-    fn of(branch: &PlannedBranch, side: [usize; 2], subtile: usize) -> Option<Strips> {
+    /// Strips of at most `subtile` pixels; `None` if a row is longer. Backward, of all outputs whose windows
+    /// reach into the tile; else of those that stand on it.
+    fn of(
+        branch: &PlannedBranch,
+        side: [usize; 2],
+        subtile: usize,
+        pass: Pass,
+    ) -> Option<Strips> {
         let (window, output) = (&branch.window, branch.window.output());
-        let most = |i: usize| (side[i] - 1 + 2 * window.padding()) / window.stride + 1;
+        let reach = if is_backward(pass) { 2 * window.padding() } else { 0 };
+        let most = |i: usize| (side[i] - 1 + reach) / window.stride + 1;
         let (lines_around, width) = (most(0).min(output[0]), most(1).min(output[1]));
         let lines = (subtile / width).min(lines_around);
         (lines > 0).then_some(Strips {
@@ -521,6 +538,7 @@ fn group_row(group: &PlannedGroup, cut: Cut, pass: Pass, encoder: &Encoder) -> G
     [row.height, row.width] = group.size.map(narrow);
     [row.rows, row.columns] = [cut.rows, cut.columns].map(narrow);
     [row.chunk, row.subtile, row.region] = [cut.chunk, cut.subtile, cut.region].map(narrow);
+    row.products = narrow(cut.products);
     [row.bar, row.weights, row.d] = [cut.bar, cut.weights, cut.d].map(narrow);
     [row.z, row.table, row.taps, row.sum] = [cut.z, cut.table, cut.taps, cut.sum].map(narrow);
     if is_backward(pass) && activation.differentiable {
@@ -565,12 +583,13 @@ fn branch_row(
         row.depthwise_tangent = encoder.parameter_tangent(branch.depthwise);
         row.pointwise_tangent = encoder.parameter_tangent(branch.pointwise);
     }
+    let side = [cut.rows.min(window.input[0]), cut.columns.min(window.input[1])];
+    let strips = Strips::of(planned, side, cut.subtile, pass);
+    row.lines = narrow(strips.map_or(0, |strips| strips.lines));
     if is_backward(pass) {
         row.adjoint = encoder.adjoint(branch.output, pass);
         row.depthwise_gradient = encoder.parameter_gradient(branch.depthwise);
         row.pointwise_gradient = encoder.parameter_gradient(branch.pointwise);
-        let strips = Strips::of(planned, [cut.rows, cut.columns], cut.subtile);
-        row.lines = narrow(strips.map_or(0, |strips| strips.lines));
     } else {
         row.output = encoder.pixels(branch.output, Role::Value);
         let tangent = pass == Pass::Tangent;
