@@ -217,6 +217,7 @@ struct Stage {
     Source sources[MOST_SOURCES];
     Share share;
     u32 taps, depth; // k², and the output's channels in whole quads
+    u32 parts;       // of w̄, see `TapRows`
     u32 d_columns;   // channels in a row of d: all of them, or in the backward passes a chunk
     // Floats into shared memory, beside the group's.
     u32 state_dot, bar_dot, w_dot, pointwise, pointwise_dot, d_dot, z_dot;
@@ -234,6 +235,26 @@ __device__ __forceinline__ void set_group(const Separable& p, Stage& stage) {
     while (i + 1 < p.count && blockIdx.x >= p.groups[i + 1].first_block) ++i;
     copy_words(p.groups[i], stage.group);
     __syncthreads();
+}
+
+// How w̄ is shared out: a warp takes up to five taps of a row (four with tangents: there are no registers
+// for more) and up to 32 quads; its threads that are left over, and the warps that are, take further pixels.
+// `parts` of them must be added in the end.
+struct TapRows {
+    u32 wide, slices, jobs, parts;
+
+    __device__ __forceinline__ TapRows(u32 kernel, u32 most, u32 chunk) {
+        wide = 1;
+        while (wide < 32 && wide < (chunk >> 2)) wide <<= 1;
+        slices = ((chunk >> 2) + 31) / 32;
+        const u32 segments = kernel > most ? 2 * kernel : kernel;
+        parts = max(THREADS / 32 / (segments * slices), 1u);
+        jobs = segments * slices * parts;
+    }
+};
+
+__host__ __device__ constexpr int most_taps(bool tangent) {
+    return tangent ? 4 : 5;
 }
 
 // The rows of some outputs that are under way: `lines` of them from row `first` on.
@@ -268,6 +289,7 @@ __device__ __forceinline__ void set_branch(const Branch& b, Stage& stage) {
         clip(around.left, around.left + (int)around.width, b.width, stage.inside.left, stage.inside.width);
         stage.taps = b.kernel * b.kernel;
         stage.depth = 4 * quads_of(b.channels);
+        if constexpr (BACKWARD) stage.parts = TapRows(b.kernel, most_taps(TANGENT), g.chunk).parts;
         stage.state_dot = stage.tile.reach.pixels() * g.chunk;
         stage.bar_dot = g.bar + g.region * g.chunk;
         stage.w_dot = g.weights + stage.taps * g.chunk;
@@ -355,6 +377,11 @@ load_transposed(const float* p, u32 c0, u32 channels, u32 chunk, u32 cout, float
     }
 }
 
+// A thread that takes N of `count` pixels takes those that are this far apart.
+template <int N> __device__ __forceinline__ u32 span_of(u32 count) {
+    return (count + N - 1) / N;
+}
+
 // d (and ḋ) of a strip of outputs, Σ a[tap]·w_tap, as [pixels, d_columns + 4] from column c0 on; zero at those
 // that are not the tile's own. A thread takes one quad of channels at N outputs, which share the loads of
 // weights.
@@ -365,15 +392,16 @@ __device__ __forceinline__ void depthwise(const Stage& s, const Strip& strip, u3
     if (row >= rows || c0 + 4 * q >= s.d_columns) return;
     const Rectangle& reach = s.tile.reach;
     const u32 step = s.branch.dilation * chunk, line_step = s.branch.dilation * reach.width * chunk - s.branch.kernel * step;
+    const u32 span = span_of<N>(strip.pixels());
 #pragma unroll 1
-    for (u32 u = row; u < strip.pixels(); u += N * rows) {
+    for (u32 u = row; u < span; u += rows) {
         int line[N];
         const float* a[N];
         Lanes<4> sum[N], dot[N];
         bool any = false;
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-            const u32 at = u + n * rows;
+            const u32 at = u + n * span;
             const int y = strip.y(at), x = strip.x(at);
             const bool live = at < strip.pixels() && s.own.at(y, x) >= 0;
             const int padding = (int)s.branch.padding, stride = (int)s.branch.stride;
@@ -409,8 +437,8 @@ __device__ __forceinline__ void depthwise(const Stage& s, const Strip& strip, u3
         }
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-            if (u + n * rows < strip.pixels()) {
-                const u32 to = (u + n * rows) * (s.d_columns + 4) + c0 + 4 * q;
+            if (u + n * span < strip.pixels()) {
+                const u32 to = (u + n * span) * (s.d_columns + 4) + c0 + 4 * q;
                 store<4>(room(s.group.d + to), sum[n]);
                 if constexpr (TANGENT) store<4>(room(s.d_dot + to), dot[n]);
             }
@@ -455,8 +483,9 @@ product(Lanes<4> (&sum)[N], const float* const* x, const float* m, u32 columns, 
 template <bool TANGENT>
 __device__ __forceinline__ void pointwise(const Stage& s, u32 count, u32 c0, Lanes<4> (&z)[2]) {
     const Place at(s.depth);
-    if (at.row >= at.rows || at.row >= count) return;
-    const u32 step = s.d_columns + 4, second = min(at.row + at.rows, count - 1);
+    const u32 span = span_of<2>(count);
+    if (at.row >= min(at.rows, span)) return;
+    const u32 step = s.d_columns + 4, second = min(at.row + span, count - 1);
     const u32 from[2] = {at.row * step + c0, second * step + c0};
     const float* const x[2] = {room(s.group.d + from[0]), room(s.group.d + from[1])};
     const u32 depth = min(s.group.chunk, s.d_columns - c0);
@@ -540,10 +569,11 @@ __device__ __forceinline__ void
 write_outputs(const Stage& s, const Strip& strip, const Lanes<4> (&z)[2], Gathered<TANGENT>& gathered) {
     const Branch& b = s.branch;
     const Place at_(s.depth);
+    const u32 span = span_of<2>(strip.pixels());
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
-        const u32 u = at_.row + n * at_.rows;
-        if (at_.row < at_.rows && u < strip.pixels()) {
+        const u32 u = at_.row + n * span;
+        if (at_.row < min(at_.rows, span) && u < strip.pixels()) {
             const u32 y = (u32)strip.y(u), x = (u32)strip.x(u);
             const u32 pixel = (s.tile.image * b.height + y) * b.width + x;
             store_quad(at(TANGENT ? b.output_tangent : b.output, pixel), 4 * at_.q, b.channels, z[n], false);
@@ -643,9 +673,9 @@ template <bool TANGENT> __device__ __forceinline__ void pointwise_transposed(con
     const Group& g = s.group;
     const Place at(g.chunk);
     if (at.row >= at.rows) return;
-    const u32 step = s.depth + 4, count = strip.pixels();
+    const u32 step = s.depth + 4, count = strip.pixels(), span = span_of<N>(count);
 #pragma unroll 1
-    for (u32 u = at.row; u < count; u += N * at.rows) {
+    for (u32 u = at.row; u < span; u += at.rows) {
         // The sum of up to two products, of z̄ or z̄˙ at x and P or Ṗ at m.
         const auto write = [&](u32 to, u32 x0, u32 m0, u32 x1, u32 m1) {
             Lanes<4> sum[N];
@@ -655,12 +685,12 @@ template <bool TANGENT> __device__ __forceinline__ void pointwise_transposed(con
             for (u32 turn = 0; turn < (x1 ? 2 : 1); ++turn) {
                 const float* x[N];
 #pragma unroll
-                for (int n = 0; n < N; ++n) x[n] = room((turn ? x1 : x0) + min(u + n * at.rows, count - 1) * step);
+                for (int n = 0; n < N; ++n) x[n] = room((turn ? x1 : x0) + min(u + n * span, count - 1) * step);
                 product<N>(sum, x, room((turn ? m1 : m0) + 4 * at.q), g.chunk, s.depth);
             }
 #pragma unroll
             for (int n = 0; n < N; ++n) {
-                const u32 v = u + n * at.rows;
+                const u32 v = u + n * span;
                 const int y = strip.y(v), x = strip.x(v);
                 if (v < count) store<4>(room(to + bar_at(s, strip, y, x) + 4 * at.q), sum[n]);
             }
@@ -740,26 +770,6 @@ template <bool TANGENT> __device__ __forceinline__ void outer_product(const Stag
     outer.finish(sum, s.depth, room(g.products));
 }
 
-// How w̄ is shared out: a warp takes up to five taps of a row (four with tangents: there are no registers
-// for more) and up to 32 quads; its threads that are left over, and the warps that are, take further pixels.
-// `parts` of them must be added in the end.
-struct TapRows {
-    u32 wide, slices, jobs, parts;
-
-    __device__ __forceinline__ TapRows(u32 kernel, u32 most, u32 chunk) {
-        wide = 1;
-        while (wide < 32 && wide < (chunk >> 2)) wide <<= 1;
-        slices = ((chunk >> 2) + 31) / 32;
-        const u32 segments = kernel > most ? 2 * kernel : kernel;
-        parts = max(THREADS / 32 / (segments * slices), 1u);
-        jobs = segments * slices * parts;
-    }
-};
-
-__host__ __device__ constexpr int most_taps(bool tangent) {
-    return tangent ? 4 : 5;
-}
-
 // Adds to w̄ what the strip's outputs give that are this tile's own: Σ d̄[o]·a[o + tap], and in
 // tangent_backward Σ d̄˙·a + d̄·ȧ.
 template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const Stage& s, const Strip& strip) {
@@ -783,7 +793,7 @@ template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const St
         for (int i = 0; i < W; ++i) sum[i] = splat<4>(0.0f);
         if (q4 < chunk) {
             const int dilation = (int)s.branch.dilation, stride = (int)s.branch.stride, padding = (int)s.branch.padding;
-            const u32 bar = s.group.bar + bar_at(s, strip, own.top, own.left) + q4;
+            const u32 step = (u32)dilation * chunk, bar = s.group.bar + bar_at(s, strip, own.top, own.left) + q4;
             const int top = own.top * stride + ky * dilation - padding - reach.top;
             const int left = own.left * stride + begin * dilation - padding - reach.left;
 #pragma unroll 1
@@ -806,7 +816,7 @@ template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const St
                             multiply_add(sum[i], adjoint, quad(a));
                         }
                     }
-                    a += (u32)dilation * chunk;
+                    a += step;
                 }
             }
         }
@@ -845,16 +855,16 @@ template <bool TANGENT> __device__ __forceinline__ void transpose(const Stage& s
     int top;
     u32 height;
     reached(s, strip, top, height);
-    const u32 count = height * own.width;
+    const u32 count = height * own.width, span = span_of<2>(count);
 #pragma unroll 1
-    for (u32 i = at.row; i < count; i += 2 * at.rows) {
+    for (u32 i = at.row; i < span; i += at.rows) {
         const float *w = room(s.group.weights + q4), *end = room(s.w_dot);
         Lanes<4> sum[2] = {splat<4>(0.0f), splat<4>(0.0f)};
         // Rows and columns of what the first tap reads, times the stride.
         int y[2], x[2];
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
-            const u32 v = min(i + n * at.rows, count - 1);
+            const u32 v = min(i + n * span, count - 1);
             y[n] = top + (int)(v / own.width) + padding, x[n] = own.left + (int)(v % own.width) + padding;
         }
 #pragma unroll 1
@@ -894,7 +904,7 @@ template <bool TANGENT> __device__ __forceinline__ void transpose(const Stage& s
         const u32 to = s.group.sum + (u32)(top - own.top) * own.width * chunk + q4;
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
-            const u32 v = i + n * at.rows;
+            const u32 v = i + n * span;
             if (v < count) store_or_add<4>(room(to + v * chunk), sum[n], true);
         }
     }
@@ -1015,8 +1025,7 @@ __device__ __forceinline__ void branch_adjoint(const Stage& s) {
         load_depthwise(at(b.depthwise_tangent), s.taps, c0, g.channels, g.chunk, room(s.w_dot));
         load_transposed(at(b.pointwise_tangent), c0, g.channels, g.chunk, b.channels, room(s.pointwise_dot));
     }
-    const u32 parts = TapRows(b.kernel, most_taps(TANGENT), g.chunk).parts;
-    clear(room(g.taps), parts * s.taps * g.chunk);
+    clear(room(g.taps), s.parts * s.taps * g.chunk);
     clear(room(g.bar), (TANGENT ? 2 : 1) * g.region * g.chunk); // for the columns outside the image
     clear(room(g.products), g.chunk * s.depth);
     prepare<TANGENT>(b.adjoint, b.channels, room(g.table));
@@ -1035,7 +1044,7 @@ __device__ __forceinline__ void branch_adjoint(const Stage& s) {
     __syncthreads();
     const u32 taps = s.taps * g.chunk, products = g.chunk * s.depth;
     float* slot = share.slots + share.set * g.slot + b.partial + share.part * (taps + products);
-    flush(room(g.taps), parts, taps, slot, share.tile != share.set);
+    flush(room(g.taps), s.parts, taps, slot, share.tile != share.set);
     flush(room(g.products), 1, products, slot + taps, share.tile != share.set);
 }
 
