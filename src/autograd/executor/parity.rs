@@ -384,14 +384,16 @@ fn terms_of_sums(
     let mut sums = vec![0.0f64; 2 * step];
     for pixel in 0..tape.graph.batch * whole.height * whole.width {
         for c in 0..activation.channels {
-            let (mean, r) = (moment(Moments::Statistics, 0, c), moment(Moments::Statistics, 1, c));
+            let (mean, r) = (
+                moment(Moments::Statistics, 0, c),
+                moment(Moments::Statistics, 1, c),
+            );
             let x = (at(Role::Value, pixel, c) - mean) * r;
             let u = at(role, pixel, c);
             sums[c] += u.abs();
             sums[step + c] += (u * x).abs();
             if role == Role::AdjointTangent {
-                let [mean_dot, t] =
-                    [0, 1].map(|row| moment(Moments::StatisticsTangent, row, c));
+                let [mean_dot, t] = [0, 1].map(|row| moment(Moments::StatisticsTangent, row, c));
                 let x_dot = r * (at(Role::Tangent, pixel, c) - mean_dot - x * t);
                 sums[step + c] += (at(Role::Adjoint, pixel, c) * x_dot).abs();
             }
@@ -424,9 +426,8 @@ fn compare(
         });
         Err(format!("{what} differs by {error:.2e}; most at {worst:?}"))
     };
-    let judge = |what: &str, expected: &[f32], found: &[f32]| {
-        judge_beside(what, expected, found, expected)
-    };
+    let judge =
+        |what: &str, expected: &[f32], found: &[f32]| judge_beside(what, expected, found, expected);
     let plan = Plan::new(tape, Mode::Products);
     let writes = tape.ops[i].uses(&tape.graph, pass).writes;
     for &(id, role) in &writes {

@@ -347,7 +347,11 @@ impl Gpu {
         };
         // The driver keeps 1 KiB of each block.
         let half = (multiprocessor / 2).saturating_sub(1 << 10);
-        if half > SHARED_EVERYWHERE { half.min(block) } else { block }
+        if half > SHARED_EVERYWHERE {
+            half.min(block)
+        } else {
+            block
+        }
     }
 
     /// Warps that a multiprocessor has room for.

@@ -98,11 +98,7 @@ struct Parameters {
     unused: [u32; 2],
 }
 
-layout_test!(
-    BranchRow = 320,
-    GroupRow = 232,
-    Parameters = 80,
-);
+layout_test!(BranchRow = 320, GroupRow = 232, Parameters = 80,);
 
 /// Threads a block: two blocks of up to 64 registers a thread are half of an H100's multiprocessor.
 const THREADS: usize = 512;
@@ -334,14 +330,13 @@ struct Strips {
 impl Strips {
     /// Strips of at most `subtile` pixels; `None` if a row is longer. Backward, of all outputs whose windows
     /// reach into the tile; else of those that stand on it.
-    fn of(
-        branch: &PlannedBranch,
-        side: [usize; 2],
-        subtile: usize,
-        pass: Pass,
-    ) -> Option<Strips> {
+    fn of(branch: &PlannedBranch, side: [usize; 2], subtile: usize, pass: Pass) -> Option<Strips> {
         let (window, output) = (&branch.window, branch.window.output());
-        let reach = if is_backward(pass) { 2 * window.padding() } else { 0 };
+        let reach = if is_backward(pass) {
+            2 * window.padding()
+        } else {
+            0
+        };
         let most = |i: usize| (side[i] - 1 + reach) / window.stride + 1;
         let (lines_around, width) = (most(0).min(output[0]), most(1).min(output[1]));
         let lines = (subtile / width).min(lines_around);
@@ -471,9 +466,10 @@ impl Tables {
         };
         let Some(cut) = Cut::best(&task) else {
             anyhow::bail!(
-                "separable: {} channels do not fit {} KiB of shared memory a block; use fewer \
+                "separable: {} to {} channels do not fit {} KiB of shared memory a block; use fewer \
                  channels, or --device cpu",
                 group.channels,
+                most(group, |b| b.channels_out).unwrap_or(0),
                 encoder.shared() >> 10
             );
         };
@@ -564,12 +560,7 @@ fn group_row(group: &PlannedGroup, cut: Cut, pass: Pass, encoder: &Encoder) -> G
     row
 }
 
-fn branch_row(
-    planned: &PlannedBranch,
-    cut: Cut,
-    pass: Pass,
-    encoder: &mut Encoder,
-) -> BranchRow {
+fn branch_row(planned: &PlannedBranch, cut: Cut, pass: Pass, encoder: &mut Encoder) -> BranchRow {
     let (branch, window) = (&planned.branch, &planned.window);
     let mut row = BranchRow {
         depthwise: encoder.parameter(branch.depthwise),
@@ -583,7 +574,10 @@ fn branch_row(
         row.depthwise_tangent = encoder.parameter_tangent(branch.depthwise);
         row.pointwise_tangent = encoder.parameter_tangent(branch.pointwise);
     }
-    let side = [cut.rows.min(window.input[0]), cut.columns.min(window.input[1])];
+    let side = [
+        cut.rows.min(window.input[0]),
+        cut.columns.min(window.input[1]),
+    ];
     let strips = Strips::of(planned, side, cut.subtile, pass);
     row.lines = narrow(strips.map_or(0, |strips| strips.lines));
     if is_backward(pass) {
