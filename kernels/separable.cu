@@ -8,346 +8,66 @@
 //
 // ROOFLINE. A branch of C → C channels moves 4 B an output element (8 with its adjoint's source) for
 // 2·k² + 2·C FLOP forward and three times that backward: 20 FLOP a byte at k = 5, C = 16, and 45 at
-// C = 64. An H100 balances at 20 in f32, so both ends of the roof are near, and both are minded:
+// C = 64. An H100 balances at 20 in f32. What binds sooner is shared memory: a tap is one FMA for one load
+// unless a thread does several pixels, and backward at C = 16 a pixel and branch take 84 passes over the banks
+// (cycles of a multiprocessor; counted, mean over k = 3 and 5), where its 128 B of device memory take 9. So:
 //
 // - d never leaves the chip, and d̄ neither: it is needed around a tile, and is made again there.
-// - A block owns a tile of one state (all channels, or a chunk where they do not fit) and runs every
-//   branch that reads it: the state is read once for up to 16 branches, and x̄ is summed over them
-//   in registers and written once. What neighbouring tiles read twice at their seams comes from L2.
-// - Sub-tiles of d and z̄ in shared memory feed products of two pixels × four channels a thread (P̄:
-//   four × four, or two × four with tangents), so that a load from shared memory serves several FMAs.
+// - A block owns a tile of one state (forward all channels, backward a chunk of them, where they do not fit)
+//   and runs every branch that reads it: the state is read once for up to 16 branches, and x̄ is summed over
+//   them in shared memory and written once. What neighbouring tiles read twice at their seams comes from L2.
+// - A tile is taken in strips of whole rows. d̄ of a strip is added to all of ā that its windows reach,
+//   so no more of d̄ than a strip is ever kept, and a tile may be as large as the state and ā allow: its
+//   seams, where all is computed twice, are few. Chunks of channels have no seams; what they read twice
+//   is z̄, so they are preferred.
+// - Products are of two to four pixels × four channels a thread, P̄ of four channels × four, taps of two
+//   pixels, so that a load from shared memory serves several FMAs.
 // - The tangent passes compute value and tangent (d and ḋ, z̄ and z̄˙) from one load of each input.
 //
 // LAYOUT. A pixel's channels lie together in shared memory, padded to quads; neighbouring threads
 // take neighbouring quads, then neighbouring pixels, so a warp reads 512 successive bytes. Rows of
-// the sub-tiles are one quad longer, so that threads on different pixels meet different banks. The
+// d and z̄ are one quad longer, so that threads on different pixels meet different banks. The
 // state's tile has columns outside the image, of zeros, so that no tap asks for its column; rows outside
 // are left out, because at an 8×8 image and dilated 5×5 windows they would be as many as those inside.
 // What a block's threads have in common is in shared memory too (`Stage`): 64 registers a thread are
 // what half of an H100's threads may have, and sums take most of them.
 //
-// REDUCTIONS. Forward, a tile leaves one partial of the statistics, and the last tile of a branch
-// combines them; blocks begin at different branches, so the last tiles are different blocks. Backward,
-// a block sums its tiles into its own slot of the workspace, and `separable_combine` sums the slots,
-// spread over the whole device: at 64 channels they are too many bytes for one last block.
+// REDUCTIONS. Forward, a tile leaves one partial of the statistics, and the last tile of a branch combines
+// them. Backward, a block sums its tiles into its own slot of the workspace, and the last block of a branch
+// and chunk sums the slots. Blocks begin at different branches, so the last ones are different blocks.
+//
+// The tables that the host writes, the geometry of tiles and the loads are in `separable.cuh`.
 //
 // Definitions: VECTOR, and THREADS.
-#include "adjoint.cuh"
+#include "separable.cuh"
 
-// One separable convolution of a group.
-struct Branch {
-    Floats depthwise;          // w [k, k, Cin]
-    Floats pointwise;          // P [Cin, Cout]
-    Floats depthwise_tangent;  // ẇ, in the tangent passes
-    Floats pointwise_tangent;  // Ṗ
-    Pixels output;             // z
-    Pixels output_tangent;     // ż
-    Floats statistics;         // of z; null for a raw output
-    Floats statistics_tangent;
-    Adjoint adjoint;           // z̄, in the backward passes
-    u32 kernel, stride, dilation, padding;
-    u32 height, width, channels; // of z
-    u32 ticket;
-    u32 partial; // floats into a slot of the workspace
-    u32 unused[3];
-};
-LAYOUT(Branch, 288);
-
-// The branches that read one state, and how its image is cut.
-struct Group {
-    Input input;        // x
-    Pixels adjoint;     // x̄ or x̄˙; null where nobody asks for it
-    Pixels first_order; // x̄, in tangent_backward of a normalised input
-    u32 channels, height, width, adds;
-    u32 first_branch, branches, first_block, blocks;
-    u32 rows, columns, tiles_y, tiles_x; // a tile's size, and tiles in an image
-    u32 tiles, chunk, border, subtile;   // chunk: channels at a time, whole quads
-    u32 partials, slot, sums;            // floats: the first slot, a slot's, and x̄'s sums in it
-    u32 bar, weights, d, z, table;       // floats into shared memory; the state is at 0
-    u32 region;                          // pixels of d̄ around a tile, at most
-    u32 sum;                             // where ā is summed, [tile, chunk]
-};
-LAYOUT(Group, 200);
-
-struct Separable {
-    Header header;
-    const Group* groups;
-    const Branch* branches;
-    Floats workspace;
-    Tickets tickets;
-    u32 count; // groups
-    u32 batch;
-    u32 unused[2];
-};
-LAYOUT(Separable, 80);
-
-extern __shared__ float4 shared4[];
-
-__device__ __forceinline__ u32 quads_of(u32 channels) {
-    return (channels + 3) >> 2;
-}
-__device__ __forceinline__ Lanes<4> quad(const float* shared) {
-    return load<4>(shared);
-}
-__device__ __forceinline__ void multiply_add(Lanes<4>& sum, const Lanes<4>& x, const Lanes<4>& y) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sum[i] = fmaf(x[i], y[i], sum[i]);
-}
-__device__ __forceinline__ void multiply_add(Lanes<4>& sum, float x, const Lanes<4>& y) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sum[i] = fmaf(x, y[i], sum[i]);
+// A thread that takes N of `count` pixels takes those that are this far apart.
+template <int N> __device__ __forceinline__ u32 span_of(u32 count) {
+    return (count + N - 1) / N;
 }
 
-// f(i, c + i) for each vector of the quad at c that has channels.
-template <class F> __device__ __forceinline__ void vectors(u32 c, u32 channels, F f) {
-#pragma unroll
-    for (int i = 0; i < 4; i += VECTOR)
-        if (c + i < channels) f(i, c + i);
-}
-template <class T> __device__ __forceinline__ void put(Lanes<4>& to, int i, const T& from) {
-#pragma unroll
-    for (int k = 0; k < VECTOR; ++k) to[i + k] = from[k];
-}
-__device__ __forceinline__ Lanes<VECTOR> part(const Lanes<4>& from, int i) {
-    Lanes<VECTOR> out;
-#pragma unroll
-    for (int k = 0; k < VECTOR; ++k) out[k] = from[i + k];
-    return out;
-}
-__device__ __forceinline__ Lanes<4> load_quad(const storage* pixel, u32 c, u32 channels) {
-    Lanes<4> out = splat<4>(0.0f);
-    vectors(c, channels, [&](int i, u32 at) { put(out, i, load<VECTOR>(pixel + at)); });
-    return out;
-}
-__device__ __forceinline__ void store_quad(storage* pixel, u32 c, u32 channels, const Lanes<4>& x, bool adds) {
-    vectors(c, channels, [&](int i, u32 at) { store_or_add<VECTOR>(pixel + at, part(x, i), adds); });
-}
-
-// A coordinate that lies outside every image, with every tap of a window there.
-#define OUTSIDE (-1000)
-// Sources of an adjoint, at most: MAX_SOURCES of `ops`.
-#define MOST_SOURCES 16
-
-// A rectangle of pixels of an image.
-struct Rectangle {
-    int top, left;
-    u32 height, width;
-
-    __device__ __forceinline__ u32 pixels() const { return height * width; }
-    // Its pixel at (y, x), or −1 outside.
-    __device__ __forceinline__ int at(int y, int x) const {
-        const u32 dy = (u32)(y - top), dx = (u32)(x - left);
-        return dy < height && dx < width ? (int)(dy * width + dx) : -1;
-    }
-};
-
-// ⌊x / stride⌋ for stride 1 or 2.
-__device__ __forceinline__ int floor_half(int x, u32 stride) {
-    return x >> (stride - 1);
-}
-
-// Rows (or columns) `from` … `to` (past the last) clipped to 0 … size.
-__device__ __forceinline__ void clip(int from, int to, u32 size, int& first, u32& count) {
-    first = max(from, 0);
-    count = (u32)max(min(to, (int)size) - first, 0);
-}
-
-// Where a block is: its tile of an image, and the state's pixels that the tile's windows reach: rows
-// inside the image, columns also outside it (they hold zeros), so that no tap asks for its column.
-struct Tile {
-    u32 image;
-    Rectangle own, reach;
-};
-
-__device__ __forceinline__ Tile tile_of(const Group& g, u32 index) {
-    Tile t;
-    const u32 column = index % g.tiles_x, rest = index / g.tiles_x;
-    const u32 row = rest % g.tiles_y;
-    t.image = rest / g.tiles_y;
-    const int y = (int)(row * g.rows), x = (int)(column * g.columns), border = (int)g.border;
-    clip(y, y + (int)g.rows, g.height, t.own.top, t.own.height);
-    clip(x, x + (int)g.columns, g.width, t.own.left, t.own.width);
-    clip(y - border, y + (int)g.rows + border, g.height, t.reach.top, t.reach.height);
-    t.reach.left = t.own.left - border, t.reach.width = t.own.width + 2 * g.border;
-    return t;
-}
-
-// The outputs whose windows stand on the tile: those of this tile. Tiles begin at even pixels.
-__device__ __forceinline__ Rectangle outputs_on(const Branch& b, const Tile& t) {
-    Rectangle r;
-    const int s = (int)b.stride;
-    clip((t.own.top + s - 1) / s, ((int)(t.own.top + t.own.height) + s - 1) / s, b.height, r.top, r.height);
-    clip((t.own.left + s - 1) / s, ((int)(t.own.left + t.own.width) + s - 1) / s, b.width, r.left, r.width);
-    return r;
-}
-
-// The outputs whose windows reach into the tile; columns again also outside the image.
-__device__ __forceinline__ Rectangle outputs_around(const Branch& b, const Tile& t) {
-    Rectangle r;
-    const int p = (int)b.padding, s = (int)b.stride;
-    const auto first = [&](int from) { return floor_half(from - p + s - 1, b.stride); };
-    const auto end = [&](int from, u32 count) { return floor_half(from + (int)count - 1 + p, b.stride) + 1; };
-    clip(first(t.own.top), end(t.own.top, t.own.height), b.height, r.top, r.height);
-    r.left = first(t.own.left), r.width = (u32)(end(t.own.left, t.own.width) - r.left);
-    return r;
-}
-
-// What all threads of a block have in common. It is kept in shared memory, because in registers it
-// would be kept by each of them.
-struct Stage {
-    Group group;
-    Branch branch;
-    Tile tile;
-    Rectangle own;    // outputs of the tile
-    Rectangle around; // outputs whose windows reach into it
-    Source sources[MOST_SOURCES];
-    u32 taps, depth; // k², and the output's channels in whole quads
-    u32 d_columns;   // channels in a row of d: all of them, or in the backward passes a chunk
-    // Floats into shared memory, beside the group's.
-    u32 state_dot, bar_dot, w_dot, pointwise, pointwise_dot, d_dot, z_dot;
-};
-
-template <class T> __device__ __forceinline__ void copy_words(const T& from, T& to) {
-    const u32* words = reinterpret_cast<const u32*>(&from);
-    u32* out = reinterpret_cast<u32*>(&to);
-    for (u32 i = threadIdx.x; i < sizeof(T) / 4; i += THREADS) out[i] = words[i];
-}
-
-// Finds the block's group. Ends with a barrier.
-__device__ __forceinline__ void set_group(const Separable& p, Stage& stage) {
-    u32 i = 0;
-    while (i + 1 < p.count && blockIdx.x >= p.groups[i + 1].first_block) ++i;
-    copy_words(p.groups[i], stage.group);
-    __syncthreads();
-}
-
-// Sets the branch, with its adjoint's sources in the backward passes; a barrier must follow. The tile
-// is set.
-template <bool TANGENT, bool BACKWARD>
-__device__ __forceinline__ void set_branch(const Branch& b, Stage& stage) {
-    const Group& g = stage.group;
-    copy_words(b, stage.branch);
-    if constexpr (BACKWARD) {
-        const u32* words = reinterpret_cast<const u32*>(b.adjoint.sources);
-        u32* out = reinterpret_cast<u32*>(stage.sources);
-        for (u32 i = threadIdx.x; i < b.adjoint.count * (sizeof(Source) / 4); i += THREADS) out[i] = words[i];
-        __syncthreads();
-        if (threadIdx.x == 0) stage.branch.adjoint.sources = stage.sources;
-    }
-    if (threadIdx.x == THREADS - 1) {
-        stage.own = outputs_on(b, stage.tile);
-        stage.around = outputs_around(b, stage.tile);
-        stage.taps = b.kernel * b.kernel;
-        stage.depth = 4 * quads_of(b.channels);
-        stage.state_dot = stage.tile.reach.pixels() * g.chunk;
-        stage.bar_dot = g.bar + g.region * g.chunk;
-        stage.w_dot = g.weights + stage.taps * g.chunk;
-        stage.pointwise = g.weights + (TANGENT ? 2 : 1) * stage.taps * g.chunk;
-        stage.pointwise_dot = stage.pointwise + g.chunk * stage.depth;
-        stage.d_columns = BACKWARD ? g.chunk : 4 * quads_of(g.channels);
-        stage.d_dot = g.d + g.subtile * (stage.d_columns + 4);
-        stage.z_dot = g.z + g.subtile * (stage.depth + 4);
-    }
-}
-
-// Floats of shared memory from `offset` on.
-__device__ __forceinline__ float* room(u32 offset) {
-    return reinterpret_cast<float*>(shared4) + offset;
-}
-
-// A thread's quad of channels, and its row among the pixels that stand on each quad.
-struct Place {
-    u32 q, row, rows;
-
-    __device__ __forceinline__ explicit Place(u32 channels) {
-        const u32 quads = channels >> 2;
-        q = threadIdx.x % quads, row = threadIdx.x / quads, rows = THREADS / quads;
-    }
-};
-
-// Loads channels c0 … of the state around the tile, activated: a, and ȧ if TANGENT.
-template <bool TANGENT>
-__device__ __forceinline__ void
-load_state(const Stage& stage, u32 c0) {
-    const Group& g = stage.group;
-    const Tile& t = stage.tile;
-    const u32 wide = g.chunk / VECTOR, items = t.reach.pixels() * wide;
-    float *a = room(0), *a_dot = room(items * VECTOR); // `state_dot` of a branch
-#pragma unroll 1
-    for (u32 i = threadIdx.x; i < items; i += THREADS) {
-        const u32 c = c0 + VECTOR * (i % wide), at_pixel = i / wide;
-        const u32 y = (u32)t.reach.top + at_pixel / t.reach.width;
-        const u32 x = (u32)t.reach.left + at_pixel % t.reach.width;
-        const u32 pixel = (t.image * g.height + y) * g.width + x;
-        Lanes<VECTOR> value = splat<VECTOR>(0.0f), dot = value;
-        if (x < g.width && c < g.channels) {
-            value = read<VECTOR>(g.input, pixel, c, g.channels);
-            if constexpr (TANGENT) dot = read_tangent<VECTOR>(g.input, value, pixel, c, g.channels);
-        }
-#pragma unroll
-        for (int k = 0; k < VECTOR; ++k) {
-            // In this order a NaN passes.
-            dot[k] = value[k] > 0.0f ? dot[k] : 0.0f;
-            value[k] = value[k] < 0.0f ? 0.0f : value[k];
-        }
-        store<VECTOR>(a + VECTOR * i, value);
-        if constexpr (TANGENT) store<VECTOR>(a_dot + VECTOR * i, dot);
-    }
-}
-
-// Copies channels c0 … of w [k², C] to [k², chunk].
-__device__ __forceinline__ void
-load_depthwise(const float* w, u32 taps, u32 c0, u32 channels, u32 chunk, float* to) {
-    for (u32 i = threadIdx.x; i < taps * chunk; i += THREADS) {
-        const u32 c = c0 + i % chunk;
-        to[i] = c < channels ? w[(i / chunk) * channels + c] : 0.0f;
-    }
-}
-
-// Copies rows c0 … of P [C, Cout] to [chunk, quads(Cout)].
-__device__ __forceinline__ void
-load_pointwise(const float* p, u32 c0, u32 channels, u32 chunk, u32 cout, float* to) {
-    const u32 width = 4 * quads_of(cout);
-    for (u32 i = threadIdx.x; i < chunk * width; i += THREADS) {
-        const u32 c = c0 + i / width, o = i % width;
-        to[i] = c < channels && o < cout ? p[c * cout + o] : 0.0f;
-    }
-}
-
-// The same, transposed to [quads(Cout), chunk]. A warp reads four rows of eight, which are whole sectors, and
-// meets each bank eight times at most.
-__device__ __forceinline__ void
-load_transposed(const float* p, u32 c0, u32 channels, u32 chunk, u32 cout, float* to) {
-    const u32 width = 4 * quads_of(cout), eights = (width + 7) >> 3;
-    for (u32 i = threadIdx.x; i < chunk * 8 * eights; i += THREADS) {
-        const u32 part = i >> 5;
-        const u32 row = 4 * (part / eights) + (i >> 3 & 3), c = c0 + row, o = 8 * (part % eights) + (i & 7);
-        if (o < width) to[o * chunk + row] = c < channels && o < cout ? p[c * cout + o] : 0.0f;
-    }
-}
-
-// d (and ḋ) of the outputs `first` … of `outputs`, Σ a[tap]·w_tap, as [subtile, d_columns + 4] from
-// column c0 on; zero at those that are not the tile's own, and behind the last. A thread takes one quad of channels at N
-// outputs, which share the loads of weights.
+// d (and ḋ) of a strip of outputs, Σ a[tap]·w_tap, as [pixels, d_columns + 4] from column c0 on; zero at those
+// that are not the tile's own. A thread takes one quad of channels at N outputs, which share the loads of
+// weights.
 template <bool TANGENT, int N>
-__device__ __forceinline__ void
-depthwise(const Stage& s, const Rectangle& outputs, u32 first, u32 c0) {
+__device__ __forceinline__ void depthwise(const Stage& s, const Strip& strip, u32 c0) {
     const u32 chunk = s.group.chunk, quads = chunk >> 2, rows = THREADS / quads;
     const u32 q = threadIdx.x % quads, row = threadIdx.x / quads;
     if (row >= rows || c0 + 4 * q >= s.d_columns) return;
     const Rectangle& reach = s.tile.reach;
     const u32 step = s.branch.dilation * chunk, line_step = s.branch.dilation * reach.width * chunk - s.branch.kernel * step;
+    const u32 span = span_of<N>(strip.pixels());
 #pragma unroll 1
-    for (u32 u = row; u < s.group.subtile; u += N * rows) {
+    for (u32 u = row; u < span; u += rows) {
         int line[N];
         const float* a[N];
         Lanes<4> sum[N], dot[N];
         bool any = false;
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-            const u32 at = first + u + n * rows;
-            const int y = outputs.top + (int)(at / outputs.width), x = outputs.left + (int)(at % outputs.width);
-            const bool live = u + n * rows < s.group.subtile && at < outputs.pixels() && s.own.at(y, x) >= 0;
+            const u32 at = u + n * span;
+            const int y = strip.y(at), x = strip.x(at);
+            const bool live = at < strip.pixels() && s.own.at(y, x) >= 0;
             const int padding = (int)s.branch.padding, stride = (int)s.branch.stride;
             any = any || live;
             line[n] = live ? y * stride - padding - reach.top : OUTSIDE;
@@ -381,8 +101,8 @@ depthwise(const Stage& s, const Rectangle& outputs, u32 first, u32 c0) {
         }
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-            if (u + n * rows < s.group.subtile) {
-                const u32 to = (u + n * rows) * (s.d_columns + 4) + c0 + 4 * q;
+            if (u + n * span < strip.pixels()) {
+                const u32 to = (u + n * span) * (s.d_columns + 4) + c0 + 4 * q;
                 store<4>(room(s.group.d + to), sum[n]);
                 if constexpr (TANGENT) store<4>(room(s.d_dot + to), dot[n]);
             }
@@ -390,6 +110,7 @@ depthwise(const Stage& s, const Rectangle& outputs, u32 first, u32 c0) {
     }
 }
 
+// `call` with K, the window's side.
 #define FOR_KERNEL(b, call)                                                                          \
     do {                                                                                             \
         if ((b).kernel == 3) {                                                                       \
@@ -407,7 +128,7 @@ depthwise(const Stage& s, const Rectangle& outputs, u32 first, u32 c0) {
 // sum[n] += Σ_k x[rows of n][k]·m[k][four columns], over `depth` k's (whole quads).
 template <int N>
 __device__ __forceinline__ void
-product(Lanes<4> (&sum)[N], const float* const (&x)[N], const float* m, u32 columns, u32 depth) {
+product(Lanes<4> (&sum)[N], const float* const* x, const float* m, u32 columns, u32 depth) {
 #pragma unroll 1
     for (u32 k = 0; k < depth; k += 4) {
         Lanes<4> value[N];
@@ -422,11 +143,13 @@ product(Lanes<4> (&sum)[N], const float* const (&x)[N], const float* m, u32 colu
     }
 }
 
-// z (or ż) at a thread's two pixels of a sub-tile: d·P, or ḋ·P + d·Ṗ, over channels c0 ….
-template <bool TANGENT> __device__ __forceinline__ void pointwise(const Stage& s, u32 c0, Lanes<4> (&z)[2]) {
+// z (or ż) at a thread's two pixels of a strip: d·P, or ḋ·P + d·Ṗ, over channels c0 ….
+template <bool TANGENT>
+__device__ __forceinline__ void pointwise(const Stage& s, u32 count, u32 c0, Lanes<4> (&z)[2]) {
     const Place at(s.depth);
-    if (at.row >= at.rows || at.row >= s.group.subtile) return;
-    const u32 step = s.d_columns + 4, second = min(at.row + at.rows, s.group.subtile - 1);
+    const u32 span = span_of<2>(count);
+    if (at.row >= min(at.rows, span)) return;
+    const u32 step = s.d_columns + 4, second = min(at.row + span, count - 1);
     const u32 from[2] = {at.row * step + c0, second * step + c0};
     const float* const x[2] = {room(s.group.d + from[0]), room(s.group.d + from[1])};
     const u32 depth = min(s.group.chunk, s.d_columns - c0);
@@ -439,39 +162,38 @@ template <bool TANGENT> __device__ __forceinline__ void pointwise(const Stage& s
     }
 }
 
-// d (and ḋ) of a sub-tile in all channels.
+// d (and ḋ) of a strip in all channels. State and weights stay from strip to strip where all channels fit.
 template <bool TANGENT>
-__device__ __forceinline__ void subtile_depthwise(const Stage& s, u32 first, u32& resident) {
+__device__ __forceinline__ void strip_depthwise(const Stage& s, const Strip& strip, bool begins) {
     const Group& g = s.group;
     const Branch& b = s.branch;
 #pragma unroll 1
     for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
-        if (resident != c0) load_state<TANGENT>(s, c0);
-        resident = c0;
-        if (first == 0 || g.chunk < g.channels) {
+        if (g.chunk < g.channels) load_state<TANGENT>(s, c0);
+        if (begins || g.chunk < g.channels) {
             load_depthwise(at(b.depthwise), s.taps, c0, g.channels, g.chunk, room(g.weights));
             if constexpr (TANGENT) load_depthwise(at(b.depthwise_tangent), s.taps, c0, g.channels, g.chunk, room(s.w_dot));
         }
         __syncthreads();
-        depthwise<TANGENT, TANGENT ? 1 : 2>(s, s.own, first, c0);
+        depthwise<TANGENT, TANGENT ? 1 : 2>(s, strip, c0);
         __syncthreads();
     }
 }
 
-// z (or ż) of a sub-tile.
+// z (or ż) of a strip.
 template <bool TANGENT>
-__device__ __forceinline__ void subtile_pointwise(const Stage& s, u32 first, Lanes<4> (&z)[2]) {
+__device__ __forceinline__ void strip_pointwise(const Stage& s, u32 count, bool begins, Lanes<4> (&z)[2]) {
     const Group& g = s.group;
     const Branch& b = s.branch;
 #pragma unroll 1
     for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
-        if (first == 0 || g.chunk < g.channels) {
+        if (begins || g.chunk < g.channels) {
             load_pointwise(at(b.pointwise), c0, g.channels, g.chunk, b.channels, room(s.pointwise));
             if constexpr (TANGENT)
                 load_pointwise(at(b.pointwise_tangent), c0, g.channels, g.chunk, b.channels, room(s.pointwise_dot));
             __syncthreads();
         }
-        pointwise<TANGENT>(s, c0, z);
+        pointwise<TANGENT>(s, count, c0, z);
         __syncthreads(); // what is overwritten next was read
     }
 }
@@ -505,17 +227,18 @@ template <> struct Gathered<true> {
     }
 };
 
-// Writes a sub-tile's outputs `first` …, and gathers what was stored.
+// Writes a strip's outputs, and gathers what was stored.
 template <bool TANGENT>
 __device__ __forceinline__ void
-write_outputs(const Stage& s, u32 first, const Lanes<4> (&z)[2], Gathered<TANGENT>& gathered) {
+write_outputs(const Stage& s, const Strip& strip, const Lanes<4> (&z)[2], Gathered<TANGENT>& gathered) {
     const Branch& b = s.branch;
     const Place at_(s.depth);
+    const u32 span = span_of<2>(strip.pixels());
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
-        const u32 u = at_.row + n * at_.rows, o = first + u;
-        if (at_.row < at_.rows && u < s.group.subtile && o < s.own.pixels()) {
-            const u32 y = s.own.top + o / s.own.width, x = s.own.left + o % s.own.width;
+        const u32 u = at_.row + n * span;
+        if (at_.row < min(at_.rows, span) && u < strip.pixels()) {
+            const u32 y = (u32)strip.y(u), x = (u32)strip.x(u);
             const u32 pixel = (s.tile.image * b.height + y) * b.width + x;
             store_quad(at(TANGENT ? b.output_tangent : b.output, pixel), 4 * at_.q, b.channels, z[n], false);
             if (b.statistics.data) gathered.add(b, pixel, 4 * at_.q, as_stored(z[n]));
@@ -529,7 +252,7 @@ __device__ __forceinline__ void
 write_statistics(const Separable& p, const Stage& s, const Gathered<TANGENT>& gathered) {
     const Branch& b = s.branch;
     const Group& g = s.group;
-    // The sub-tiles' room is free.
+    // The strips' room is free.
     float *rows = room(g.d), *scratch = rows + 3 * s.depth;
     gathered.write(Place(s.depth), s.depth, scratch, rows);
     __syncthreads();
@@ -554,19 +277,21 @@ template <bool TANGENT> __device__ __forceinline__ void values(const Separable& 
     const Group& g = s.group;
     const u32 index = blockIdx.x - g.first_block;
     if (threadIdx.x == 0) s.tile = tile_of(g, index);
-    u32 resident = ~0u;
+    __syncthreads();
+    if (g.chunk >= g.channels) load_state<TANGENT>(s, 0);
 #pragma unroll 1
     for (u32 turn = 0; turn < g.branches; ++turn) {
-        __syncthreads(); // the tile is set, and the branch before is done
-        set_branch<TANGENT, false>(p.branches[g.first_branch + (turn + index) % g.branches], s);
+        __syncthreads(); // the branch before is done
+        set_branch<TANGENT, false>(p.branches[g.first_branch + (turn + blockIdx.x) % g.branches], s);
         __syncthreads();
         Gathered<TANGENT> gathered;
 #pragma unroll 1
-        for (u32 first = 0; first < s.own.pixels(); first += g.subtile) {
-            subtile_depthwise<TANGENT>(s, first, resident);
+        for (u32 first = 0; first < s.own.height; first += s.branch.lines) {
+            const Strip strip{s.own, first, s.branch.lines};
+            strip_depthwise<TANGENT>(s, strip, first == 0);
             Lanes<4> z[2] = {splat<4>(0.0f), splat<4>(0.0f)};
-            subtile_pointwise<TANGENT>(s, first, z);
-            write_outputs<TANGENT>(s, first, z, gathered);
+            strip_pointwise<TANGENT>(s, strip.pixels(), first == 0, z);
+            write_outputs<TANGENT>(s, strip, z, gathered);
         }
         if (s.branch.statistics.data) write_statistics<TANGENT>(p, s, gathered);
     }
@@ -582,18 +307,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) separable_tangent(const
     values<true>(p);
 }
 
-// z̄ (and z̄˙) of outputs `first` … around the tile, as [subtile, depth + 4]; zeros outside the image
-// and behind the last.
-template <bool TANGENT> __device__ __forceinline__ void load_adjoint(const Stage& s, u32 first) {
+// Floats into d̄ of a pixel of the strip, or of a column beside it.
+__device__ __forceinline__ u32 bar_at(const Stage& s, const Strip& strip, int y, int x) {
+    return (u32)((y - strip.top()) * (int)s.around.width + x - s.around.left) * s.group.chunk;
+}
+
+// z̄ (and z̄˙) of a strip, as [pixels, depth + 4].
+template <bool TANGENT> __device__ __forceinline__ void load_adjoint(const Stage& s, const Strip& strip) {
     const Branch& b = s.branch;
-    const Rectangle& around = s.around;
     const u32 wide = s.depth / VECTOR;
 #pragma unroll 1
-    for (u32 i = threadIdx.x; i < s.group.subtile * wide; i += THREADS) {
-        const u32 c = VECTOR * (i % wide), u = i / wide, o = first + u;
-        const u32 y = around.top + o / around.width, x = around.left + o % around.width;
+    for (u32 i = threadIdx.x; i < strip.pixels() * wide; i += THREADS) {
+        const u32 c = VECTOR * (i % wide), u = i / wide;
+        const u32 y = (u32)strip.y(u), x = (u32)strip.x(u);
         Lanes<VECTOR> bar = splat<VECTOR>(0.0f), bar_dot = bar;
-        if (o < around.pixels() && x < b.width && c < b.channels) {
+        if (c < b.channels) {
             const u32 pixel = (s.tile.image * b.height + y) * b.width + x;
             adjoint<TANGENT, VECTOR>(b.adjoint, room(s.group.table), b.channels, pixel, c, bar, bar_dot);
         }
@@ -603,121 +331,133 @@ template <bool TANGENT> __device__ __forceinline__ void load_adjoint(const Stage
     }
 }
 
-// d̄ (and d̄˙) of outputs `first` … from z̄·Pᵀ, into the tile's d̄.
-template <bool TANGENT> __device__ __forceinline__ void pointwise_transposed(const Stage& s, u32 first) {
+// d̄ (and d̄˙) of a strip from z̄·Pᵀ, at N pixels a thread.
+template <bool TANGENT> __device__ __forceinline__ void pointwise_transposed(const Stage& s, const Strip& strip) {
+    constexpr int N = TANGENT ? 2 : 4;
     const Group& g = s.group;
     const Place at(g.chunk);
     if (at.row >= at.rows) return;
-    const u32 step = s.depth + 4;
+    const u32 step = s.depth + 4, count = strip.pixels(), span = span_of<N>(count);
 #pragma unroll 1
-    for (u32 u = at.row; u < g.subtile; u += 2 * at.rows) {
-        const u32 second = min(u + at.rows, g.subtile - 1);
-        const auto write = [&](u32 to, const Lanes<4>(&sum)[2]) {
+    for (u32 u = at.row; u < span; u += at.rows) {
+        // The sum of up to two products, of z̄ or z̄˙ at x and P or Ṗ at m.
+        const auto write = [&](u32 to, u32 x0, u32 m0, u32 x1, u32 m1) {
+            Lanes<4> sum[N];
 #pragma unroll
-            for (int n = 0; n < 2; ++n) {
-                const u32 v = u + n * at.rows;
-                if (v < g.subtile && first + v < s.around.pixels())
-                    store<4>(room(to + (first + v) * g.chunk + 4 * at.q), sum[n]);
+            for (int n = 0; n < N; ++n) sum[n] = splat<4>(0.0f);
+#pragma unroll 1
+            for (u32 turn = 0; turn < (x1 ? 2 : 1); ++turn) {
+                const float* x[N];
+#pragma unroll
+                for (int n = 0; n < N; ++n) x[n] = room((turn ? x1 : x0) + min(u + n * span, count - 1) * step);
+                product<N>(sum, x, room((turn ? m1 : m0) + 4 * at.q), g.chunk, s.depth);
+            }
+#pragma unroll
+            for (int n = 0; n < N; ++n) {
+                const u32 v = u + n * span;
+                const int y = strip.y(v), x = strip.x(v);
+                if (v < count) store<4>(room(to + bar_at(s, strip, y, x) + 4 * at.q), sum[n]);
             }
         };
-        const float* const x[2] = {room(g.z + u * step), room(g.z + second * step)};
-        Lanes<4> sum[2] = {splat<4>(0.0f), splat<4>(0.0f)};
-        product<2>(sum, x, room(s.pointwise + 4 * at.q), g.chunk, s.depth);
-        write(g.bar, sum);
-        if constexpr (TANGENT) {
-            const float* const x_dot[2] = {room(s.z_dot + u * step), room(s.z_dot + second * step)};
-            Lanes<4> dot[2] = {splat<4>(0.0f), splat<4>(0.0f)};
-            product<2>(dot, x_dot, room(s.pointwise + 4 * at.q), g.chunk, s.depth);
-            product<2>(dot, x, room(s.pointwise_dot + 4 * at.q), g.chunk, s.depth);
-            write(s.bar_dot, dot);
-        }
+        write(g.bar, g.z, s.pointwise, 0, 0);
+        if constexpr (TANGENT) write(s.bar_dot, s.z_dot, s.pointwise, g.z, s.pointwise_dot);
     }
 }
 
-// A thread's share of P̄: R channels in × four out, over every so-manieth pixel of a sub-tile.
-// `splits` threads of a warp share an element; they are neighbours, on neighbouring pixels.
-template <int R> struct Outer {
+// A thread's share of P̄: four channels in × four out, over every so-manieth pixel of a strip. `splits` threads
+// of a warp share an element; they are neighbours, on neighbouring pixels.
+struct Outer {
     u32 splits, split, c, o;
     bool live;
 
     __device__ __forceinline__ Outer(u32 chunk, u32 cout) {
-        const u32 across = quads_of(cout), elements = (chunk / R) * across;
+        const u32 across = quads_of(cout), elements = (chunk >> 2) * across;
         splits = 1;
         while (splits < 32 && 2 * splits * elements <= THREADS) splits <<= 1;
         split = threadIdx.x % splits;
         const u32 element = threadIdx.x / splits;
         live = element < elements;
-        c = R * (element / across), o = 4 * (element % across);
+        c = 4 * (element / across), o = 4 * (element % across);
     }
 
     // sum += Σ_u xᵤ[c …]·yᵤ[o …]
     __device__ __forceinline__ void
-    add(Lanes<4> (&sum)[R], u32 subtile, const float* x, u32 x_step, const float* y, u32 y_step) const {
+    add(float (&sum)[16], u32 count, const float* x, u32 x_step, const float* y, u32 y_step) const {
         if (!live) return;
 #pragma unroll 1
-        for (u32 u = split; u < subtile; u += splits) {
-            const Lanes<R> left = load<R>(x + u * x_step + c);
-            const Lanes<4> right = quad(y + u * y_step + o);
+        for (u32 u = split; u < count; u += splits) {
+            const Lanes<4> left = quad(x + u * x_step + c), right = quad(y + u * y_step + o);
 #pragma unroll
-            for (int i = 0; i < R; ++i) multiply_add(sum[i], left[i], right);
+            for (int i = 0; i < 16; ++i) sum[i] = fmaf(left[i / 4], right[i % 4], sum[i]);
         }
     }
 
-    // The sums over the splits, to [chunk, width].
-    __device__ __forceinline__ void finish(Lanes<4> (&sum)[R], u32 width, float* to) const {
-        for (u32 d = splits >> 1; d > 0; d >>= 1) {
+    // Adds the sums over the splits to [chunk, width]. In each step two threads halve what they hold: one
+    // takes the sums of the first half, the other those of the second.
+    __device__ __forceinline__ void finish(float (&sum)[16], u32 width, float* to) const {
+        halve<16>(sum, width, to + c * width + o, splits >> 1, 0);
+    }
+
+    template <int HELD>
+    __device__ __forceinline__ void halve(float (&sum)[16], u32 width, float* to, u32 distance, u32 first) const {
+        if constexpr (HELD > 1) {
+            if (distance > 0) {
+                const bool upper = (split & distance) != 0;
 #pragma unroll
-            for (int i = 0; i < R; ++i) {
-#pragma unroll
-                for (int k = 0; k < 4; ++k) sum[i][k] += __shfl_xor_sync(0xffffffffu, sum[i][k], d);
+                for (int i = 0; i < HELD / 2; ++i) {
+                    const float give = upper ? sum[i] : sum[i + HELD / 2], keep = upper ? sum[i + HELD / 2] : sum[i];
+                    sum[i] = keep + __shfl_xor_sync(0xffffffffu, give, distance);
+                }
+                halve<HELD / 2>(sum, width, to, distance >> 1, first + (upper ? HELD / 2 : 0));
+                return;
             }
+        } else {
+            // More threads than elements: both hold the sum, and one writes.
+            for (u32 d = distance; d > 0; d >>= 1) sum[0] += __shfl_xor_sync(0xffffffffu, sum[0], d);
         }
-        if (!live || split != 0) return;
+        if (!live || (HELD == 1 && distance > 0 && (split & (2 * distance - 1)) != 0)) return;
 #pragma unroll
-        for (int i = 0; i < R; ++i) store<4>(to + (c + i) * width + o, sum[i]);
+        for (int i = 0; i < HELD; ++i) to[((first + i) >> 2) * width + ((first + i) & 3)] += sum[i];
     }
 };
 
-// How w̄ is shared out: a warp takes up to five taps of a row (four with tangents: there are no registers
-// for more) and up to 32 quads; its threads that are left over, and the warps that are, take further pixels.
-// `parts` of them must be added in the end.
-struct TapRows {
-    u32 wide, slices, jobs, parts;
-
-    __device__ __forceinline__ TapRows(u32 kernel, u32 most, u32 chunk) {
-        wide = 1;
-        while (wide < 32 && wide < (chunk >> 2)) wide <<= 1;
-        slices = ((chunk >> 2) + 31) / 32;
-        const u32 segments = kernel > most ? 2 * kernel : kernel;
-        parts = max(THREADS / 32 / (segments * slices), 1u);
-        jobs = segments * slices * parts;
-    }
-};
-
-__host__ __device__ constexpr int most_taps(bool tangent) {
-    return tangent ? 4 : 5;
+// Adds to P̄ what a strip's outputs give.
+template <bool TANGENT> __device__ __forceinline__ void outer_product(const Stage& s, u32 count) {
+    const Group& g = s.group;
+    const Outer outer(g.chunk, s.branch.channels);
+    float sum[16];
+#pragma unroll
+    for (int i = 0; i < 16; ++i) sum[i] = 0.0f;
+    const u32 step = g.chunk + 4, z_step = s.depth + 4;
+    outer.add(sum, count, room(TANGENT ? s.d_dot : g.d), step, room(g.z), z_step);
+    if constexpr (TANGENT) outer.add(sum, count, room(g.d), step, room(s.z_dot), z_step);
+    outer.finish(sum, s.depth, room(g.products));
 }
 
-// w̄ over this tile's own outputs, to the sub-tiles' room as [parts, k², chunk]:
-// Σ ḡ[o]·a[o + tap], and in tangent_backward Σ d̄˙·a + d̄·ȧ.
-template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const Stage& s) {
+// Adds to w̄ what the strip's outputs give that are this tile's own: Σ d̄[o]·a[o + tap], and in
+// tangent_backward Σ d̄˙·a + d̄·ȧ.
+template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const Stage& s, const Strip& strip) {
     constexpr int W = K > most_taps(TANGENT) ? (K + 1) / 2 : K, SEGMENTS = (K + W - 1) / W;
     const u32 chunk = s.group.chunk;
     const TapRows share(K, most_taps(TANGENT), chunk);
     const u32 lane = threadIdx.x & 31, in_warp = 32 / share.wide;
-    const Rectangle &own = s.own, &around = s.around, &reach = s.tile.reach;
+    const Rectangle &around = s.around, &reach = s.tile.reach;
+    Rectangle own = s.own;
+    clip(max(own.top, strip.top()), min(own.top + (int)own.height, strip.top() + (int)strip.height()), s.branch.height,
+         own.top, own.height);
+    if (own.pixels() == 0) return;
 #pragma unroll 1
     for (u32 job = threadIdx.x >> 5; job < share.jobs; job += THREADS / 32) {
         const u32 part = job % share.parts, slice = job / share.parts % share.slices;
         const int segment = (int)(job / share.parts / share.slices), ky = segment / SEGMENTS, begin = segment % SEGMENTS * W;
         const u32 q4 = 4 * (32 * slice + lane % share.wide);
-        const u32 target = s.group.d + ((part * K + ky) * K + begin) * chunk + q4;
+        const u32 target = s.group.taps + ((part * K + ky) * K + begin) * chunk + q4;
         Lanes<4> sum[W];
 #pragma unroll
         for (int i = 0; i < W; ++i) sum[i] = splat<4>(0.0f);
         if (q4 < chunk) {
             const int dilation = (int)s.branch.dilation, stride = (int)s.branch.stride, padding = (int)s.branch.padding;
-            const u32 bar = s.group.bar + (u32)around.at(own.top, own.left) * chunk + q4;
+            const u32 step = (u32)dilation * chunk, bar = s.group.bar + bar_at(s, strip, own.top, own.left) + q4;
             const int top = own.top * stride + ky * dilation - padding - reach.top;
             const int left = own.left * stride + begin * dilation - padding - reach.left;
 #pragma unroll 1
@@ -740,7 +480,7 @@ template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const St
                             multiply_add(sum[i], adjoint, quad(a));
                         }
                     }
-                    a += (u32)dilation * chunk;
+                    a += step;
                 }
             }
         }
@@ -754,164 +494,247 @@ template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const St
         if (lane < share.wide && q4 < chunk) {
 #pragma unroll
             for (int i = 0; i < W; ++i)
-                if (begin + i < K) store<4>(room(target + i * chunk), sum[i]);
+                if (begin + i < K) store_or_add<4>(room(target + i * chunk), sum[i], true);
         }
     }
 }
 
-// A thread's n-th pixel of the tile where `rows` threads stand on each quad; OUTSIDE if it has none.
-__device__ __forceinline__ void own_pixel(const Rectangle& own, u32 quads, int n, int& y, int& x) {
-    const u32 rows = THREADS / quads, row = threadIdx.x / quads, at = row + n * rows;
-    const bool live = row < rows && at < own.pixels();
-    y = live ? own.top + (int)(at / own.width) : OUTSIDE;
-    x = live ? own.left + (int)(at % own.width) : OUTSIDE;
+// The tile's rows that windows of the strip's outputs reach.
+__device__ __forceinline__ void reached(const Stage& s, const Strip& strip, int& top, u32& height) {
+    const Rectangle& own = s.tile.own;
+    const int stride = (int)s.branch.stride, padding = (int)s.branch.padding;
+    clip(max(own.top, strip.top() * stride - padding),
+         min(own.top + (int)own.height, (strip.top() + (int)strip.height() - 1) * stride + padding + 1), s.group.height, top,
+         height);
 }
 
-// ā[n] += d̄ ⋆ᵀ w at two pixels of the tile, the outputs o with s·o + tap there; in tangent_backward
-// ā˙[n] += d̄˙ ⋆ᵀ w + d̄ ⋆ᵀ ẇ.
-template <bool TANGENT> __device__ __forceinline__ void transpose(const Stage& s) {
-    const u32 chunk = s.group.chunk, q4 = 4 * (threadIdx.x % (chunk >> 2));
-    const int odd = (int)s.branch.stride - 1;
-    const Rectangle& around = s.around;
-    const float *w = room(s.group.weights + q4), *end = room(s.w_dot);
-    Lanes<4> sum[2] = {splat<4>(0.0f), splat<4>(0.0f)};
-    // Rows and columns of what the first tap reads, times the stride.
-    int y[2], x[2];
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-        own_pixel(s.tile.own, chunk >> 2, n, y[n], x[n]);
-        if (n == 0 && y[0] == OUTSIDE) return;
-        y[n] += (int)s.branch.padding, x[n] += (int)s.branch.padding;
-    }
+// Adds to ā what the strip's outputs give: ā[s·o + tap] += d̄[o]·w_tap at the tile's pixels, two a thread;
+// in tangent_backward ā˙ += d̄˙ ⋆ᵀ w + d̄ ⋆ᵀ ẇ.
+template <bool TANGENT> __device__ __forceinline__ void transpose(const Stage& s, const Strip& strip) {
+    const Place at(s.group.chunk);
+    if (at.row >= at.rows) return;
+    const u32 chunk = s.group.chunk, q4 = 4 * at.q;
+    const int padding = (int)s.branch.padding, odd = (int)s.branch.stride - 1;
+    const Rectangle& own = s.tile.own;
+    int top;
+    u32 height;
+    reached(s, strip, top, height);
+    const u32 count = height * own.width, span = span_of<2>(count);
 #pragma unroll 1
-    while (w < end) {
-        u32 row[2]; // of the adjoint, in floats of shared memory
-        bool in[2];
+    for (u32 i = at.row; i < span; i += at.rows) {
+        const float *w = room(s.group.weights + q4), *end = room(s.w_dot);
+        Lanes<4> sum[2] = {splat<4>(0.0f), splat<4>(0.0f)};
+        // Rows and columns of what the first tap reads, times the stride.
+        int y[2], x[2];
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
-            const u32 line = (u32)(floor_half(y[n], s.branch.stride) - around.top);
-            in[n] = line < around.height && (y[n] & odd) == 0;
-            row[n] = s.group.bar + (line * around.width - (u32)around.left) * chunk + q4;
+            const u32 v = min(i + n * span, count - 1);
+            y[n] = top + (int)(v / own.width) + padding, x[n] = own.left + (int)(v % own.width) + padding;
         }
 #pragma unroll 1
-        for (u32 kx = 0; kx < s.branch.kernel; ++kx) {
-            const Lanes<4> weight = quad(w);
+        while (w < end) {
+            u32 row[2]; // of d̄, in floats of shared memory
+            bool in[2];
 #pragma unroll
             for (int n = 0; n < 2; ++n) {
-                if (in[n] && (x[n] & odd) == 0) {
-                    const float* bar = room(row[n] + (u32)floor_half(x[n], s.branch.stride) * chunk);
-                    const Lanes<4> adjoint = quad(bar);
-                    if constexpr (TANGENT) {
-                        multiply_add(sum[n], quad(bar + (s.bar_dot - s.group.bar)), weight);
-                        multiply_add(sum[n], adjoint, quad(w + (s.w_dot - s.group.weights)));
-                    } else {
-                        multiply_add(sum[n], adjoint, weight);
+                const u32 line = (u32)(floor_half(y[n], s.branch.stride) - strip.top());
+                in[n] = line < strip.height() && (y[n] & odd) == 0;
+                row[n] = s.group.bar + (line * s.around.width - (u32)s.around.left) * chunk + q4;
+            }
+            if (in[0] || in[1]) {
+#pragma unroll 1
+                for (u32 kx = 0; kx < s.branch.kernel; ++kx) {
+                    const Lanes<4> weight = quad(w + kx * chunk);
+#pragma unroll
+                    for (int n = 0; n < 2; ++n) {
+                        const int column = x[n] - (int)(kx * s.branch.dilation);
+                        if (in[n] && (column & odd) == 0) {
+                            const float* bar = room(row[n] + (u32)floor_half(column, s.branch.stride) * chunk);
+                            const Lanes<4> adjoint = quad(bar);
+                            if constexpr (TANGENT) {
+                                multiply_add(sum[n], quad(bar + (s.bar_dot - s.group.bar)), weight);
+                                multiply_add(sum[n], adjoint, quad(w + (s.w_dot - s.group.weights) + kx * chunk));
+                            } else {
+                                multiply_add(sum[n], adjoint, weight);
+                            }
+                        }
                     }
                 }
-                x[n] -= (int)s.branch.dilation;
             }
-            w += chunk;
+            w += s.branch.kernel * chunk;
+#pragma unroll
+            for (int n = 0; n < 2; ++n) y[n] -= (int)s.branch.dilation;
         }
+        const u32 to = s.group.sum + (u32)(top - own.top) * own.width * chunk + q4;
 #pragma unroll
-        for (int n = 0; n < 2; ++n)
-            y[n] -= (int)s.branch.dilation, x[n] += (int)(s.branch.kernel * s.branch.dilation);
-    }
-    const Place at(chunk);
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-        const u32 pixel = at.row + n * at.rows;
-        if (at.row < at.rows && pixel < s.tile.own.pixels())
-            store_or_add<4>(room(s.group.sum + pixel * chunk + q4), sum[n], true);
+        for (int n = 0; n < 2; ++n) {
+            const u32 v = i + n * span;
+            if (v < count) store_or_add<4>(room(to + v * chunk), sum[n], true);
+        }
     }
 }
 
-// Adds `len` floats, [rows, width] in shared memory of which `columns` count, to a slot's part whose
-// rows are `stride` apart; or writes them, for a block's first tile.
-__device__ __forceinline__ void
-flush(const float* from, u32 rows, u32 width, u32 columns, u32 parts, float* slot, u32 stride, bool adds) {
+// Sets `len` floats of shared memory, whole quads, to zero.
+__device__ __forceinline__ void clear(float* to, u32 len) {
+    for (u32 i = 4 * threadIdx.x; i < len; i += 4 * THREADS) store<4>(to + i, splat<4>(0.0f));
+}
+
+// Adds the sum of `parts` tables of `len` floats in shared memory, whole quads, to a slot's part; or
+// writes it, for a block's first tile.
+__device__ __forceinline__ void flush(const float* from, u32 parts, u32 len, float* slot, bool adds) {
 #pragma unroll 1
-    for (u32 i = threadIdx.x; i < rows * columns; i += THREADS) {
-        const u32 r = i / columns, c = i % columns;
-        float sum = 0.0f;
-        for (u32 part = 0; part < parts; ++part) sum += from[(part * rows + r) * width + c];
-        float* to = slot + r * stride + c;
-        *to = adds ? *to + sum : sum;
+    for (u32 i = 4 * threadIdx.x; i < len; i += 4 * THREADS) {
+        Lanes<4> sum = quad(from + i);
+        for (u32 part = 1; part < parts; ++part) {
+            const Lanes<4> more = quad(from + part * len + i);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) sum[k] += more[k];
+        }
+        store_or_add<4>(slot + i, sum, adds);
     }
+}
+
+// For e < len: each(e, Σ over `slots` of from[s·pitch + e]) in double, by the whole block; len is whole quads.
+// Threads take neighbouring quads of every so-manieth slot, and a tree over shared memory ends it.
+// `scratch` holds 4·THREADS doubles.
+template <class Each>
+__device__ __forceinline__ void
+sum_slots(const float* from, u32 slots, u32 pitch, u32 len, double* scratch, Each each) {
+    u32 wide = 32;
+    while (wide < 128 && 4 * wide < len) wide <<= 1;
+    const u32 deep = THREADS / wide, column = threadIdx.x % wide, row = threadIdx.x / wide;
+    double* own = scratch + threadIdx.x;
+#pragma unroll 1
+    for (u32 first = 0; first < len; first += 4 * wide) {
+        const u32 e = first + 4 * column;
+        double sum[4] = {0.0, 0.0, 0.0, 0.0};
+        if (e < len) {
+#pragma unroll 4
+            for (u32 s = row; s < slots; s += deep) {
+                const float4 x = __ldcg(reinterpret_cast<const float4*>(from + (u64)s * pitch + e));
+                sum[0] += x.x, sum[1] += x.y, sum[2] += x.z, sum[3] += x.w;
+            }
+        }
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < 4; ++k) own[k * THREADS] = sum[k];
+        for (u32 half = deep >> 1; half > 0; half >>= 1) {
+            __syncthreads();
+            if (row < half) {
+#pragma unroll
+                for (int k = 0; k < 4; ++k) own[k * THREADS] += own[k * THREADS + half * wide];
+            }
+        }
+        if (row == 0 && e < len) {
+#pragma unroll
+            for (int k = 0; k < 4; ++k) each(e + k, (float)own[k * THREADS]);
+        }
+    }
+    __syncthreads();
+}
+
+// Finds which part of its group a backward block takes; a barrier must follow.
+__device__ __forceinline__ void set_share(const Separable& p, Stage& stage) {
+    if (threadIdx.x != 0) return;
+    const Group& g = stage.group;
+    const u32 chunks = (g.channels + g.chunk - 1) / g.chunk, block = blockIdx.x - g.first_block;
+    const u32 set = block / chunks, part = block % chunks;
+    stage.share = {at(p.workspace) + g.partials, set, g.blocks / chunks, part, part * g.chunk, set};
+}
+
+// Sums a branch's gradients over the slots, by the last block that has its share: w̄ [k², chunk], then
+// P̄ [chunk, depth], of the block's chunk.
+__device__ __forceinline__ void combine_gradients(const Separable& p, const Stage& s) {
+    const Share& share = s.share;
+    const Branch& b = s.branch;
+    const u32 chunk = s.group.chunk, channels = s.group.channels, c0 = share.c0, depth = s.depth;
+    const u32 tail = s.taps * chunk, len = tail + chunk * depth;
+    if (!last_block(at(p.tickets) + b.ticket + share.part, share.sets)) return;
+    double* scratch = reinterpret_cast<double*>(room(s.group.d));
+    const float* from = share.slots + b.partial + share.part * len;
+    sum_slots(from, share.sets, s.group.slot, len, scratch, [&](u32 e, float sum) {
+        if (e < tail) {
+            const u32 c = c0 + e % chunk;
+            if (c < channels) at(b.depthwise_gradient)[e / chunk * channels + c] = sum;
+        } else {
+            const u32 c = c0 + (e - tail) / depth, o = (e - tail) % depth;
+            if (c < channels && o < b.channels) at(b.pointwise_gradient)[c * b.channels + o] = sum;
+        }
+    });
+}
+
+// The same of the sums over x̄, which are added to what other readers of x̂ left.
+__device__ __forceinline__ void combine_sums(const Separable& p, const Stage& s) {
+    const Share& share = s.share;
+    const Group& g = s.group;
+    if (!last_block(at(p.tickets) + g.ticket + share.part, share.sets)) return;
+    double* scratch = reinterpret_cast<double*>(room(g.d));
+    const float* from = share.slots + g.slot_sums + share.part * 2 * g.chunk;
+    sum_slots(from, share.sets, g.slot, 2 * g.chunk, scratch, [&](u32 e, float sum) {
+        const u32 c = share.c0 + e % g.chunk;
+        if (c < g.channels) at(g.sums)[e / g.chunk * padded(g.channels) + c] += sum;
+    });
 }
 
 // Everything of one branch on one tile and chunk: its weights' gradients, and its share of ā.
 template <bool TANGENT>
-__device__ __forceinline__ void
-branch_adjoint(const Stage& s, u32 c0, float* slot, bool adds) {
+__device__ __forceinline__ void branch_adjoint(const Stage& s) {
+    const Share& share = s.share;
     const Group& g = s.group;
     const Branch& b = s.branch;
+    const u32 c0 = share.c0;
     load_depthwise(at(b.depthwise), s.taps, c0, g.channels, g.chunk, room(g.weights));
     load_transposed(at(b.pointwise), c0, g.channels, g.chunk, b.channels, room(s.pointwise));
     if constexpr (TANGENT) {
         load_depthwise(at(b.depthwise_tangent), s.taps, c0, g.channels, g.chunk, room(s.w_dot));
         load_transposed(at(b.pointwise_tangent), c0, g.channels, g.chunk, b.channels, room(s.pointwise_dot));
     }
+    clear(room(g.taps), s.parts * s.taps * g.chunk);
+    clear(room(g.bar), (TANGENT ? 2 : 1) * g.region * g.chunk); // for the columns outside the image
+    clear(room(g.products), g.chunk * s.depth);
     prepare<TANGENT>(b.adjoint, b.channels, room(g.table));
-    {
-        constexpr int R = TANGENT ? 2 : 4; // as many as registers are left for
-        Lanes<4> sum[R];
-#pragma unroll
-        for (int i = 0; i < R; ++i) sum[i] = splat<4>(0.0f);
 #pragma unroll 1
-        for (u32 first = 0; first < s.around.pixels(); first += g.subtile) {
-            depthwise<TANGENT, 1>(s, s.around, first, 0);
-            load_adjoint<TANGENT>(s, first);
-            __syncthreads();
-            pointwise_transposed<TANGENT>(s, first);
-            const Outer<R> outer(g.chunk, b.channels);
-            if constexpr (TANGENT) {
-                outer.add(sum, g.subtile, room(s.d_dot), g.chunk + 4, room(g.z), s.depth + 4);
-                outer.add(sum, g.subtile, room(g.d), g.chunk + 4, room(s.z_dot), s.depth + 4);
-            } else {
-                outer.add(sum, g.subtile, room(g.d), g.chunk + 4, room(g.z), s.depth + 4);
-            }
-            __syncthreads();
-        }
-        // The sub-tiles' room is free: the gradients are gathered there.
-        Outer<R>(g.chunk, b.channels).finish(sum, s.depth, room(g.d));
+    for (u32 first = 0; first < s.inside.height; first += b.lines) {
+        const Strip strip{s.inside, first, b.lines};
+        depthwise<TANGENT, TANGENT ? 1 : 2>(s, strip, 0);
+        load_adjoint<TANGENT>(s, strip);
+        __syncthreads();
+        pointwise_transposed<TANGENT>(s, strip);
+        outer_product<TANGENT>(s, strip.pixels());
+        __syncthreads();
+        FOR_KERNEL(b, (tap_sums<K, TANGENT>(s, strip)));
+        transpose<TANGENT>(s, strip);
     }
-    const u32 here = min(g.chunk, g.channels - c0);
     __syncthreads();
-    flush(room(g.d), here, s.depth, b.channels, 1, slot + b.partial + s.taps * g.channels + c0 * b.channels, b.channels,
-          adds);
-    __syncthreads();
-    FOR_KERNEL(b, (tap_sums<K, TANGENT>(s)));
-    transpose<TANGENT>(s);
-    __syncthreads();
-    const TapRows share(b.kernel, most_taps(TANGENT), g.chunk);
-    flush(room(g.d), s.taps, g.chunk, here, share.parts, slot + b.partial + c0, g.channels, adds);
+    const u32 taps = s.taps * g.chunk, products = g.chunk * s.depth;
+    float* slot = share.slots + share.set * g.slot + b.partial + share.part * (taps + products);
+    flush(room(g.taps), s.parts, taps, slot, share.tile != share.set);
+    flush(room(g.products), 1, products, slot + taps, share.tile != share.set);
 }
 
 // Hands ā on: x̄ = 1[a > 0] ∘ ā to memory, and to the slot Σ x̄ and Σ x̄·a (in tangent_backward
 // Σ x̄˙ and Σ x̄˙·a + x̄·ȧ), which are sums over x̂, because where the mask is open a = x̂.
 template <bool TANGENT>
-__device__ __forceinline__ void
-input_adjoint(const Stage& s, u32 c0, float* slot, bool adds) {
+__device__ __forceinline__ void input_adjoint(const Stage& s) {
+    const Share& share = s.share;
     const Group& g = s.group;
     const Tile& tile = s.tile;
     const Place place(g.chunk);
-    const u32 q = place.q, c = c0 + 4 * q;
+    const u32 q = place.q, c = share.c0 + 4 * q, count = place.row < place.rows ? tile.own.pixels() : 0;
     const float *a = room(0), *a_dot = room(tile.reach.pixels() * g.chunk);
     Lanes<4> sums[2] = {splat<4>(0.0f), splat<4>(0.0f)};
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-        int y, x;
-        own_pixel(tile.own, g.chunk >> 2, n, y, x);
-        if (y < 0) continue;
+#pragma unroll 1
+    for (u32 i = place.row; i < count; i += place.rows) {
+        const int y = tile.own.top + (int)(i / tile.own.width), x = tile.own.left + (int)(i % tile.own.width);
         const u32 from = (u32)tile.reach.at(y, x) * g.chunk + 4 * q;
         const u32 pixel = (tile.image * g.height + (u32)y) * g.width + (u32)x;
         const Lanes<4> state = quad(a + from);
-        Lanes<4> bar = quad(room(g.sum + (place.row + n * place.rows) * g.chunk + 4 * q));
+        Lanes<4> bar = quad(room(g.sum + i * g.chunk + 4 * q));
 #pragma unroll
-        for (int i = 0; i < 4; ++i) bar[i] = state[i] > 0.0f ? bar[i] : 0.0f;
+        for (int k = 0; k < 4; ++k) bar[k] = state[k] > 0.0f ? bar[k] : 0.0f;
         bar = as_stored(bar);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) sums[0][i] += bar[i];
+        for (int k = 0; k < 4; ++k) sums[0][k] += bar[k];
         multiply_add(sums[1], bar, state);
         if constexpr (TANGENT) {
             if (g.first_order.data)
@@ -919,35 +742,43 @@ input_adjoint(const Stage& s, u32 c0, float* slot, bool adds) {
         }
         store_quad(at(g.adjoint, pixel), c, g.channels, bar, g.adds);
     }
-    if (!g.input.statistics.data) return;
+    if (!g.sums.data) return;
     float* gathered = room(g.d);
     write_sums<4, 2>(sums, q, place.row, place.rows, g.chunk, gathered + 2 * g.chunk, gathered);
     __syncthreads();
-    flush(gathered, 2, g.chunk, min(g.chunk, g.channels - c0), 1, slot + g.sums + c0, g.channels, adds);
+    float* slot = share.slots + share.set * g.slot + g.slot_sums + share.part * 2 * g.chunk;
+    flush(gathered, 1, 2 * g.chunk, slot, share.tile != share.set);
 }
 
-// All branches of a group over the block's tiles: every `blocks`th.
+// All branches of a group over the block's tiles and channels. Blocks begin at different branches, so that
+// those that combine gradients are different ones.
 template <bool TANGENT> __device__ __forceinline__ void adjoints(const Separable& p) {
     __shared__ Stage stage;
     set_group(p, stage);
     const Group& g = stage.group;
-    const u32 block = blockIdx.x - g.first_block;
-    float* slot = at(p.workspace) + g.partials + block * g.slot;
-    for (u32 index = block; index < g.tiles; index += g.blocks) {
-        if (threadIdx.x == 0) stage.tile = tile_of(g, index);
-        for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
-            __syncthreads(); // the tile is set, and the one before was read
-            load_state<TANGENT>(stage, c0);
-            for (u32 i = threadIdx.x; i < stage.tile.own.pixels() * g.chunk; i += THREADS) *room(g.sum + i) = 0.0f;
+    const Share& share = stage.share;
+    set_share(p, stage);
+    __syncthreads();
 #pragma unroll 1
-            for (u32 i = 0; i < g.branches; ++i) {
-                set_branch<TANGENT, true>(p.branches[g.first_branch + i], stage);
-                __syncthreads();
-                branch_adjoint<TANGENT>(stage, c0, slot, index != block);
-                __syncthreads();
-            }
-            if (g.adjoint.data) input_adjoint<TANGENT>(stage, c0, slot, index != block);
+    while (share.tile < g.tiles) {
+        if (threadIdx.x == 0) stage.tile = tile_of(g, share.tile);
+        __syncthreads();
+        load_state<TANGENT>(stage, share.c0);
+        clear(room(g.sum), stage.tile.own.pixels() * g.chunk);
+#pragma unroll 1
+        for (u32 turn = 0; turn < g.branches; ++turn) {
+            set_branch<TANGENT, true>(p.branches[g.first_branch + (turn + share.set) % g.branches], stage);
+            __syncthreads();
+            branch_adjoint<TANGENT>(stage);
+            if (share.tile + share.sets >= g.tiles) combine_gradients(p, stage);
+            __syncthreads();
         }
+        if (g.adjoint.data) {
+            input_adjoint<TANGENT>(stage);
+            if (share.tile + share.sets >= g.tiles && g.sums.data) combine_sums(p, stage);
+        }
+        __syncthreads();
+        if (threadIdx.x == 0) stage.share.tile += share.sets;
         __syncthreads();
     }
 }
@@ -961,54 +792,4 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 separable_tangent_backward(const __grid_constant__ Separable p) {
     BEGIN(p);
     adjoints<true>(p);
-}
-
-// Slots of one tensor, and where their sum goes.
-struct Tensor {
-    float* to;
-    u32 channels; // of batch norm's sums, which are added as [2, padded(C)]; 0 for a gradient
-    u32 first_block;
-    u32 partials, slot, slots, len;
-};
-LAYOUT(Tensor, 32);
-
-struct Combine {
-    Header header;
-    const Tensor* tensors;
-    u32 count, unused;
-    Floats workspace;
-};
-LAYOUT(Combine, 48);
-
-// Sums slots in double: 32 elements a block, so that whole sectors are read and the device is full;
-// the block's rows take every so-manieth slot, and a tree ends it.
-extern "C" __global__ void __launch_bounds__(256) separable_combine(const __grid_constant__ Combine p) {
-    BEGIN(p);
-    __shared__ double sums[8][33];
-    u32 i = 0; // the last tensor that begins at this block or before
-    for (u32 end = p.count; end - i > 1;) {
-        const u32 middle = (i + end) / 2;
-        if (p.tensors[middle].first_block <= blockIdx.x) i = middle;
-        else end = middle;
-    }
-    const Tensor& t = p.tensors[i];
-    const u32 column = threadIdx.x & 31, row = threadIdx.x >> 5;
-    const u32 e = 32 * (blockIdx.x - t.first_block) + column;
-    double sum = 0.0;
-    if (e < t.len) {
-        const float* from = at(p.workspace) + t.partials + e;
-#pragma unroll 4
-        for (u32 s = row; s < t.slots; s += 8) sum += __ldcg(from + (u64)s * t.slot);
-    }
-    sums[row][column] = sum;
-    for (u32 half = 4; half > 0; half >>= 1) {
-        __syncthreads();
-        if (row < half) sums[row][column] += sums[row + half][column];
-    }
-    if (row != 0 || e >= t.len) return;
-    if (t.channels == 0) {
-        t.to[e] = (float)sums[0][column];
-    } else {
-        t.to[e < t.channels ? e : padded(t.channels) + e - t.channels] += (float)sums[0][column];
-    }
 }

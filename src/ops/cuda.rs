@@ -8,7 +8,7 @@
 //! A worked example is [`super::relax`]: `relax/cuda.rs` and `kernels/relax.cu`.
 
 use super::{ActivationId, Graph, Moments, ParameterId, Pass, Role, Scale, WeightsId};
-use crate::device::cuda::launch::{Kernel, Launch, Recording, Step};
+use crate::device::cuda::launch::{Kernel, Launch, Recording, SHARED_EVERYWHERE, Step};
 use crate::device::simd::padded;
 use crate::layout_test;
 use bytemuck::{Pod, Zeroable};
@@ -277,6 +277,7 @@ pub struct Encoder<'a> {
     regions: Regions,
     precision: Precision,
     members: usize,
+    shared: usize,
     written: Vec<bool>,
     used: Wants,
     wants: Wants,
@@ -301,12 +302,25 @@ impl<'a> Encoder<'a> {
             regions,
             precision,
             members,
+            shared: SHARED_EVERYWHERE,
             written: vec![false; graph.activations.len()],
             used: Wants::default(),
             wants: Wants::default(),
             recording: Recording::new(name),
             op: "",
         }
+    }
+
+    /// For a device on which a block may use `bytes` of shared memory.
+    #[must_use]
+    pub fn with_shared(mut self, bytes: usize) -> Encoder<'a> {
+        self.shared = bytes;
+        self
+    }
+
+    /// Shared memory that a block may use, in bytes, if two of 512 threads are to fit a multiprocessor.
+    pub fn shared(&self) -> usize {
+        self.shared
     }
 
     /// Encodes one op's pass.

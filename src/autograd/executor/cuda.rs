@@ -10,7 +10,7 @@ use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
 use crate::device::Slice;
 use crate::device::cuda::gpu::OutOfMemory;
-use crate::device::cuda::launch::{Recording, Specialisation, Step};
+use crate::device::cuda::launch::{Recording, SHARED_EVERYWHERE, Specialisation, Step};
 use crate::device::cuda::{Buffer, Gpu, Measured, Program, Staging};
 use crate::device::vector::Part;
 use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers, Wants};
@@ -86,13 +86,13 @@ impl Planned {
         tape: &Tape,
         mode: Mode,
         small: &SmallBuffers,
-        precision: Precision,
+        (precision, shared): (Precision, usize),
     ) -> anyhow::Result<Planned> {
         let plan = Plan::new(tape, mode);
         let mut wants = Wants::default();
         let mut kernels = BTreeSet::new();
         for &pass in mode.passes() {
-            let kind = (precision, 1);
+            let kind = (precision, 1, shared);
             let (recording, of_pass) =
                 encode(tape, (&plan, small), pass, Regions::default(), kind)?;
             wants = wants.max(of_pass);
@@ -169,7 +169,8 @@ pub fn record(
         outcome: region(0).base,
         constants: region(0).base,
     };
-    let (recording, wants) = encode(tape, (&plan, &small), pass, regions, (precision, members))?;
+    let kind = (precision, members, SHARED_EVERYWHERE);
+    let (recording, wants) = encode(tape, (&plan, &small), pass, regions, kind)?;
     Ok(Recorded { recording, wants })
 }
 
@@ -203,7 +204,7 @@ fn encode(
     (plan, small): (&Plan, &SmallBuffers),
     pass: Pass,
     regions: Regions,
-    (precision, members): (Precision, usize),
+    (precision, members, shared): (Precision, usize, usize),
 ) -> anyhow::Result<(Recording, Wants)> {
     let name = match pass {
         Pass::Forward => "forward",
@@ -212,7 +213,8 @@ fn encode(
         Pass::TangentBackward => "tangent_backward",
     };
     let layout = (plan.offsets.as_slice(), small);
-    let mut encoder = Encoder::new(&tape.graph, layout, regions, (precision, members), name);
+    let encoder = Encoder::new(&tape.graph, layout, regions, (precision, members), name);
+    let mut encoder = encoder.with_shared(shared);
     encoder.clear_sums(pass);
     let mut each = |op: &dyn crate::ops::Op| encoder.op(op, pass);
     match pass {
@@ -311,7 +313,8 @@ impl Cuda {
     fn bank(&mut self, tape: &Tape, mode: Mode, members: usize) -> anyhow::Result<()> {
         let slot = &mut self.plans[mode as usize];
         if slot.is_none() {
-            let planned = Planned::new(tape, mode, &self.small, self.precision)?;
+            let kind = (self.precision, self.gpu.shared_per_block());
+            let planned = Planned::new(tape, mode, &self.small, kind)?;
             // All passes' kernels at once, so that every core compiles until the last few.
             self.gpu.prepare(&planned.kernels)?;
             *slot = Some(planned);
@@ -409,7 +412,7 @@ impl Cuda {
     ) -> anyhow::Result<Recording> {
         let plan = self.plan(mode);
         let regions = self.regions(tape, members, vectors, constants);
-        let kind = (self.precision, members);
+        let kind = (self.precision, members, self.gpu.shared_per_block());
         let (recording, _) = encode(tape, (plan, &self.small), pass, regions, kind)?;
         Ok(recording)
     }
@@ -767,7 +770,7 @@ fn bank_bytes(
 /// An op that has no kernels, or not for its size.
 pub fn planned_bytes(tape: &Tape, mode: Mode, precision: Precision) -> anyhow::Result<usize> {
     let small = SmallBuffers::new(&tape.graph);
-    let planned = Planned::new(tape, mode, &small, precision)?;
+    let planned = Planned::new(tape, mode, &small, (precision, SHARED_EVERYWHERE))?;
     let size = (planned.plan.workspace, planned.wants);
     Ok(bank_bytes(tape, &small, (precision, 1), size).iter().sum())
 }

@@ -10,6 +10,10 @@
 //! statistics of what was written are taken again, of the rounded values. Else a maximum would be found at
 //! another place, or a vanishing deviation be another one, and no bound would hold.
 //!
+//! The sums over an adjoint that an op stores (S₁, S₂ of `ops/adjoint.rs`) may cancel to any depth, and the
+//! kernels sum what they stored, the CPU what it had before: they are held to the sum of their terms' absolute
+//! values.
+//!
 //! Run with `LD_LIBRARY_PATH=target/softcuda` where there is no GPU.
 
 use super::cpu::Cpu;
@@ -290,7 +294,8 @@ impl<'a> Device<'a> {
                 constants,
             };
             let layout = (self.plan.offsets.as_slice(), &self.small);
-            let mut encoder = Encoder::new(graph, layout, regions, (self.precision, 1), "parity");
+            let encoder = Encoder::new(graph, layout, regions, (self.precision, 1), "parity");
+            let mut encoder = encoder.with_shared(self.gpu.shared_per_block());
             encoder.note_written(written);
             encoder.op(case.tape.ops[i].as_ref(), pass)?;
             anyhow::Ok(encoder.finish())
@@ -343,16 +348,58 @@ impl<'a> Device<'a> {
     }
 }
 
-/// ‖found − expected‖ / ‖expected‖.
-fn error(expected: &[f32], found: &[f32]) -> f64 {
+/// ‖found − expected‖ / ‖scale‖, where scale is `expected` unless something else is given.
+fn error(expected: &[f32], found: &[f32], scale: &[f32]) -> f64 {
     let wide = |x: f32| f64::from(x);
     let pairs = || expected.iter().zip(found);
     let difference: f64 = pairs().map(|(&e, &f)| (wide(e) - wide(f)).powi(2)).sum();
-    let scale: f64 = expected.iter().map(|&e| wide(e).powi(2)).sum();
+    let scale: f64 = scale.iter().map(|&e| wide(e).powi(2)).sum();
     if difference == 0.0 {
         return 0.0;
     }
     (difference / scale).sqrt()
+}
+
+/// Σ |u| and Σ |u·x̂| of the adjoint of activation `id`, or Σ |u̇| and Σ |u̇·x̂| + |u·x̂˙| of its tangent:
+/// what the terms of its sums amount to where they do not cancel.
+fn terms_of_sums(
+    tape: &Tape,
+    plan: &Plan,
+    small: &SmallBuffers,
+    state: &State,
+    (id, role): (usize, Role),
+) -> Vec<f32> {
+    let activation = &tape.graph.activations[id];
+    let (owner, first) = activation.slice_of.unwrap_or((ActivationId(id), 0));
+    let whole = tape.graph.activation(owner);
+    let step = padded(activation.channels);
+    let moment = |kind: Moments, row: usize, c: usize| {
+        let at = kind as usize * small.moments_len + small.moments[id];
+        f64::from(state.moments[at + row * step + c])
+    };
+    let at = |role: Role, pixel: usize, c: usize| {
+        let from = plan.offsets[owner.0][role as usize];
+        f64::from(state.arena[from + pixel * whole.channels + first + c])
+    };
+    let mut sums = vec![0.0f64; 2 * step];
+    for pixel in 0..tape.graph.batch * whole.height * whole.width {
+        for c in 0..activation.channels {
+            let (mean, r) = (
+                moment(Moments::Statistics, 0, c),
+                moment(Moments::Statistics, 1, c),
+            );
+            let x = (at(Role::Value, pixel, c) - mean) * r;
+            let u = at(role, pixel, c);
+            sums[c] += u.abs();
+            sums[step + c] += (u * x).abs();
+            if role == Role::AdjointTangent {
+                let [mean_dot, t] = [0, 1].map(|row| moment(Moments::StatisticsTangent, row, c));
+                let x_dot = r * (at(Role::Tangent, pixel, c) - mean_dot - x * t);
+                sums[step + c] += (at(Role::Adjoint, pixel, c) * x_dot).abs();
+            }
+        }
+    }
+    sums.into_iter().map(|x| x as f32).collect()
 }
 
 fn compare(
@@ -368,8 +415,8 @@ fn compare(
     } else {
         others
     };
-    let judge = |what: &str, expected: &[f32], found: &[f32]| {
-        let error = error(expected, found);
+    let judge_beside = |what: &str, expected: &[f32], found: &[f32], scale: &[f32]| {
+        let error = error(expected, found, scale);
         if error <= tolerance {
             return Ok(());
         }
@@ -379,8 +426,11 @@ fn compare(
         });
         Err(format!("{what} differs by {error:.2e}; most at {worst:?}"))
     };
+    let judge =
+        |what: &str, expected: &[f32], found: &[f32]| judge_beside(what, expected, found, expected);
     let plan = Plan::new(tape, Mode::Products);
-    for (id, role) in tape.ops[i].uses(&tape.graph, pass).writes {
+    let writes = tape.ops[i].uses(&tape.graph, pass).writes;
+    for &(id, role) in &writes {
         let activation = tape.graph.activation(id);
         let (owner, first) = activation.slice_of.unwrap_or((id, 0));
         let whole = tape.graph.activation(owner);
@@ -406,11 +456,19 @@ fn compare(
                 let at = kind as usize * small.moments_len + small.moments[id];
                 let range = at..at + 2 * padded(activation.channels);
                 let what = format!("{kind:?} of activation {id}");
-                judge(
-                    &what,
-                    &expected.moments[range.clone()],
-                    &found.moments[range],
-                )?;
+                let sums = [
+                    (Moments::AdjointSums, Role::Adjoint),
+                    (Moments::AdjointSumsTangent, Role::AdjointTangent),
+                ];
+                let stored = |of: &(Moments, Role)| {
+                    kind as usize == of.0 as usize && writes.contains(&(ActivationId(id), of.1))
+                };
+                let moments = &expected.moments[range.clone()];
+                let scale = match sums.iter().find(|of| stored(of)) {
+                    Some(&(_, role)) => terms_of_sums(tape, &plan, &small, expected, (id, role)),
+                    None => moments.to_vec(),
+                };
+                judge_beside(&what, moments, &found.moments[range], &scale)?;
             }
         }
     }

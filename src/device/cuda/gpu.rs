@@ -2,7 +2,7 @@
 
 use super::cache::Cache;
 use super::compile::{compile, target};
-use super::launch::{Kernel, Recording, Specialisation};
+use super::launch::{Kernel, Recording, SHARED_EVERYWHERE, Specialisation};
 use super::nvrtc::nvrtc;
 use super::program::{Program, Programs};
 use anyhow::{Context as _, bail, ensure};
@@ -22,8 +22,8 @@ const OLDEST_DRIVER: i32 = 12_000;
 /// Compute capability below which nothing is compiled for.
 const OLDEST_COMPUTE: u32 = 75;
 
-/// Dynamic shared memory that needs no leave, in bytes: 48 KiB, less what is static.
-const SHARED_WITHOUT_LEAVE: u32 = 40 << 10;
+/// Dynamic shared memory that needs no leave, in bytes: 48 KiB less what a kernel declares itself.
+const SHARED_WITHOUT_LEAVE: u32 = 32 << 10;
 const MOST_DYNAMIC_SHARED: sys::CUfunction_attribute =
     sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 
@@ -358,6 +358,27 @@ impl Gpu {
     /// The stream of copies from pinned memory.
     pub(super) fn copies(&self) -> &Arc<CudaStream> {
         &self.copies
+    }
+
+    /// Shared memory, in bytes, of a block that shares its multiprocessor with another; all that a block
+    /// may have, where half a multiprocessor's is little.
+    pub fn shared_per_block(&self) -> usize {
+        use sys::CUdevice_attribute::{
+            CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as BLOCK,
+            CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR as MULTIPROCESSOR,
+        };
+        let bytes = |attribute| self.context.attribute(attribute).ok();
+        let bytes = |attribute| bytes(attribute).and_then(|b| usize::try_from(b).ok());
+        let (Some(block), Some(multiprocessor)) = (bytes(BLOCK), bytes(MULTIPROCESSOR)) else {
+            return SHARED_EVERYWHERE;
+        };
+        // The driver keeps 1 KiB of each block.
+        let half = (multiprocessor / 2).saturating_sub(1 << 10);
+        if half > SHARED_EVERYWHERE {
+            half.min(block)
+        } else {
+            block
+        }
     }
 
     /// Warps that a multiprocessor has room for.

@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 /// Most bytes of a launch's parameter struct: what every supported driver takes.
 pub const MAX_PARAMETERS: usize = 4096;
 
+/// Shared memory that a block may use on every supported GPU, in bytes.
+pub const SHARED_EVERYWHERE: usize = 64 << 10;
+
 /// An entry of a kernel file, specialised by definitions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kernel {

@@ -1,11 +1,12 @@
-//! The four passes on CUDA, see `kernels/separable.cu`: one launch forward, two backward.
+//! The four passes on CUDA, see `kernels/separable.cu`: one launch each.
 //!
 //! **Grid.** Forward and tangent take a block a tile of a group's state. Backward a block takes every
-//! so-manieth tile and sums their gradients, so that there are about [`BACKWARD_BLOCKS`] partial sums
-//! however large the batch; a second launch adds those, 32 elements a block.
+//! so-manieth tile, and a chunk of the channels, and sums their gradients in a slot of its own, so that there
+//! are about [`MOST_BLOCKS`] partial sums however large the batch.
 //!
-//! **Cut.** How large a tile is, how many channels at a time and how many pixels a sub-tile follows
-//! from shapes and shared memory alone: [`Cut::best`] tries them and takes the one that reads least.
+//! **Cut.** How large a tile is, how many channels at a time and how many pixels a strip or sub-tile has
+//! follows from shapes and from the shared memory that a block may use: [`Cut::best`] tries them and takes
+//! the one that costs least.
 
 use super::{PlannedBranch, PlannedGroup, Separable};
 use crate::device::cuda::launch::Kernel;
@@ -23,6 +24,8 @@ struct BranchRow {
     pointwise: Floats,
     depthwise_tangent: Floats,
     pointwise_tangent: Floats,
+    depthwise_gradient: Floats,
+    pointwise_gradient: Floats,
     output: Pixels,
     output_tangent: Pixels,
     statistics: Floats,
@@ -37,7 +40,8 @@ struct BranchRow {
     channels: u32,
     ticket: u32,
     partial: u32,
-    unused: [u32; 3],
+    lines: u32,
+    unused: [u32; 2],
 }
 
 /// `Group` of `separable.cu`.
@@ -47,6 +51,7 @@ struct GroupRow {
     input: Input,
     adjoint: Pixels,
     first_order: Pixels,
+    sums: Floats,
     channels: u32,
     height: u32,
     width: u32,
@@ -65,14 +70,18 @@ struct GroupRow {
     subtile: u32,
     partials: u32,
     slot: u32,
-    sums: u32,
+    slot_sums: u32,
+    ticket: u32,
     bar: u32,
     weights: u32,
     d: u32,
     z: u32,
     table: u32,
-    region: u32,
+    taps: u32,
     sum: u32,
+    products: u32,
+    region: u32,
+    unused: u32,
 }
 
 /// `Separable` of `separable.cu`.
@@ -89,47 +98,16 @@ struct Parameters {
     unused: [u32; 2],
 }
 
-/// `Tensor` of `separable.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-struct TensorRow {
-    to: u64,
-    channels: u32,
-    first_block: u32,
-    partials: u32,
-    slot: u32,
-    slots: u32,
-    len: u32,
-}
-
-/// `Combine` of `separable.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-struct CombineParameters {
-    header: Header,
-    tensors: u64,
-    count: u32,
-    unused: u32,
-    workspace: Floats,
-}
-
-layout_test!(
-    BranchRow = 288,
-    GroupRow = 200,
-    Parameters = 80,
-    TensorRow = 32,
-    CombineParameters = 48,
-);
+layout_test!(BranchRow = 320, GroupRow = 232, Parameters = 80,);
 
 /// Threads a block: two blocks of up to 64 registers a thread are half of an H100's multiprocessor.
 const THREADS: usize = 512;
-/// f32 of shared memory a block may use: 64 KiB, what every supported GPU has for a block, and three
-/// times in a multiprocessor of an H100; less what the kernels declare themselves (`Stage`).
-const SHARED: usize = (16 << 10) - 512;
-/// Blocks of a backward launch, about: two on each of an H100's 132 multiprocessors.
-const BACKWARD_BLOCKS: usize = 264;
-/// Threads of `separable_combine`'s blocks, and elements that a block sums.
-const COMBINE: (usize, usize) = (256, 32);
+/// Bytes of shared memory that the kernels declare themselves (`Stage`), at most.
+const DECLARED: usize = 2 << 10;
+/// Blocks of a backward launch, at most: two on each of an H100's 132 multiprocessors.
+const MOST_BLOCKS: usize = 264;
+/// Blocks below which a backward launch leaves multiprocessors idle.
+const FEW_BLOCKS: usize = 132;
 /// f32 of a sector: partial sums begin on whole ones.
 const SECTOR: usize = 8;
 /// Rows of the adjoint's coefficient table before the sources' (`FIRST_SOURCE` of `adjoint.cuh`).
@@ -147,6 +125,19 @@ fn quads(channels: usize) -> usize {
     channels.next_multiple_of(4)
 }
 
+/// What a cut is made for.
+struct Task<'a> {
+    group: &'a PlannedGroup,
+    pass: Pass,
+    /// Sources of a branch's adjoint, at most.
+    sources: usize,
+    batch: usize,
+    /// Groups of the launch.
+    groups: usize,
+    /// f32 of shared memory that a block may use.
+    shared: usize,
+}
+
 /// How a group's image is cut, and where its pieces lie in shared memory (f32).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Cut {
@@ -160,28 +151,44 @@ struct Cut {
     d: usize,
     z: usize,
     table: usize,
+    taps: usize,
     sum: usize,
+    products: usize,
     shared: usize,
-    /// Reads an input pixel, about; what is minimised.
+    /// Blocks that take different tiles, backward.
+    sets: usize,
+    /// Work of a multiprocessor, about, in f32 loaded; what is minimised.
     cost: f32,
 }
 
+/// What a barrier of a block costs, in f32 that could be loaded meanwhile.
+const BARRIER: usize = 1 << 10;
+/// What computing d, d̄ and their sums costs, in f32 loaded a pixel and channel.
+const COMPUTED: usize = 24;
+/// What loading and evaluating z̄ costs, likewise.
+const ADJOINT: usize = 5;
+
 impl Cut {
-    /// The cut that reads least and fits.
-    fn best(group: &PlannedGroup, sources: usize, pass: Pass) -> Option<Cut> {
+    /// The cut that costs least and fits.
+    fn best(task: &Task) -> Option<Cut> {
         let sides = |size: usize| {
-            let powers = [2usize, 4, 8, 16, 32].into_iter();
-            powers.take_while(move |&side| side < 2 * size)
+            let powers = (1..10).map(|power| 1usize << power);
+            powers.take_while(move |&side| side < 2 * size.max(2))
         };
         let mut best: Option<Cut> = None;
-        let whole = quads(group.channels);
-        let chunks = [whole, 128, 64, 32, 16, 8, 4].into_iter();
+        let whole = quads(task.group.channels);
+        let chunks = [whole, 256, 128, 64, 32, 16, 8, 4].into_iter();
         for chunk in chunks.filter(|&chunk| chunk <= whole) {
-            for rows in sides(group.size[0]) {
-                for columns in sides(group.size[1]) {
-                    for subtile in [16, 32, 64, 128, 256] {
+            for rows in sides(task.group.size[0]) {
+                for columns in sides(task.group.size[1]) {
+                    for subtile in [4, 8, 16, 32, 64, 128, 256] {
                         let size = (rows, columns, chunk, subtile);
-                        let Some(cut) = Cut::of(group, sources, pass, size) else {
+                        let cut = if is_backward(task.pass) {
+                            Cut::backward(task, size)
+                        } else {
+                            Cut::forward(task, size)
+                        };
+                        let Some(cut) = cut.filter(|cut| cut.shared <= task.shared) else {
                             continue;
                         };
                         if best.is_none_or(|best| cut.cost < best.cost) {
@@ -194,23 +201,25 @@ impl Cut {
         best
     }
 
-    /// A cut of these sizes; `None` if it does not fit.
-    fn of(
-        group: &PlannedGroup,
-        sources: usize,
-        pass: Pass,
+    /// A cut of these sizes for the forward or tangent pass; `None` if there are too few threads.
+    fn forward(
+        task: &Task,
         (rows, columns, chunk, subtile): (usize, usize, usize, usize),
     ) -> Option<Cut> {
-        let copies = if is_tangent(pass) { 2 } else { 1 };
-        let most = |of: &dyn Fn(&PlannedBranch) -> usize| group.branches.iter().map(of).max();
-        let out = quads(most(&|b| b.channels_out)?);
-        let taps = most(&|b| b.taps.len())?;
-        let side = [rows.min(group.size[0]), columns.min(group.size[1])];
-        let own = side[0] * side[1];
-        let height = (side[0] + 2 * group.border).min(group.size[0]);
-        let reach = height * (side[1] + 2 * group.border);
+        let group = task.group;
+        let copies = copies(task.pass);
+        let out = quads(most(group, |b| b.channels_out)?);
+        let taps = most(group, |b| b.taps.len())?;
+        let (own, reach) = pixels(group, (rows, columns));
         let threads_out = THREADS.checked_div(out / 4).filter(|&t| t > 0)?;
-        let threads_in = THREADS.checked_div(chunk / 4).filter(|&t| t > 0)?;
+        THREADS.checked_div(chunk / 4).filter(|&t| t > 0)?;
+        if subtile > 2 * threads_out {
+            return None;
+        }
+        let side = [rows.min(group.size[0]), columns.min(group.size[1])];
+        let strips = group.branches.iter();
+        let strips = strips.map(|b| Strips::of(b, side, subtile, task.pass));
+        let strips: Vec<Strips> = strips.collect::<Option<_>>()?;
         let passes = group.channels.div_ceil(chunk) as f32;
         let ratio = |pixels: usize| pixels as f32 / own as f32;
         let branches = group.branches.len();
@@ -220,60 +229,145 @@ impl Cut {
             columns,
             chunk,
             subtile,
+            sets: 1,
+            bar: copies * reach * chunk,
             ..Cut::default()
         };
-        cut.bar = copies * reach * chunk;
-        if is_backward(pass) {
-            // `Outer` of the kernels: sixteen elements of P̄ a thread, or eight with tangents.
-            if own > 2 * threads_in || chunk * out > 16 / copies * THREADS {
-                return None;
-            }
-            cut.region = most(&|b| region(b, side))?;
-            cut.weights = cut.bar + copies * cut.region * chunk;
-            cut.d = cut.weights + copies * (taps + out) * chunk;
-            let parts = most(&|b| tap_parts(b.window.kernel, copies == 2, chunk) * b.taps.len())?;
-            let gathered = (parts * chunk)
-                .max(out * chunk)
-                .max(4 * THREADS + 2 * chunk);
-            cut.z = cut.d + copies * subtile * (chunk + 4);
-            cut.table = (cut.z + copies * subtile * (out + 4)).max(cut.d + gathered);
-            cut.sum = cut.table + (COEFFICIENTS + 2 * sources) * out;
-            cut.shared = cut.sum + own * chunk;
-            let regions: usize = group.branches.iter().map(|b| region(b, side)).sum();
-            cut.cost = ratio(reach) + passes * 2.0 * ratio(regions);
-            // The weights, and a slot of their gradients, read and written.
-            cut.cost += weights + ratio(2 * branches * (taps + out));
-            // A sub-tile costs about as much as four pixels, for its barriers.
-            cut.cost += 4.0 * ratio(branches * cut.region.div_ceil(subtile)) * passes;
+        cut.weights = cut.bar;
+        cut.d = cut.weights + copies * (taps + out) * chunk;
+        // What `statistics.cuh` asks for, of one pass or the other.
+        let scratch = if is_tangent(task.pass) { 4 } else { 9 } * THREADS + 3 * out;
+        let whole = quads(group.channels);
+        cut.shared = cut.d + (copies * subtile * (whole + 4)).max(scratch);
+        let count: usize = strips.iter().map(Strips::count).sum();
+        // In more than one pass each strip loads all again.
+        let (states, all) = if passes > 1.0 {
+            (passes * count as f32, count as f32 / branches as f32)
         } else {
-            if subtile > 2 * threads_out {
-                return None;
-            }
-            cut.weights = cut.bar;
-            cut.d = cut.weights + copies * (taps + out) * chunk;
-            // What `statistics.cuh` asks for, of one pass or the other.
-            let scratch = if is_tangent(pass) { 4 } else { 9 } * THREADS + 3 * out;
-            let whole = quads(group.channels);
-            cut.shared = cut.d + (copies * subtile * (whole + 4)).max(scratch);
-            let subtiles = own.div_ceil(subtile);
-            // In more than one pass each sub-tile loads all again.
-            let (states, all) = if passes > 1.0 {
-                (passes * (branches * subtiles) as f32, subtiles as f32)
-            } else {
-                (1.0, 1.0)
-            };
-            cut.cost = ratio(reach) * states + weights * all + branches as f32;
-            cut.cost += 4.0 * ratio(branches * subtiles) * passes;
+            (1.0, 1.0)
+        };
+        cut.cost = ratio(reach) * states + weights * all + branches as f32;
+        // A strip costs about as much as four pixels, for its barriers.
+        cut.cost += 4.0 * ratio(count) * passes;
+        Some(cut)
+    }
+
+    /// A cut of these sizes for a backward pass; `None` if there are too few threads.
+    fn backward(
+        task: &Task,
+        (rows, columns, chunk, subtile): (usize, usize, usize, usize),
+    ) -> Option<Cut> {
+        let group = task.group;
+        let copies = copies(task.pass);
+        let out = quads(most(group, |b| b.channels_out)?);
+        let taps = most(group, |b| b.taps.len())?;
+        let (own, reach) = pixels(group, (rows, columns));
+        THREADS.checked_div(chunk / 4).filter(|&t| t > 0)?;
+        // `Outer` of the kernels: sixteen elements of P̄ a thread.
+        if chunk * out > 16 * THREADS {
+            return None;
         }
-        (cut.shared <= SHARED).then_some(cut)
+        let side = [rows.min(group.size[0]), columns.min(group.size[1])];
+        let strips = group.branches.iter();
+        let strips = strips.map(|b| Strips::of(b, side, subtile, task.pass));
+        let strips: Vec<Strips> = strips.collect::<Option<_>>()?;
+        let region = strips.iter().map(|s| s.lines * s.width_around).max()?;
+        let parts = most(group, |b| {
+            tap_parts(b.window.kernel, copies == 2, chunk) * b.taps.len()
+        })?;
+        let mut cut = Cut {
+            rows,
+            columns,
+            chunk,
+            subtile,
+            region,
+            bar: copies * reach * chunk,
+            ..Cut::default()
+        };
+        cut.weights = cut.bar + copies * region * chunk;
+        cut.d = cut.weights + copies * (taps + out) * chunk;
+        cut.z = cut.d + copies * subtile * (chunk + 4);
+        cut.table = cut.z + copies * subtile * (out + 4);
+        cut.taps = cut.table + (COEFFICIENTS + 2 * task.sources) * out;
+        cut.products = cut.taps + parts * chunk;
+        // Slots are summed, and the sums over x̄ gathered, where d and what follows it was.
+        cut.sum = (cut.products + out * chunk).max(cut.d + 8 * THREADS + 2 * chunk);
+        cut.shared = cut.sum + own * chunk;
+
+        let chunks = group.channels.div_ceil(chunk);
+        let tiles = task.batch * group.size[0].div_ceil(rows) * group.size[1].div_ceil(columns);
+        let most_sets = (MOST_BLOCKS / (task.groups * chunks)).max(1);
+        let tiles_a_set = tiles.div_ceil(most_sets);
+        cut.sets = tiles.div_ceil(tiles_a_set);
+        let around: usize = strips.iter().map(|s| s.lines_around * s.width).sum();
+        let barriers: usize = strips.iter().map(|s| 3 + 2 * s.count()).sum();
+        let weights = group.branches.len() * (taps + out) * chunk;
+        let of_chunk = around * copies * (ADJOINT * out + COMPUTED * chunk)
+            + copies * reach * chunk
+            + 2 * own * chunk
+            + barriers * BARRIER
+            + weights * (copies + 3);
+        // A multiprocessor's share.
+        let blocks = cut.sets * chunks * task.groups;
+        let work = (tiles_a_set * of_chunk) as f32 * blocks as f32;
+        cut.cost = work / blocks.min(FEW_BLOCKS) as f32;
+        Some(cut)
     }
 }
 
-/// Outputs whose windows reach into a tile, at most.
-fn region(branch: &PlannedBranch, side: [usize; 2]) -> usize {
-    let (window, output) = (&branch.window, branch.window.output());
-    let most = |i: usize| (side[i] - 1 + 2 * window.padding()) / window.stride + 1;
-    most(0).min(output[0]) * most(1)
+/// How a branch's outputs around a tile are cut into strips.
+struct Strips {
+    /// Rows of a strip.
+    lines: usize,
+    /// Rows around the tile.
+    lines_around: usize,
+    /// Columns inside the image.
+    width: usize,
+    /// All columns.
+    width_around: usize,
+}
+
+impl Strips {
+    /// Strips of at most `subtile` pixels; `None` if a row is longer. Backward, of all outputs whose windows
+    /// reach into the tile; else of those that stand on it.
+    fn of(branch: &PlannedBranch, side: [usize; 2], subtile: usize, pass: Pass) -> Option<Strips> {
+        let (window, output) = (&branch.window, branch.window.output());
+        let reach = if is_backward(pass) {
+            2 * window.padding()
+        } else {
+            0
+        };
+        let most = |i: usize| (side[i] - 1 + reach) / window.stride + 1;
+        let (lines_around, width) = (most(0).min(output[0]), most(1).min(output[1]));
+        let lines = (subtile / width).min(lines_around);
+        (lines > 0).then_some(Strips {
+            lines,
+            lines_around,
+            width,
+            width_around: most(1),
+        })
+    }
+
+    fn count(&self) -> usize {
+        self.lines_around.div_ceil(self.lines)
+    }
+}
+
+/// Pixels of a tile, and of the state around it as it is kept.
+fn pixels(group: &PlannedGroup, (rows, columns): (usize, usize)) -> (usize, usize) {
+    let side = [rows.min(group.size[0]), columns.min(group.size[1])];
+    let height = (side[0] + 2 * group.border).min(group.size[0]);
+    (side[0] * side[1], height * (side[1] + 2 * group.border))
+}
+
+/// The most of a group's branches.
+fn most(group: &PlannedGroup, of: impl Fn(&PlannedBranch) -> usize) -> Option<usize> {
+    group.branches.iter().map(of).max()
+}
+
+/// Values and tangents, or values alone.
+fn copies(pass: Pass) -> usize {
+    if is_tangent(pass) { 2 } else { 1 }
 }
 
 /// `TapRows::parts` of `separable.cu`.
@@ -288,9 +382,8 @@ fn tap_parts(kernel: usize, tangent: bool, chunk: usize) -> usize {
 struct Tables {
     groups: Vec<GroupRow>,
     branches: Vec<BranchRow>,
-    tensors: Vec<TensorRow>,
     blocks: usize,
-    combine_blocks: usize,
+    tickets: usize,
     workspace: usize,
     shared: usize,
 }
@@ -321,26 +414,12 @@ pub(super) fn encode(op: &Separable, pass: Pass, encoder: &mut Encoder) -> anyho
         Pass::Tangent => "separable_tangent",
         Pass::TangentBackward => "separable_tangent_backward",
     };
-    let kernel = |entry| {
-        Kernel::new("separable", entry)
-            .define("VECTOR", encoder.vector(&touched(op, encoder)))
-            .define("THREADS", THREADS)
-    };
-    let (main, combine) = (kernel(entry), kernel("separable_combine"));
-    if !is_backward(pass) {
-        parameters.tickets = encoder.tickets(tables.branches.len());
-    }
+    let kernel = Kernel::new("separable", entry)
+        .define("VECTOR", encoder.vector(&touched(op, encoder)))
+        .define("THREADS", THREADS);
+    parameters.tickets = encoder.tickets(tables.tickets);
     let (grid, shared) = ([tables.blocks, 1], 4 * tables.shared);
-    encoder.launch(main, grid, THREADS, shared, &parameters);
-    if is_backward(pass) {
-        let sums = CombineParameters {
-            tensors: encoder.table(&tables.tensors),
-            count: narrow(tables.tensors.len()),
-            workspace: parameters.workspace,
-            ..CombineParameters::default()
-        };
-        encoder.launch(combine, [tables.combine_blocks, 1], COMBINE.0, 0, &sums);
-    }
+    encoder.launch(kernel, grid, THREADS, shared, &parameters);
     Ok(())
 }
 
@@ -377,13 +456,21 @@ impl Tables {
             let sources = graph.activation(b.branch.output).sources.len();
             sources.max(1)
         });
-        let sources = sources.max().unwrap_or(1);
-        let Some(cut) = Cut::best(group, sources, pass) else {
+        let task = Task {
+            group,
+            pass,
+            sources: sources.max().unwrap_or(1),
+            batch: op.batch,
+            groups: op.groups.len(),
+            shared: (encoder.shared() - DECLARED) / 4,
+        };
+        let Some(cut) = Cut::best(&task) else {
             anyhow::bail!(
-                "separable: {} channels do not fit {} KiB of shared memory a block; use fewer \
+                "separable: {} to {} channels do not fit {} KiB of shared memory a block; use fewer \
                  channels, or --device cpu",
                 group.channels,
-                SHARED.div_ceil(256)
+                most(group, |b| b.channels_out).unwrap_or(0),
+                encoder.shared() >> 10
             );
         };
         self.shared = self.shared.max(cut.shared);
@@ -392,10 +479,11 @@ impl Tables {
             group.size[1].div_ceil(cut.columns),
         ];
         let count = op.batch * tiles[0] * tiles[1];
-        let blocks = if is_backward(pass) {
-            count.min(BACKWARD_BLOCKS.div_ceil(op.groups.len()))
+        let chunks = group.channels.div_ceil(cut.chunk);
+        let (slots, blocks) = if is_backward(pass) {
+            (cut.sets, cut.sets * chunks)
         } else {
-            count
+            (count, count)
         };
         let first_branch = self.branches.len();
         let mut slot = 0;
@@ -403,61 +491,32 @@ impl Tables {
             slot += len.next_multiple_of(SECTOR);
             slot - len.next_multiple_of(SECTOR)
         };
-        let mut tensors = Vec::new();
         for branch in &group.branches {
-            let ticket = self.branches.len();
-            let mut row = branch_row(branch, pass, encoder);
-            row.ticket = narrow(ticket);
-            if is_backward(pass) {
-                let depthwise = branch.taps.len() * group.channels;
-                let pointwise = group.channels * branch.channels_out;
-                let at = take(depthwise + pointwise);
-                row.partial = narrow(at);
-                let gradient = |id| encoder.parameter_gradient(id).data;
-                tensors.push((gradient(branch.branch.depthwise), 0, at, depthwise));
-                let pointwise = (at + depthwise, pointwise);
-                let to = gradient(branch.branch.pointwise);
-                tensors.push((to, 0, pointwise.0, pointwise.1));
+            let mut row = branch_row(branch, cut, pass, encoder);
+            row.ticket = narrow(self.tickets);
+            row.partial = narrow(if is_backward(pass) {
+                self.tickets += chunks;
+                let rows = branch.taps.len() + quads(branch.channels_out);
+                take(chunks * cut.chunk * rows)
             } else {
-                row.partial = narrow(take(3 * branch.channels_out));
-            }
+                self.tickets += 1;
+                take(3 * branch.channels_out)
+            });
             self.branches.push(row);
         }
-        let sums = take(2 * group.channels);
-        let kind = match pass {
-            Pass::TangentBackward => Moments::AdjointSumsTangent,
-            _ => Moments::AdjointSums,
-        };
-        let moments = encoder.moments(group.input, kind);
-        let differentiable = graph.activation(group.input).differentiable;
-        if moments.data != 0 && differentiable {
-            tensors.push((moments.data, group.channels, sums, 2 * group.channels));
-        }
-        let partials = self.workspace;
-        self.workspace += blocks * slot;
-        if is_backward(pass) {
-            for (to, channels, at, len) in tensors {
-                self.tensors.push(TensorRow {
-                    to,
-                    channels: narrow(channels),
-                    first_block: narrow(self.combine_blocks),
-                    partials: narrow(partials + at),
-                    slot: narrow(slot),
-                    slots: narrow(blocks),
-                    len: narrow(len),
-                });
-                self.combine_blocks += len.div_ceil(COMBINE.1);
-            }
-        }
+        let slot_sums = take(2 * chunks * cut.chunk);
         let mut row = group_row(group, cut, pass, encoder);
+        row.ticket = narrow(self.tickets);
+        self.tickets += chunks;
         row.first_branch = narrow(first_branch);
         row.first_block = narrow(self.blocks);
         row.blocks = narrow(blocks);
         [row.tiles_y, row.tiles_x] = tiles.map(narrow);
         row.tiles = narrow(count);
-        [row.partials, row.slot, row.sums] = [partials, slot, sums].map(narrow);
+        [row.partials, row.slot, row.slot_sums] = [self.workspace, slot, slot_sums].map(narrow);
         self.groups.push(row);
         self.blocks += blocks;
+        self.workspace += slots * slot;
         Ok(())
     }
 }
@@ -475,8 +534,9 @@ fn group_row(group: &PlannedGroup, cut: Cut, pass: Pass, encoder: &Encoder) -> G
     [row.height, row.width] = group.size.map(narrow);
     [row.rows, row.columns] = [cut.rows, cut.columns].map(narrow);
     [row.chunk, row.subtile, row.region] = [cut.chunk, cut.subtile, cut.region].map(narrow);
+    row.products = narrow(cut.products);
     [row.bar, row.weights, row.d] = [cut.bar, cut.weights, cut.d].map(narrow);
-    [row.z, row.table, row.sum] = [cut.z, cut.table, cut.sum].map(narrow);
+    [row.z, row.table, row.taps, row.sum] = [cut.z, cut.table, cut.taps, cut.sum].map(narrow);
     if is_backward(pass) && activation.differentiable {
         let tangent = pass == Pass::TangentBackward;
         let role = if tangent {
@@ -488,11 +548,19 @@ fn group_row(group: &PlannedGroup, cut: Cut, pass: Pass, encoder: &Encoder) -> G
         let lazy = tangent && activation.normalised;
         row.first_order = encoder.pixels_if(lazy, id, Role::Adjoint);
         row.adds = u32::from(encoder.adds_to(id));
+        row.sums = encoder.moments(
+            id,
+            if tangent {
+                Moments::AdjointSumsTangent
+            } else {
+                Moments::AdjointSums
+            },
+        );
     }
     row
 }
 
-fn branch_row(planned: &PlannedBranch, pass: Pass, encoder: &mut Encoder) -> BranchRow {
+fn branch_row(planned: &PlannedBranch, cut: Cut, pass: Pass, encoder: &mut Encoder) -> BranchRow {
     let (branch, window) = (&planned.branch, &planned.window);
     let mut row = BranchRow {
         depthwise: encoder.parameter(branch.depthwise),
@@ -506,8 +574,16 @@ fn branch_row(planned: &PlannedBranch, pass: Pass, encoder: &mut Encoder) -> Bra
         row.depthwise_tangent = encoder.parameter_tangent(branch.depthwise);
         row.pointwise_tangent = encoder.parameter_tangent(branch.pointwise);
     }
+    let side = [
+        cut.rows.min(window.input[0]),
+        cut.columns.min(window.input[1]),
+    ];
+    let strips = Strips::of(planned, side, cut.subtile, pass);
+    row.lines = narrow(strips.map_or(0, |strips| strips.lines));
     if is_backward(pass) {
         row.adjoint = encoder.adjoint(branch.output, pass);
+        row.depthwise_gradient = encoder.parameter_gradient(branch.depthwise);
+        row.pointwise_gradient = encoder.parameter_gradient(branch.pointwise);
     } else {
         row.output = encoder.pixels(branch.output, Role::Value);
         let tangent = pass == Pass::Tangent;
