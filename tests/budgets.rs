@@ -30,9 +30,9 @@ fn launches(supernet: &Supernet, mode: Mode, pass: Pass, members: usize) -> usiz
     recorded.recording.launches().count()
 }
 
-/// Aim: 500, towards 300. A recording is one graph, so all of them are in graphs.
+/// Aim: 500, towards 300; 381 today. A recording is one graph, so all of them are in graphs.
 #[test]
-fn a_weight_step_of_darts_takes_at_most_500_launches() {
+fn a_weight_step_of_darts_takes_at_most_400_launches() {
     let supernet = darts();
     let forward = launches(&supernet, Mode::Gradient, Pass::Forward, 1);
     let backward = launches(&supernet, Mode::Gradient, Pass::Backward, 1);
@@ -40,7 +40,7 @@ fn a_weight_step_of_darts_takes_at_most_500_launches() {
     let update = 2;
     println!("a weight step: {forward} + {backward} + {update} launches");
     assert!(
-        forward + backward + update <= 500,
+        forward + backward + update <= 400,
         "{forward} launches forward, {backward} backward"
     );
 }
@@ -111,18 +111,18 @@ struct Budget {
     term: f64,
 }
 
-/// In every test run. A batch of two small images: parameters and parts of sums weigh more than they do in a
-/// search, so two of its budgets are above the aims.
+/// In every test run. A batch of two small images: the blocks' parts of weight gradients weigh more than
+/// images do, as they don't in a search, so two of its budgets are above the aims.
 const SMALL: Budget = Budget {
     flags: "--space darts --channels 16 --cells 3 --batch 2 --image-size 16",
-    over_floor: [1.3, 1.4, 1.3, 1.3],
+    over_floor: [1.3, 2.0, 1.3, 1.55],
     sectors: 0.89,
     term: 2.2,
 };
 
-/// By `make counts`: all at the aims.
+/// By `make counts`: all at the aims. From a batch of eight on, bytes grow with the batch.
 const DARTS: Budget = Budget {
-    flags: "--space darts --channels 16 --cells 8 --batch 2",
+    flags: "--space darts --channels 16 --cells 8 --batch 8",
     over_floor: [1.3; 4],
     sectors: 0.9,
     term: 2.2,
