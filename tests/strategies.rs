@@ -130,6 +130,8 @@ fn run(space: Space, kind: StrategyKind, out: &Path) {
         out.to_str().unwrap(),
     );
     let mut arguments = vec![
+        "--device",
+        "cpu",
         "--strategy",
         &name,
         "--space",
