@@ -33,7 +33,7 @@ for proof in "${proofs[@]}"; do
     read -r space channels cells batch <<<"$proof"
     file=$target/libtorch-proof-$space.safetensors
     "$ndarts" probe --space "$space" --channels "$channels" --cells "$cells" --batch "$batch" \
-        --image-size 32 --neumann-terms 3 --gamma 0.01 --threads "$threads" --out "$file" >/dev/null
+        --image-size 32 --neumann-terms 3 --gamma 0.01 --device cpu --threads "$threads" --out "$file" >/dev/null
     "$bench" prove --threads "$threads" "$file"
 done
 

@@ -115,7 +115,7 @@ impl Plan<'_> {
                 command
             }
         };
-        command.args(&case.arguments);
+        command.args(&case.arguments).args(["--device", "cpu"]);
         for (flag, value) in [("--iters", self.iters), ("--threads", self.threads)] {
             command.args([flag, &value.to_string()]);
         }

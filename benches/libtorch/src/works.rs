@@ -282,7 +282,7 @@ fn timed(device: Device, iters: usize, mut work: impl FnMut() -> Result<()>) -> 
         if let Device::Cuda(index) = device {
             tch::Cuda::synchronize(i64::try_from(index)?);
         }
-        Ok(())
+        anyhow::Ok(())
     };
     work()?;
     (0..iters)
