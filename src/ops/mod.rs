@@ -145,8 +145,8 @@ pub struct Graph {
     pub parameters: Vec<Span>,
     /// Lengths of the op-weight vectors.
     pub weights: Vec<usize>,
-    /// Which op weights take part, one vector behind another; empty where all do.
-    pub active: Vec<bool>,
+    /// Which op weights of each vector take part; empty where all do.
+    pub active: Vec<Vec<bool>>,
 }
 
 impl Graph {
@@ -169,10 +169,7 @@ impl Graph {
     /// False for an op weight that takes no part in this run: its term is left out of the sum.
     pub fn is_active(&self, scale: Scale) -> bool {
         match scale {
-            Scale::OpWeight(id, index) if !self.active.is_empty() => {
-                let first: usize = self.weights[..id.0].iter().sum();
-                self.active[first + index]
-            }
+            Scale::OpWeight(id, index) if !self.active.is_empty() => self.active[id.0][index],
             _ => true,
         }
     }

@@ -35,8 +35,11 @@ impl Active {
     pub fn choose(&mut self, tape: &Tape, active: &[bool]) {
         assert_eq!(active.len(), tape.alpha_len, "one flag an op weight");
         let graph = &mut self.graph;
-        graph.active.clear();
-        graph.active.extend_from_slice(active);
+        let mut flags = active.iter().copied();
+        let vectors = graph.weights.iter();
+        graph.active = vectors
+            .map(|&len| flags.by_ref().take(len).collect())
+            .collect();
         for activation in &mut graph.activations {
             activation.live = false;
         }

@@ -110,7 +110,7 @@ impl Nvrtc {
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
-        // Where the dynamic loader looks: LD_LIBRARY_PATH and the system's folders.
+        // Where else the dynamic loader looks: the system's folders.
         for name in ["libnvrtc.so.13", "libnvrtc.so.12"] {
             if let Ok(loaded) = Nvrtc::load(Path::new(name)) {
                 return Ok(loaded);
@@ -306,10 +306,13 @@ fn inside(folder: &Path) -> Option<PathBuf> {
 /// Where toolkits and Python environments are.
 fn folders() -> Vec<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let mut found: Vec<PathBuf> = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT"]
-        .into_iter()
-        .filter_map(variable)
-        .collect();
+    // The dynamic loader would look here too, but without telling where it found the library, beside
+    // which its built-ins and ptxas are.
+    let loader = std::env::var_os("LD_LIBRARY_PATH");
+    let mut found: Vec<PathBuf> = loader.iter().flat_map(std::env::split_paths).collect();
+    found.retain(|folder| !folder.as_os_str().is_empty());
+    let toolkits = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT"];
+    found.extend(toolkits.into_iter().filter_map(variable));
     found.extend(["/usr/local/cuda", "/opt/cuda"].map(PathBuf::from));
     found.extend(
         std::env::var_os("PYTHONPATH")

@@ -43,10 +43,7 @@ pub const METHOD: Method = Method {
             range: [1.0, 1e5],
             whole: true,
         },
-        OwnSetting {
-            default: [1.0; 2],
-            ..BATCHES
-        },
+        BATCHES.published(1.0),
         OwnSetting {
             default: [10.0, 3.0],
             ..FINALISTS

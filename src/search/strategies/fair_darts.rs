@@ -17,9 +17,7 @@ use super::{
     take_turns,
 };
 use crate::device::{SliceMut, Vector};
-use crate::hypergradient::Report;
 use crate::ops::relax::Relaxation;
-use crate::ops::update::norm;
 use crate::search::settings::SearchSettings;
 use crate::space::genotype::darts::{EDGES_PER_NODE, NODES};
 use crate::space::{DartsGenotype, DartsOp, Genotype, GenotypeOp, Space};
@@ -123,21 +121,17 @@ impl Strategy for FairDarts {
     fn architecture_step(
         &mut self,
         mut step: Step,
-        mut alpha_gradient: SliceMut,
+        alpha_gradient: SliceMut,
     ) -> anyhow::Result<Stepped> {
         let weighting = Weighting::of_all(sigmoids(step.alpha));
         let (validation, bar) = step.loss_and_adjoint(&weighting, &mut self.gradient)?;
         let gradient = alpha_gradient_of(step.alpha, &bar, self.zero_one_weight);
-        alpha_gradient.write(&gradient)?;
-        Ok(Stepped {
-            report: Report {
-                validation,
-                direct_norm: norm(alpha_gradient.as_slice())?,
-                ..Report::default()
-            },
-            follow: true,
-            numbers: vec![("zero-one-loss", zero_one_loss(step.alpha))],
-        })
+        Stepped::following(
+            &gradient,
+            alpha_gradient,
+            validation,
+            vec![("zero-one-loss", zero_one_loss(step.alpha))],
+        )
     }
 
     fn end_epoch(&mut self, _: &mut Judge, _: Moment, alpha: &[f32]) -> anyhow::Result<Numbers> {

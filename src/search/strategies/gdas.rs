@@ -19,9 +19,7 @@ use super::{
 };
 use crate::device::random::PhiloxRng;
 use crate::device::{SliceMut, Vector};
-use crate::hypergradient::Report;
 use crate::ops::relax::{Relaxation, softmax};
-use crate::ops::update::norm;
 use crate::space::Space;
 use rand::RngExt;
 
@@ -134,28 +132,24 @@ impl Strategy for Gdas {
     fn architecture_step(
         &mut self,
         mut step: Step,
-        mut alpha_gradient: SliceMut,
+        alpha_gradient: SliceMut,
     ) -> anyhow::Result<Stepped> {
         let (moment, ops) = (step.moment, self.ops);
         let sample = self.draw(Draw::Architecture, moment, step.alpha);
         let weighting = Weighting::of_chosen(&sample.chosen, ops);
         let (validation, bar) = step.loss_and_adjoint(&weighting, &mut self.gradient)?;
         let tau = self.tau(moment);
-        alpha_gradient.write(&straight_through(&sample.soft, &bar, ops, tau))?;
         let (running, entries) = step.executor.entries();
         let numbers: Numbers = vec![
             ("tau", tau),
             ("entries-run", running as f64 / entries as f64),
         ];
-        Ok(Stepped {
-            report: Report {
-                validation,
-                direct_norm: norm(alpha_gradient.as_slice())?,
-                ..Report::default()
-            },
-            follow: true,
+        Stepped::following(
+            &straight_through(&sample.soft, &bar, ops, tau),
+            alpha_gradient,
+            validation,
             numbers,
-        })
+        )
     }
 }
 

@@ -28,6 +28,7 @@ use crate::device::{Device, SliceMut, Vector};
 use crate::hypergradient::Report;
 use crate::ops::Outcome;
 use crate::ops::relax::{Relaxation, softmax};
+use crate::ops::update::norm;
 use crate::optim::{SecondMoment, Sgd};
 use crate::space::{Genotype, Space, derive};
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,16 @@ pub struct OwnSetting {
     pub range: [f64; 2],
     /// It takes whole numbers only.
     pub whole: bool,
+}
+
+impl OwnSetting {
+    /// The same setting with another published value, in both spaces.
+    const fn published(self, default: f64) -> OwnSetting {
+        OwnSetting {
+            default: [default; 2],
+            ..self
+        }
+    }
 }
 
 impl StrategyKind {
@@ -305,6 +316,27 @@ pub struct Stepped {
     pub follow: bool,
     /// Numbers of the strategy's own.
     pub numbers: Numbers,
+}
+
+impl Stepped {
+    /// Hands `gradient` over as dα, for Adam to follow.
+    fn following(
+        gradient: &[f32],
+        mut alpha_gradient: SliceMut,
+        validation: Outcome,
+        numbers: Numbers,
+    ) -> anyhow::Result<Stepped> {
+        alpha_gradient.write(gradient)?;
+        Ok(Stepped {
+            report: Report {
+                validation,
+                direct_norm: norm(alpha_gradient.as_slice())?,
+                ..Report::default()
+            },
+            follow: true,
+            numbers,
+        })
+    }
 }
 
 /// A way to search.

@@ -83,6 +83,12 @@ impl Selection {
         }
     }
 
+    /// An architecture of a weight step, drawn uniformly.
+    pub fn uniform(&self, moment: Moment) -> Weighting {
+        let mut rng = rng(self.seed, Draw::Weights, moment.number);
+        Architecture::random(self.space, &mut rng).weighting()
+    }
+
     /// Chooses among architectures that `draw` gives; returns the score of the chosen one.
     pub fn choose(
         &mut self,
@@ -124,9 +130,7 @@ struct Random {
 
 impl Strategy for Random {
     fn weigh(&mut self, moment: Moment, _: &[f32]) -> Option<Weighting> {
-        let Selection { space, seed, .. } = self.selection;
-        let mut rng = rng(seed, Draw::Weights, moment.number);
-        Some(Architecture::random(space, &mut rng).weighting())
+        Some(self.selection.uniform(moment))
     }
 
     fn shown(&self, _: &[f32]) -> Option<Weighting> {

@@ -18,9 +18,7 @@ use super::{
 };
 use crate::device::random::PhiloxRng;
 use crate::device::{Device, SliceMut};
-use crate::hypergradient::Report;
 use crate::ops::relax::Relaxation;
-use crate::ops::update::norm;
 use crate::search::settings::SearchSettings;
 use crate::search::tabular::reinforce::{Baseline, draw};
 use crate::space::Space;
@@ -117,7 +115,7 @@ impl Strategy for Reinforce {
     fn architecture_step(
         &mut self,
         mut step: Step,
-        mut alpha_gradient: SliceMut,
+        alpha_gradient: SliceMut,
     ) -> anyhow::Result<Stepped> {
         let (ops, batch) = (self.ops, step.validation.labels.len() as f64);
         let policy = softmax_rows(ops, step.alpha);
@@ -132,19 +130,15 @@ impl Strategy for Reinforce {
             add_gradient(&mut gradient, &policy, &chosen, ops, advantage);
         }
         self.baseline.round();
-        alpha_gradient.write(&gradient)?;
-        Ok(Stepped {
-            report: Report {
-                validation,
-                direct_norm: norm(alpha_gradient.as_slice())?,
-                ..Report::default()
-            },
-            follow: true,
-            numbers: vec![
+        Stepped::following(
+            &gradient,
+            alpha_gradient,
+            validation,
+            vec![
                 ("policy-entropy", entropy(&policy, ops)),
                 ("baseline", self.baseline.value()),
             ],
-        })
+        )
     }
 
     fn state(&self) -> anyhow::Result<Vec<f32>> {

@@ -9,13 +9,11 @@
 use super::gdas::straight_through;
 use super::random::{BATCHES, CANDIDATES, FINALISTS, Selection};
 use super::{
-    Architecture, Draw, Judge, Method, Moment, Numbers, OwnSetting, Step, Stepped, Strategy,
-    StrategyKind, Weighting, check_state, rng, softmax_rows, take_turns,
+    Architecture, Draw, Judge, Method, Moment, Numbers, Step, Stepped, Strategy, StrategyKind,
+    Weighting, check_state, rng, softmax_rows, take_turns,
 };
 use crate::device::{Device, SliceMut, Vector};
-use crate::hypergradient::Report;
 use crate::ops::relax::Relaxation;
-use crate::ops::update::norm;
 use crate::search::tabular::reinforce::draw;
 use crate::space::{Genotype, Space};
 
@@ -24,18 +22,9 @@ pub const METHOD: Method = Method {
     spaces: &[Space::NasBench201],
     relaxation: Relaxation::Given,
     options: &[
-        OwnSetting {
-            default: [100.0; 2],
-            ..CANDIDATES
-        },
-        OwnSetting {
-            default: [1.0; 2],
-            ..BATCHES
-        },
-        OwnSetting {
-            default: [0.0; 2],
-            ..FINALISTS
-        },
+        CANDIDATES.published(100.0),
+        BATCHES.published(1.0),
+        FINALISTS.published(0.0),
     ],
     defaults: take_turns,
     make: |settings| {
@@ -56,9 +45,7 @@ struct Setn {
 
 impl Strategy for Setn {
     fn weigh(&mut self, moment: Moment, _: &[f32]) -> Option<Weighting> {
-        let Selection { space, seed, .. } = self.selection;
-        let mut rng = rng(seed, Draw::Weights, moment.number);
-        Some(Architecture::random(space, &mut rng).weighting())
+        Some(self.selection.uniform(moment))
     }
 
     fn shown(&self, _: &[f32]) -> Option<Weighting> {
@@ -68,21 +55,17 @@ impl Strategy for Setn {
     fn architecture_step(
         &mut self,
         mut step: Step,
-        mut alpha_gradient: SliceMut,
+        alpha_gradient: SliceMut,
     ) -> anyhow::Result<Stepped> {
         let soft = softmax_rows(self.ops, step.alpha);
         let weighting = Weighting::of_all(soft.clone());
         let (validation, bar) = step.loss_and_adjoint(&weighting, &mut self.gradient)?;
-        alpha_gradient.write(&straight_through(&soft, &bar, self.ops, 1.0))?;
-        Ok(Stepped {
-            report: Report {
-                validation,
-                direct_norm: norm(alpha_gradient.as_slice())?,
-                ..Report::default()
-            },
-            follow: true,
-            numbers: Numbers::new(),
-        })
+        Stepped::following(
+            &straight_through(&soft, &bar, self.ops, 1.0),
+            alpha_gradient,
+            validation,
+            Numbers::new(),
+        )
     }
 
     fn end_epoch(

@@ -64,18 +64,9 @@ pub const METHOD: Method = Method {
             range: [0.0, 1.0],
             whole: false,
         },
-        OwnSetting {
-            default: [100.0; 2],
-            ..CANDIDATES
-        },
-        OwnSetting {
-            default: [1.0; 2],
-            ..BATCHES
-        },
-        OwnSetting {
-            default: [0.0; 2],
-            ..FINALISTS
-        },
+        CANDIDATES.published(100.0),
+        BATCHES.published(1.0),
+        FINALISTS.published(0.0),
     ],
     defaults: take_turns,
     make: |settings| {
