@@ -156,9 +156,10 @@ extern __shared__ float4 memory[];
 // A 1×1 of stride 2 looks at every other pixel: its piece of a is kept without the others.
 constexpr u32 STEP = KERNEL == 1 ? STRIDE : 1, REACH = KERNEL == 1 ? 1 : STRIDE;
 constexpr u32 GROUPS = COLUMNS / 4, LINES = THREADS / GROUPS, PIXELS = ceil_div(CELLS, LINES);
-// Half of a multiprocessor's threads; channels one by one, as of the images, and four cells a thread
-// over several taps, take more registers.
-constexpr u32 RESIDENT_BLOCKS = VECTOR == 1 || (KERNEL > 1 && PIXELS > 2) ? 3 : 4;
+// Half of a multiprocessor's threads; channels one by one, as of the images, four cells a thread over
+// several taps, and a strided tangent whose lines are found by a division, take more registers.
+constexpr bool UNEVEN = PASS == 2 && STRIDE == 2 && COLUMNS % 16 != 0;
+constexpr u32 RESIDENT_BLOCKS = VECTOR == 1 || (KERNEL > 1 && (PIXELS > 2 || UNEVEN)) ? 3 : 4;
 // An odd number of float4, so that neighbouring pixels begin in different banks.
 constexpr u32 A_STRIDE = (CHUNK / 4 | 1) * 4;
 

@@ -116,6 +116,7 @@ fn spill_nothing(channels: &[usize]) {
         println!("skipped: register spills: ptxas was not found; `pip install nvidia-cuda-nvcc`");
         return;
     };
+    let mut spilling = Vec::new();
     for precision in [Precision::F32, Precision::Bf16] {
         let all = specialised(precision, channels);
         let images = compile(&all, Target::Ptx(90), Cache::of_user().as_ref());
@@ -133,11 +134,15 @@ fn spill_nothing(channels: &[usize]) {
                 .expect("ptxas runs");
             let said = String::from_utf8_lossy(&out.stderr);
             assert!(out.status.success(), "{specialisation:?}: {said}");
-            for line in said.lines().filter(|line| line.contains("spill stores")) {
-                // As a word, so that "10 bytes" is none.
-                let clean = line.contains(" 0 bytes spill stores, 0 bytes spill loads");
-                assert!(clean, "{specialisation:?}: {said}");
+            let kernels = said.split("Function properties for ").skip(1);
+            // As a word, so that "10 bytes" is none.
+            let clean = |of: &&str| of.contains(" 0 bytes spill stores, 0 bytes spill loads");
+            for kernel in kernels.filter(|kernel| !clean(kernel)) {
+                let mut lines = kernel.lines().map(str::trim);
+                let (name, frame) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+                spilling.push(format!("{name}: {frame} ({specialisation:?})"));
             }
         }
     }
+    assert!(spilling.is_empty(), "{}", spilling.join("\n"));
 }
