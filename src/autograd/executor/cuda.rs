@@ -17,6 +17,8 @@ use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, Small
 use crate::ops::perturb::cuda::{Generation, stride};
 use crate::ops::update::cuda::SeriesResults;
 use crate::ops::{Outcome, Pass, Role};
+use half::bf16;
+use half::slice::HalfFloatSliceExt as _;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -300,9 +302,8 @@ impl Cuda {
                     to_images[..from.len()].copy_from_slice(from);
                 }
                 Precision::Bf16 => {
-                    for (to, &x) in to_images.chunks_exact_mut(2).zip(images) {
-                        to.copy_from_slice(&bf16(x).to_le_bytes());
-                    }
+                    let to: &mut [bf16] = bytemuck::cast_slice_mut(to_images);
+                    to[..images.len()].convert_from_f32_slice(images);
                 }
             }
             to_labels.copy_from_slice(bytemuck::cast_slice(labels));
@@ -795,16 +796,6 @@ fn allocate<const N: usize>(gpu: &Gpu, sizes: [usize; N]) -> anyhow::Result<[Buf
     Ok(buffers.try_into().ok().expect("a buffer for each size"))
 }
 
-/// Round to nearest even, as the kernels store.
-pub(super) fn bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    if x.is_nan() {
-        return (bits >> 16) as u16 | 0x40;
-    }
-    let rounded = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1));
-    (rounded >> 16) as u16
-}
-
 /// Says what the network needs, what is free, and which batch would fit if in all `most` MB are needed.
 fn fits(memory: &OutOfMemory, most: u64, batch: usize, members: usize) -> anyhow::Error {
     let (need, free) = (memory.need, memory.free);
@@ -833,20 +824,6 @@ mod tests {
     use crate::device::{Device, Vector};
     use crate::ops::perturb::Noise;
     use crate::ops::perturb::cuda::Recombination;
-
-    #[test]
-    fn bf16_rounds_to_nearest_even() {
-        for (x, bits) in [
-            (1.0f32, 0x3F80),
-            (1.0 + 1.0 / 256.0, 0x3F80),
-            (1.0 + 3.0 / 256.0, 0x3F82),
-            (-0.0, 0x8000),
-            (f32::INFINITY, 0x7F80),
-        ] {
-            assert_eq!(bf16(x), bits, "{x}");
-        }
-        assert!(bf16(f32::NAN) & 0x7FFF > 0x7F80);
-    }
 
     #[test]
     fn too_large_a_network_is_told_the_batch_that_fits() {

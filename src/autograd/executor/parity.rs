@@ -24,6 +24,7 @@ use crate::device::cuda::{Buffer, Gpu, Program};
 use crate::device::simd::padded;
 use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers};
 use crate::ops::{ActivationId, Moments, NORM_EPSILON, Outcome, Pass, Role};
+use half::bf16;
 use std::sync::{Arc, Mutex};
 
 /// A tape with everything its passes run on.
@@ -116,7 +117,7 @@ pub fn check(gpu: &Arc<Gpu>, case: &Case, name: &str, precision: Precision) -> R
 fn round(cpu: &Cpu, tape: &Tape, plan: &Plan, written: &[(ActivationId, Role)]) {
     let arena = cpu.arena.view(0, plan.workspace).write();
     for x in arena.iter_mut() {
-        *x = f32::from_bits(u32::from(to_bf16(*x)) << 16);
+        *x = bf16::from_f32(*x).to_f32();
     }
     for &(id, role) in written {
         let activation = tape.graph.activation(id);
@@ -217,10 +218,6 @@ const LABELS: usize = 5;
 const LOGITS: usize = 6;
 const OUTCOME: usize = 7;
 
-fn to_bf16(x: f32) -> u16 {
-    super::cuda::bf16(x)
-}
-
 impl<'a> Device<'a> {
     fn new(
         gpu: &'a Arc<Gpu>,
@@ -233,7 +230,7 @@ impl<'a> Device<'a> {
         match precision {
             Precision::F32 => gpu.write(arena.address(), &state.arena)?,
             Precision::Bf16 => {
-                let narrow: Vec<u16> = state.arena.iter().map(|&x| to_bf16(x)).collect();
+                let narrow: Vec<bf16> = state.arena.iter().map(|&x| bf16::from_f32(x)).collect();
                 gpu.write(arena.address(), &narrow)?;
             }
         }
@@ -327,10 +324,10 @@ impl<'a> Device<'a> {
         match self.precision {
             Precision::F32 => self.gpu.read(self.arena.address(), &mut arena)?,
             Precision::Bf16 => {
-                let mut narrow = vec![0u16; arena.len()];
+                let mut narrow = vec![bf16::ZERO; arena.len()];
                 self.gpu.read(self.arena.address(), &mut narrow)?;
-                for (to, bits) in arena.iter_mut().zip(narrow) {
-                    *to = f32::from_bits(u32::from(bits) << 16);
+                for (to, from) in arena.iter_mut().zip(narrow) {
+                    *to = from.to_f32();
                 }
             }
         }
