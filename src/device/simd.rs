@@ -100,6 +100,11 @@ pub trait Lanes: Copy {
     /// # Safety
     /// Sixteen f32 are writable at `to`.
     unsafe fn store(self, to: *mut f32);
+    /// Stores past the caches; [`dispatch`] makes the store visible to other threads before it returns.
+    ///
+    /// # Safety
+    /// Sixteen f32 are writable at `to`, which is aligned to 64 bytes; the kernel does not read them.
+    unsafe fn stream(self, to: *mut f32);
     /// # Safety
     /// `count` ≤ 16 f32 are writable at `to`.
     unsafe fn store_part(self, to: *mut f32, count: usize);
@@ -140,12 +145,23 @@ pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2")]
 fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<Avx512>()
+    let output = kernel.run::<Avx512>();
+    _mm_sfence();
+    output
 }
 
 #[target_feature(enable = "avx2,fma,bmi2")]
 fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<Avx2>()
+    let output = kernel.run::<Avx2>();
+    _mm_sfence();
+    output
+}
+
+/// Asks for the cache line at `at`, which need not be there.
+#[inline(always)]
+pub fn prefetch(at: *const f32) {
+    // SAFETY: a hint; it reads nothing, and no address faults.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
 }
 
 /// One 512-bit vector.
@@ -179,6 +195,11 @@ impl Lanes for Avx512 {
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: see the impl.
         unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut f32) {
+        // SAFETY: see the impl.
+        unsafe { _mm512_stream_ps(to, self.0) }
     }
     #[inline(always)]
     unsafe fn store_part(self, to: *mut f32, count: usize) {
@@ -268,6 +289,14 @@ impl Lanes for Avx2 {
         unsafe {
             _mm256_storeu_ps(to, self.0[0]);
             _mm256_storeu_ps(to.add(8), self.0[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut f32) {
+        // SAFETY: see the impl.
+        unsafe {
+            _mm256_stream_ps(to, self.0[0]);
+            _mm256_stream_ps(to.add(8), self.0[1]);
         }
     }
     #[inline(always)]
@@ -362,6 +391,11 @@ impl Lanes for Portable {
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: sixteen f32 are writable.
         unsafe { to.cast::<[f32; LANES]>().write(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn stream(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store(to) }
     }
     #[inline(always)]
     unsafe fn store_part(self, to: *mut f32, count: usize) {

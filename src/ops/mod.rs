@@ -27,7 +27,7 @@ pub mod sum;
 pub mod update;
 
 use crate::device::View;
-use crate::device::simd::padded;
+use crate::device::simd::{LANES, padded};
 use std::sync::Mutex;
 
 /// Added to the variance in every batch norm, as in PyTorch.
@@ -303,6 +303,10 @@ pub trait Op: Send + Sync {
     }
 }
 
+/// f32 of an arena from which on the CPU writes past its caches: 24 MiB, of which a core's share of the
+/// last-level cache keeps too little.
+const STREAMED: usize = 6 << 20;
+
 /// A planned NHWC buffer: `[N, H, W, C]`, pixels `pixel_stride` f32 apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Dense {
@@ -316,6 +320,10 @@ pub struct Dense {
     pub channels: usize,
     /// f32 from a pixel to the next; more than C in a channel slice.
     pub pixel_stride: usize,
+    /// Rows are written past the caches ([`rows::write`]): the arena is so large that they will have left
+    /// them before they are read, and a line that is written whole need not be fetched first. Pixels
+    /// are whole, aligned vectors.
+    pub streams: bool,
 }
 
 impl Dense {
@@ -406,12 +414,14 @@ impl Context<'_> {
             id.0
         );
         let len = self.graph.batch * whole.height * whole.width * whole.channels;
+        let vectors = [offset + first, activation.channels, whole.channels];
         Dense {
             view: self.arena.part(offset + first, len - first),
             height: activation.height,
             width: activation.width,
             channels: activation.channels,
             pixel_stride: whole.channels,
+            streams: self.arena.len() >= STREAMED && vectors.iter().all(|n| n % LANES == 0),
         }
     }
 

@@ -46,6 +46,22 @@ pub unsafe fn store<V: Lanes>(value: V, pixel: *mut f32, channels: usize, c: usi
     }
 }
 
+/// Stores a vector at channel `c` of a pixel of `to` that nobody reads in this pass of this op.
+///
+/// # Safety
+/// `pixel` is one of `to`'s, which this task owns.
+#[inline(always)]
+pub unsafe fn write<V: Lanes>(value: V, to: &Dense, pixel: *mut f32, c: usize) {
+    // SAFETY: the caller's promise; `streams` says that the vector is whole and aligned.
+    unsafe {
+        if to.streams {
+            value.stream(pixel.add(c));
+        } else {
+            store(value, pixel, to.channels, c);
+        }
+    }
+}
+
 /// Padded scratch image: `[H + 2·border, W + 2·border, padded(C)]`.
 #[derive(Clone, Copy)]
 pub struct Padded {
@@ -276,9 +292,10 @@ impl InputAdjoint {
                     }
                     let pixel = to.add(x * self.to.pixel_stride);
                     if self.add {
-                        g = g.add(load(pixel, channels, c));
+                        store(g.add(load(pixel, channels, c)), pixel, channels, c);
+                    } else {
+                        write(g, &self.to, pixel, c);
                     }
-                    store(g, pixel, channels, c);
                 }
                 let at = sums.add(c);
                 sum.add(V::load(at)).store(at);
@@ -346,5 +363,50 @@ pub fn scale(cx: &Context, scale: Scale, channel: usize, role: Role) -> f32 {
         (Scale::OpWeight(id, index), role) => cx.weights(id, role).read()[index],
         (Scale::Gain(id), Role::Value) => cx.parameter(id).read()[channel],
         (Scale::Gain(id), _) => cx.parameter_tangent(id).read()[channel],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::memory::Arena;
+    use crate::device::simd::{Kernel, dispatch};
+
+    struct Fill(Dense);
+
+    impl Kernel for Fill {
+        type Output = ();
+        #[inline(always)]
+        fn run<V: Lanes>(self) {
+            let to = self.0;
+            for x in 0..to.width {
+                for c in (0..to.channels).step_by(LANES) {
+                    // SAFETY: a pixel of the only row.
+                    unsafe {
+                        let pixel = to.row(0, 0).add(x * to.pixel_stride);
+                        write(V::splat((100 * x + c) as f32), &to, pixel, c);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_written_past_the_caches_is_the_row_written_through_them() {
+        let (width, channels) = (5, 32);
+        let [through, past] = [false, true].map(|streams| {
+            let arena = Arena::new(width * channels);
+            dispatch(Fill(Dense {
+                view: arena.view(0, width * channels),
+                height: 1,
+                width,
+                channels,
+                pixel_stride: channels,
+                streams,
+            }));
+            arena.view(0, width * channels).read().to_vec()
+        });
+        assert_eq!(through, past);
+        assert_eq!(past[4 * channels + 31], 416.0);
     }
 }

@@ -11,7 +11,7 @@
 //! Raw outputs are written by the same calls; they have no statistics.
 
 use super::chunked::Partials;
-use super::rows::{load, store};
+use super::rows::{load, write};
 use super::{ActivationId, Context, Dense, Moments, NORM_EPSILON, Role};
 use crate::device::View;
 use crate::device::simd::{LANES, Lanes, padded};
@@ -68,7 +68,7 @@ impl ValueWriter {
                 let mut square = V::splat(0.0);
                 for x in 0..self.to.width {
                     let z = V::load(row.add(x * step + c));
-                    store(z, to.add(x * self.to.pixel_stride), self.to.channels, c);
+                    write(z, &self.to, to.add(x * self.to.pixel_stride), c);
                     if self.normalised {
                         let d = z.sub(k);
                         sum = sum.add(d);
@@ -164,7 +164,7 @@ impl TangentWriter {
                 let moments = self.statistics.map(|s| s.pointer());
                 for x in 0..self.to.width {
                     let dot = V::load(row.add(x * step + c));
-                    store(dot, to.add(x * self.to.pixel_stride), channels, c);
+                    write(dot, &self.to, to.add(x * self.to.pixel_stride), c);
                     if let Some(s) = moments {
                         let z: V = load(value.add(x * self.value.pixel_stride), channels, c);
                         let normed = z.sub(V::load(s.add(c))).mul(V::load(s.add(step + c)));

@@ -4,11 +4,11 @@
 
 use super::Mix;
 use crate::device::View;
-use crate::device::simd::{Kernel, LANES, Lanes, dispatch, padded};
+use crate::device::simd::{Kernel, LANES, Lanes, dispatch, padded, prefetch};
 use crate::ops::adjoint::{AdjointReader, coefficients_len};
 use crate::ops::chunked::{Chunk, Partials};
 use crate::ops::micro::RowMut;
-use crate::ops::rows::{load, scale, store};
+use crate::ops::rows::{load, scale, store, write};
 use crate::ops::statistics::{TangentWriter, ValueWriter, finish_tangent, finish_value};
 use crate::ops::{Context, Dense, MAX_SOURCES, Moments, Pass, Role, Scale};
 
@@ -142,29 +142,72 @@ fn finish_sums(op: &Mix, cx: &Context, pass: Pass, partials: Partials) {
     }
 }
 
-/// out[x, c] += factor[c] · (in[x, c] − mean[c]) for a row of a planned buffer; no mean is zero.
-#[inline(always)]
-unsafe fn add_row<V: Lanes>(
+/// A row of a planned buffer and what is made of it: factor[c] · (in[x, c] − mean[c]); no mean is zero.
+#[derive(Clone, Copy)]
+struct Addend {
     from: Dense,
-    (image, y): (usize, usize),
     mean: Option<View>,
     factor: *const f32,
+}
+
+/// Addends whose sum stays in registers before it goes to the row.
+const TOGETHER: usize = 4;
+
+/// out[x, c] += Σ of all addends, in their order.
+#[inline(always)]
+unsafe fn add_rows<V: Lanes>(
+    addends: impl Iterator<Item = Addend>,
+    (image, y): (usize, usize),
     out: *mut f32,
 ) {
-    let (channels, step) = (from.channels, padded(from.channels));
-    let row = from.row(image, y).cast_const();
+    let mut some: [Option<Addend>; TOGETHER] = [None; TOGETHER];
+    let mut count = 0;
+    for addend in addends {
+        some[count] = Some(addend);
+        count += 1;
+        if count == TOGETHER {
+            // SAFETY: the caller's promise.
+            unsafe { add_some::<V, TOGETHER>(some, (image, y), out) };
+            count = 0;
+        }
+    }
+    for addend in &some[..count] {
+        // SAFETY: the caller's promise.
+        unsafe { add_some::<V, 1>([*addend], (image, y), out) };
+    }
+}
+
+/// As [`add_rows`], for `N` addends.
+#[inline(always)]
+unsafe fn add_some<V: Lanes, const N: usize>(
+    addends: [Option<Addend>; N],
+    (image, y): (usize, usize),
+    out: *mut f32,
+) {
+    let addends = addends.map(|addend| addend.expect("N of them"));
+    let rows = addends.map(|addend| addend.from.row(image, y).cast_const());
+    let Dense {
+        channels, width, ..
+    } = addends[0].from;
+    let step = padded(channels);
     for c in (0..step).step_by(LANES) {
-        // SAFETY: the row has `width` pixels, `out` as many of `step` f32, `factor` and `mean` `step`.
+        // SAFETY: the rows have `width` pixels, `out` as many of `step` f32, `factor` and `mean` `step`.
         unsafe {
-            let factor = V::load(factor.add(c));
-            let mean = match mean {
+            let factors = addends.map(|addend| V::load(addend.factor.add(c)));
+            let means = addends.map(|addend| match addend.mean {
                 Some(moments) => V::load(moments.pointer().add(c)),
                 None => V::splat(0.0),
-            };
-            for x in 0..from.width {
+            });
+            for x in 0..width {
                 let at = out.add(x * step + c);
-                let value: V = load(row.add(x * from.pixel_stride), channels, c);
-                value.sub(mean).mul_add(factor, V::load(at)).store(at);
+                let mut sum = V::load(at);
+                for n in 0..N {
+                    let stride = addends[n].from.pixel_stride;
+                    prefetch(rows[n].wrapping_add((width + x) * stride + c));
+                    let value: V = load(rows[n].add(x * stride), channels, c);
+                    sum = value.sub(means[n]).mul_add(factors[n], sum);
+                }
+                sum.store(at);
             }
         }
     }
@@ -214,11 +257,12 @@ impl Kernel for Forward<'_> {
                 // SAFETY: the scratch holds two rows; this task owns its images.
                 unsafe {
                     constant_row::<V>(table, step, op.size[1], row);
-                    for (t, term) in op.active(cx.graph) {
-                        let from = cx.dense(term.input, Role::Value);
-                        let mean = mean(cx, op, t, Moments::Statistics);
-                        add_row::<V>(from, (image, y), mean, table.add((1 + 2 * t) * step), row);
-                    }
+                    let addends = op.active(cx.graph).map(|(t, term)| Addend {
+                        from: cx.dense(term.input, Role::Value),
+                        mean: mean(cx, op, t, Moments::Statistics),
+                        factor: table.add((1 + 2 * t) * step),
+                    });
+                    add_rows::<V>(addends, (image, y), row);
                     let first = image == images.start && y == 0;
                     writer.row::<V>(image, y, row, partial.pointer(), first);
                 }
@@ -252,24 +296,21 @@ impl Kernel for Tangent<'_> {
                 // SAFETY: as in `Forward`.
                 unsafe {
                     constant_row::<V>(table, step, op.size[1], row);
-                    for (t, term) in op.active(cx.graph) {
-                        let value = cx.dense(term.input, Role::Value);
-                        let dot = cx.dense(term.input, Role::Tangent);
-                        add_row::<V>(
-                            value,
-                            (image, y),
-                            mean(cx, op, t, Moments::Statistics),
-                            table.add((1 + 2 * t) * step),
-                            row,
-                        );
-                        add_row::<V>(
-                            dot,
-                            (image, y),
-                            mean(cx, op, t, Moments::StatisticsTangent),
-                            table.add((2 + 2 * t) * step),
-                            row,
-                        );
-                    }
+                    let addends = op.active(cx.graph).flat_map(|(t, term)| {
+                        [
+                            Addend {
+                                from: cx.dense(term.input, Role::Value),
+                                mean: mean(cx, op, t, Moments::Statistics),
+                                factor: table.add((1 + 2 * t) * step),
+                            },
+                            Addend {
+                                from: cx.dense(term.input, Role::Tangent),
+                                mean: mean(cx, op, t, Moments::StatisticsTangent),
+                                factor: table.add((2 + 2 * t) * step),
+                            },
+                        ]
+                    });
+                    add_rows::<V>(addends, (image, y), row);
                     let first = image == images.start && y == 0;
                     writer.row::<V>(image, y, row, partial.pointer(), first);
                 }
@@ -288,7 +329,7 @@ unsafe fn store_row<V: Lanes>(row: *const f32, to: Dense, image: usize, y: usize
             // SAFETY: the row has `width` pixels of `step` f32; this task owns the image.
             unsafe {
                 let value = V::load(row.add(x * step + c));
-                store(value, out.add(x * to.pixel_stride), to.channels, c);
+                write(value, &to, out.add(x * to.pixel_stride), c);
             }
         }
     }
@@ -346,8 +387,10 @@ unsafe fn hand_on<V: Lanes>(
                 let pixel = out.add(x * to.pixel_stride);
                 if add {
                     value = value.add(load(pixel, to.channels, c));
+                    store(value, pixel, to.channels, c);
+                } else {
+                    write(value, &to, pixel, c);
                 }
-                store(value, pixel, to.channels, c);
             }
         }
     }
