@@ -112,7 +112,7 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
 pub fn document(command: clap::Command) -> clap::Command {
     command.mut_subcommands(|subcommand| {
         let text: fn(&str) -> Option<String> = match subcommand.get_name() {
-            "search" | "probe" => default_text,
+            "search" | "ablate" | "probe" => default_text,
             "bench" => bench_default_text,
             _ => return subcommand,
         };

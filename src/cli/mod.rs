@@ -14,6 +14,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::device::Device;
 use crate::run::BadUsage;
 
+mod ablate;
 mod bench;
 mod completions;
 mod config;
@@ -51,6 +52,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Search(Box<search::Command>),
+    Ablate(Box<ablate::Command>),
     Probe(Box<probe::Command>),
     Train(Box<train::Command>),
     Evaluate(Box<evaluate::Command>),
@@ -91,6 +93,7 @@ pub fn main() -> ExitCode {
     };
     let ended = match cli.command {
         Command::Search(command) => command.run(),
+        Command::Ablate(command) => command.run(),
         Command::Probe(command) => command.run(),
         Command::Train(command) => command.run(),
         Command::Evaluate(command) => command.run(),

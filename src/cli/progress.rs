@@ -108,7 +108,8 @@ impl Progress {
         }
     }
 
-    fn line(&mut self, line: String) {
+    /// A line that stays.
+    pub fn line(&mut self, line: String) {
         match self {
             Progress::Quiet => {}
             Progress::Bar(bar) => bar.println(line),

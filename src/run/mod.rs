@@ -3,6 +3,7 @@
 //! [`drive`] carries a search or a training from round to round and keeps the directory such that a kill at any
 //! moment loses at most the rounds since the last checkpoint.
 
+pub mod ablation;
 pub mod atomic;
 pub mod bench;
 pub mod checkpoint;

@@ -173,9 +173,9 @@ impl Search {
 
     /// True when all rounds are done, or the genotype has been stable for as long as the settings ask.
     pub fn finished(&self) -> bool {
-        let enough = self.settings.stable_epochs;
-        let stable = enough > 0 && self.progress.stable >= enough;
-        stable || self.progress.rounds >= self.rounds_total()
+        let epochs = self.progress.rounds / self.rounds_per_epoch();
+        self.settings
+            .end_after(epochs as usize, self.progress.stable)
     }
 
     /// Rounds of the whole search, unless a stable genotype ends it before.

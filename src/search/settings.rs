@@ -95,3 +95,11 @@ pub struct SearchSettings {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub option: BTreeMap<String, f64>,
 }
+
+impl SearchSettings {
+    /// Whether a search ends after so many epochs, of which the last `stable` changed nothing about the
+    /// genotype.
+    pub fn end_after(&self, epochs: usize, stable: usize) -> bool {
+        epochs >= self.epochs || self.stable_epochs > 0 && stable >= self.stable_epochs
+    }
+}

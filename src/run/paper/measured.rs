@@ -297,13 +297,16 @@ fn of_runs(
 }
 
 /// Columns of a tabular benchmark that hold the accuracies of a data set after the full training.
-struct Columns<'a> {
-    validation: Option<&'a str>,
-    test: Option<&'a str>,
+pub struct Columns<'a> {
+    /// On the validation images.
+    pub validation: Option<&'a str>,
+    /// On the test images.
+    pub test: Option<&'a str>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(table: &'a Table, dataset: Dataset) -> Columns<'a> {
+    /// Those of `table`, found by their names.
+    pub fn of(table: &'a Table, dataset: Dataset) -> Columns<'a> {
         let find = |wanted: &[&str]| {
             table.column_names().find(|name| {
                 let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());

@@ -73,7 +73,6 @@ fn draw(
     x: std::ops::Range<f64>,
     y: std::ops::Range<f64>,
 ) -> Drawn {
-    let rgb = |colour: Colour| RGBColor(colour.light.0, colour.light.1, colour.light.2);
     let text = ("sans-serif", frame.text).into_font().color(&rgb(AXIS));
     let root = SVGBackend::with_string(svg, frame.size).into_drawing_area();
     let mut chart = ChartBuilder::on(&root)
@@ -115,6 +114,100 @@ fn draw(
     }
     root.present()?;
     Ok(())
+}
+
+/// Spreads over named places: of each series a mean at every place, and how far the values reach.
+pub struct Spreads<'a> {
+    /// Width and height, pixels.
+    pub size: (u32, u32),
+    /// Names of the places, from left to right.
+    pub places: &'a [String],
+    /// What the places are.
+    pub label: &'a str,
+    /// Join the means of a series: where the places are numbers.
+    pub joined: bool,
+    /// Of each series its colour and, at each place, lowest, mean and highest value, if there are any.
+    pub series: Vec<(Colour, Vec<Option<[f64; 3]>>)>,
+}
+
+/// A chart of spreads as an SVG element: means, and a bar from the lowest to the highest value. Series stand beside each other.
+///
+/// # Errors
+///
+/// The plotting crate refuses.
+pub fn spreads(chart: &Spreads) -> Result<String> {
+    let mut svg = String::new();
+    draw_spreads(&mut svg, chart).map_err(|error| anyhow!("a chart: {error}"))?;
+    Ok(svg)
+}
+
+fn draw_spreads(svg: &mut String, chart: &Spreads) -> Drawn {
+    let values = || {
+        let all = chart.series.iter().flat_map(|(_, points)| points);
+        all.flatten().flatten().copied().filter(|v| v.is_finite())
+    };
+    let low = values().fold(f64::INFINITY, f64::min);
+    let high = values().fold(f64::NEG_INFINITY, f64::max);
+    let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
+    let margin = ((high - low) * 0.08).max(0.01);
+    let x = -0.5..chart.places.len() as f64 - 0.5;
+    let text = ("sans-serif", 15).into_font().color(&rgb(AXIS));
+    let root = SVGBackend::with_string(svg, chart.size).into_drawing_area();
+    let mut drawn = ChartBuilder::on(&root)
+        .margin(4)
+        .margin_top(12)
+        .margin_right(14)
+        .x_label_area_size(40)
+        .y_label_area_size(52)
+        .build_cartesian_2d(x, low - margin..high + margin)?;
+    let decimals = if high - low < 2.0 { 2 } else { 1 };
+    let place = |x: &f64| {
+        let near = (x - x.round()).abs() < 1e-6 && *x >= 0.0;
+        let name = near.then(|| chart.places.get(x.round() as usize)).flatten();
+        name.cloned().unwrap_or_default()
+    };
+    drawn
+        .configure_mesh()
+        .disable_x_mesh()
+        .bold_line_style(rgb(GRID))
+        .light_line_style(TRANSPARENT)
+        .axis_style(rgb(AXIS))
+        .x_desc(chart.label)
+        .x_labels(2 * chart.places.len() + 1)
+        .y_labels(6)
+        .x_label_formatter(&place)
+        .y_label_formatter(&|y| format!("{y:.decimals$}"))
+        .label_style(text.clone())
+        .axis_desc_style(text)
+        .draw()?;
+    let count = chart.series.len() as f64;
+    for (index, (colour, points)) in chart.series.iter().enumerate() {
+        let aside = 0.5 * ((index as f64 + 0.5) / count - 0.5);
+        let there: Vec<(f64, [f64; 3])> = points
+            .iter()
+            .enumerate()
+            .filter_map(|(place, point)| Some((place as f64 + aside, (*point)?)))
+            .collect();
+        let style = rgb(*colour).stroke_width(2);
+        let means = there.iter().map(|&(x, [_, mean, _])| (x, mean));
+        if chart.joined {
+            drawn.draw_series(LineSeries::new(means.clone(), style))?;
+        }
+        drawn.draw_series(there.iter().map(|&(x, [lowest, _, highest])| {
+            PathElement::new(
+                vec![(x, lowest), (x, highest)],
+                rgb(*colour).stroke_width(1),
+            )
+        }))?;
+        drawn.draw_series(means.map(|at| Circle::new(at, 4, rgb(*colour).filled())))?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+fn rgb(colour: Colour) -> RGBColor {
+    let (red, green, blue) = colour.light;
+    RGBColor(red, green, blue)
 }
 
 /// A round or an epoch on the axis; a tick between two of them stays bare.

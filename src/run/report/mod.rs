@@ -59,6 +59,9 @@ pub fn write(dir: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+pub use charts::{Spreads, spreads};
+pub use palette::SERIES;
+pub use sections::legend;
 pub use training::evaluation as evaluation_page;
 
 /// The whole page.

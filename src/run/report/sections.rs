@@ -310,7 +310,8 @@ pub(super) fn figure(
     ))
 }
 
-fn legend(entries: impl Iterator<Item = (&'static str, String)>) -> String {
+/// The legend of a chart: names of colours, and of what is drawn in them.
+pub fn legend(entries: impl Iterator<Item = (&'static str, String)>) -> String {
     let mut html = String::from("<ul class=\"legend\">");
     for (colour, name) in entries {
         let _ = write!(
