@@ -1,28 +1,35 @@
 //! The four passes on a GPU: recorded once a pass and set of vectors, then replayed as graphs.
 //!
 //! What a recording's launches touch lies at fixed addresses: one arena laid out by the plan of the
-//! mode, the small buffers beside it, and the caller's vectors. A recording is therefore keyed by
+//! mode, the small buffers beside it ([`memory`]), and the caller's vectors. A recording is therefore keyed by
 //! (mode, pass, addresses of the vectors); a search uses about ten. Encoding a mode's passes at no
 //! address shows how much workspace they want; encoding one shows how many bytes its tables take, and
-//! a second time, when all has its place, gives the launches.
+//! a second time, when all has its place, gives the launches ([`recording`]).
+
+mod memory;
+mod recording;
 
 use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
 use crate::device::Slice;
-use crate::device::cuda::gpu::OutOfMemory;
-use crate::device::cuda::launch::{Recording, SHARED_EVERYWHERE, Specialisation, Step};
+use crate::device::cuda::launch::{Recording, Step};
 use crate::device::cuda::{Buffer, Gpu, Measured, Program, Staging};
 use crate::device::vector::Part;
-use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers, Wants};
+use crate::ops::cuda::{DeviceOutcome, Precision, Region, Regions, SmallBuffers};
 use crate::ops::perturb::cuda::{Generation, stride};
 use crate::ops::update::cuda::SeriesResults;
 use crate::ops::{Outcome, Pass, Role};
 use half::bf16;
 use half::slice::HalfFloatSliceExt as _;
-use std::collections::{BTreeSet, HashMap};
+use memory::{Bank, batch_bytes};
+use recording::{Planned, encode};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Series, on_gpu};
+
+pub use memory::planned_bytes;
+pub use recording::{Recorded, record, specialisations};
 
 /// Outcomes that the device keeps before the host must look.
 const LEDGER: usize = 256;
@@ -60,62 +67,6 @@ enum Key {
     },
 }
 
-/// Device memory of a number of members, each with buffers of its own.
-struct Bank {
-    members: usize,
-    /// Elements of the arena, one member.
-    arena_len: usize,
-    arena: Buffer,
-    moments: Buffer,
-    weights: Buffer,
-    logits: Buffer,
-    /// One more than members: a generation keeps ω₀'s behind them.
-    outcome: Buffer,
-    wants: Wants,
-    workspace: Buffer,
-    tickets: Buffer,
-}
-
-/// A mode's plan, what its passes want beside it, and the kernels they take.
-struct Planned {
-    plan: Plan,
-    wants: Wants,
-    kernels: BTreeSet<Specialisation>,
-}
-
-impl Planned {
-    fn new(
-        tape: &Tape,
-        mode: Mode,
-        small: &SmallBuffers,
-        (precision, shared): (Precision, usize),
-    ) -> anyhow::Result<Planned> {
-        let plan = Plan::new(tape, mode);
-        let mut wants = Wants::default();
-        let mut kernels = BTreeSet::new();
-        for &pass in mode.passes() {
-            let kind = (precision, 1, shared);
-            let (recording, of_pass) =
-                encode(tape, (&plan, small), pass, Regions::default(), kind)?;
-            wants = wants.max(of_pass);
-            kernels.extend(recording.launches().map(|l| l.kernel.specialisation()));
-        }
-        Ok(Planned {
-            plan,
-            wants,
-            kernels,
-        })
-    }
-}
-
-/// A pass encoded without a device; see [`record`].
-pub struct Recorded {
-    /// The launches; addresses in it are no memory.
-    pub recording: Recording,
-    /// What they want beside the plan.
-    pub wants: Wants,
-}
-
 /// A tape's memory on a GPU, and one batch.
 pub(super) struct Cuda {
     gpu: Arc<Gpu>,
@@ -136,100 +87,6 @@ pub(super) struct Cuda {
     series: Option<(usize, Buffer)>,
 }
 
-/// Encodes `pass` of `tape` in `mode` for `members` members, at addresses that are no memory: which
-/// kernels it takes, how often, and what it wants.
-///
-/// # Errors
-/// An op that has no kernels, or not for its size.
-pub fn record(
-    tape: &Tape,
-    mode: Mode,
-    pass: Pass,
-    (precision, members): (Precision, usize),
-) -> anyhow::Result<Recorded> {
-    let (plan, small) = (Plan::new(tape, mode), SmallBuffers::new(&tape.graph));
-    let mut next = 0;
-    let mut place = || {
-        next += 1u64 << 44;
-        next
-    };
-    let mut region = |member| Region {
-        base: place(),
-        member,
-    };
-    let regions = Regions {
-        arena: region(plan.workspace),
-        theta: region(stride(tape.theta_len())),
-        moments: region(4 * small.moments_len),
-        weights: region(4 * small.weights_len),
-        workspace: region(0),
-        tickets: region(0),
-        logits: region(tape.graph.batch * tape.classes),
-        direction: region(0).base,
-        gradient: region(0).base,
-        labels: region(0).base,
-        outcome: region(0).base,
-        constants: region(0).base,
-    };
-    let kind = (precision, members, SHARED_EVERYWHERE);
-    let (recording, wants) = encode(tape, (&plan, &small), pass, regions, kind)?;
-    Ok(Recorded { recording, wants })
-}
-
-/// What is compiled for `tape` in `precision`: every kernel of its passes.
-///
-/// # Errors
-/// An op that has no kernels, or not for its size.
-pub fn specialisations(
-    tape: &Tape,
-    precision: Precision,
-) -> anyhow::Result<BTreeSet<Specialisation>> {
-    let mode = Mode::Products;
-    let (plan, small) = (Plan::new(tape, mode), SmallBuffers::new(&tape.graph));
-    let mut found = BTreeSet::new();
-    for &pass in mode.passes() {
-        for op in &tape.ops {
-            let layout = (plan.offsets.as_slice(), &small);
-            let regions = Regions::default();
-            let mut encoder = Encoder::new(&tape.graph, layout, regions, (precision, 1), "");
-            encoder.op(op.as_ref(), pass)?;
-            let (recording, _) = encoder.finish();
-            found.extend(recording.launches().map(|l| l.kernel.specialisation()));
-        }
-    }
-    Ok(found)
-}
-
-/// The recording of one pass, and what it wants.
-fn encode(
-    tape: &Tape,
-    (plan, small): (&Plan, &SmallBuffers),
-    pass: Pass,
-    regions: Regions,
-    (precision, members, shared): (Precision, usize, usize),
-) -> anyhow::Result<(Recording, Wants)> {
-    let name = match pass {
-        Pass::Forward => "forward",
-        Pass::Backward => "backward",
-        Pass::Tangent => "tangent",
-        Pass::TangentBackward => "tangent_backward",
-    };
-    let layout = (plan.offsets.as_slice(), small);
-    let encoder = Encoder::new(&tape.graph, layout, regions, (precision, members), name);
-    let mut encoder = encoder.with_shared(shared);
-    encoder.clear_sums(pass);
-    let mut each = |op: &dyn crate::ops::Op| encoder.op(op, pass);
-    match pass {
-        Pass::Forward | Pass::Tangent => {
-            tape.ops.iter().try_for_each(|op| each(op.as_ref()))?;
-        }
-        Pass::Backward | Pass::TangentBackward => {
-            tape.ops.iter().rev().try_for_each(|op| each(op.as_ref()))?;
-        }
-    }
-    Ok(encoder.finish())
-}
-
 /// Refuses bf16 on a GPU that lacks it.
 pub(super) fn check_bf16(gpu: &Gpu) -> anyhow::Result<()> {
     let description = gpu.description();
@@ -242,14 +99,6 @@ pub(super) fn check_bf16(gpu: &Gpu) -> anyhow::Result<()> {
         description.compute % 10
     );
     Ok(())
-}
-
-/// Bytes of a batch: images in storage, then labels; and where the labels begin.
-fn batch_bytes(tape: &Tape, precision: Precision) -> (usize, usize) {
-    let [height, width] = tape.size(tape.images);
-    let images = tape.graph.batch * height * width * 3 * precision.bytes();
-    let labels = images.next_multiple_of(16);
-    (labels + 4 * tape.graph.batch, labels)
 }
 
 fn outcome(device: DeviceOutcome) -> Outcome {
@@ -337,35 +186,8 @@ impl Cuda {
         self.gpu.wait()?;
         *bank = None;
         let kind = (self.precision, members);
-        let sizes = bank_bytes(tape, &self.small, kind, (arena_len, wants));
-        let buffers = match allocate(&self.gpu, sizes) {
-            Ok(buffers) => buffers,
-            Err(error) => {
-                let Some(memory) = error.downcast_ref::<OutOfMemory>() else {
-                    return Err(error);
-                };
-                // The advice is to last: of one member's modes that for products takes the most.
-                let most = match members {
-                    1 => planned_bytes(tape, Mode::Products, self.precision)?,
-                    _ => sizes.iter().sum(),
-                };
-                let most = most.div_ceil(1_000_000) as u64;
-                return Err(fits(memory, most, tape.graph.batch, members));
-            }
-        };
-        let [arena, moments, weights, logits, outcome, workspace, tickets] = buffers;
-        *bank = Some(Bank {
-            members,
-            arena_len,
-            arena,
-            moments,
-            weights,
-            logits,
-            outcome,
-            wants,
-            workspace,
-            tickets,
-        });
+        let size = (arena_len, wants);
+        *bank = Some(Bank::allocate(&self.gpu, (tape, &self.small), kind, size)?);
         if self.labels.is_none() {
             self.labels = Some(self.gpu.buffer(4 * tape.graph.batch)?);
         }
@@ -483,20 +305,9 @@ impl Cuda {
     }
 
     /// Bytes of device memory that the plan and the buffers beside it take.
+    /// Bytes of device memory that the plan and the buffers beside it take.
     pub fn bytes(&self) -> usize {
-        let bank = |bank: &Bank| {
-            let buffers = [
-                &bank.arena,
-                &bank.moments,
-                &bank.weights,
-                &bank.logits,
-                &bank.outcome,
-                &bank.workspace,
-                &bank.tickets,
-            ];
-            buffers.iter().map(|buffer| buffer.bytes()).sum::<usize>()
-        };
-        self.banks.iter().flatten().map(bank).sum()
+        self.banks.iter().flatten().map(Bank::bytes).sum()
     }
 
     fn constants(&self, bytes: usize) -> anyhow::Result<Option<Buffer>> {
@@ -745,99 +556,12 @@ impl Cuda {
     }
 }
 
-/// Bytes of each buffer of a [`Bank`], in the order of its fields.
-fn bank_bytes(
-    tape: &Tape,
-    small: &SmallBuffers,
-    (precision, members): (Precision, usize),
-    (arena_len, wants): (usize, Wants),
-) -> [usize; 7] {
-    let floats = |len: usize| 4 * members * len;
-    [
-        members * arena_len * precision.bytes(),
-        floats(4 * small.moments_len),
-        floats(4 * small.weights_len),
-        floats(tape.graph.batch * tape.classes),
-        (members + 1) * size_of::<DeviceOutcome>(),
-        floats(wants.workspace),
-        floats(wants.tickets),
-    ]
-}
-
-/// Bytes of device memory that `tape` takes in `mode` by its plan; no device is needed. Beside it a search
-/// has some ten vectors as long as θ.
-///
-/// # Errors
-/// An op that has no kernels, or not for its size.
-pub fn planned_bytes(tape: &Tape, mode: Mode, precision: Precision) -> anyhow::Result<usize> {
-    let small = SmallBuffers::new(&tape.graph);
-    let planned = Planned::new(tape, mode, &small, (precision, SHARED_EVERYWHERE))?;
-    let size = (planned.plan.workspace, planned.wants);
-    Ok(bank_bytes(tape, &small, (precision, 1), size).iter().sum())
-}
-
-/// Buffers of these bytes, or none: then the error says what all need, and what was free before the first.
-fn allocate<const N: usize>(gpu: &Gpu, sizes: [usize; N]) -> anyhow::Result<[Buffer; N]> {
-    let (mut buffers, mut taken) = (Vec::with_capacity(N), 0);
-    for bytes in sizes {
-        match gpu.buffer(bytes) {
-            Ok(buffer) => {
-                taken += buffer.bytes();
-                buffers.push(buffer);
-            }
-            Err(error) => {
-                return Err(match error.downcast_ref::<OutOfMemory>() {
-                    Some(memory) => memory.of_all(taken, sizes.iter().sum()).into(),
-                    None => error,
-                });
-            }
-        }
-    }
-    Ok(buffers.try_into().ok().expect("a buffer for each size"))
-}
-
-/// Says what the network needs, what is free, and which batch would fit if in all `most` MB are needed.
-fn fits(memory: &OutOfMemory, most: u64, batch: usize, members: usize) -> anyhow::Error {
-    let (need, free) = (memory.need, memory.free);
-    // Nearly everything grows with the batch; a fifth stays for what does not, and for what is beside it.
-    let fitting = batch as u64 * free * 8 / 10 / most.max(need).max(1);
-    let population = if members > 1 {
-        format!(", or a smaller --population than {}", members - 1)
-    } else {
-        String::new()
-    };
-    let advice = if fitting > 0 {
-        format!("try --batch {fitting}{population}")
-    } else {
-        format!("it does not fit at any --batch{population}; try fewer --channels")
-    };
-    anyhow::anyhow!(
-        "--batch {batch}: the network needs {need} MB of device memory, and {free} of {} MB are free; \
-         {advice}",
-        memory.total
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::device::{Device, Vector};
     use crate::ops::perturb::Noise;
     use crate::ops::perturb::cuda::Recombination;
-
-    #[test]
-    fn too_large_a_network_is_told_the_batch_that_fits() {
-        let memory = OutOfMemory {
-            need: 8000,
-            free: 4000,
-            total: 6000,
-        };
-        let text = fits(&memory, 10_000, 64, 1).to_string();
-        assert!(
-            text.contains("--batch 20") && text.contains("8000 MB"),
-            "{text}"
-        );
-    }
 
     /// A network of nothing but α: every pass runs, through plans, staging, graphs and ledger, and all that
     /// depends on the loss is zero.
