@@ -4,15 +4,18 @@
 #
 #     benches/gpu.sh [DEVICE [REPORT]]        DEVICE: cuda or cuda:N [cuda]; REPORT: a file [target/gpu-report.txt]
 #
-# BATCH, CHANNELS, CELLS and ITERS make it smaller. On softcuda it goes through, and its report then says so: times are a
-# CPU's there. libtorch on the same GPU stands beside it where target/venv has a PyTorch with CUDA
-# (benches/libtorch/run.sh builds the benchmark).
+# BATCH [64], CHANNELS [16], CELLS [8] and ITERS [20] make it smaller. libtorch on the same GPU stands beside it where
+# target/venv has a PyTorch with CUDA (benches/libtorch/run.sh builds the benchmark). On softcuda it goes through, and its
+# report says so wherever a time stands, as that is a CPU's:
+#
+#     BATCH=2 CHANNELS=4 CELLS=3 ITERS=1 SOFTCUDA_CHECKS=off benches/gpu.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 device=${1:-cuda}
 report=${2:-target/gpu-report.txt}
 batch=${BATCH:-64} channels=${CHANNELS:-16} cells=${CELLS:-8} iters=${ITERS:-20}
 small=$((batch < 16 ? batch : 16))
+probed_batch=$((batch < 8 ? batch : 8)) probed_channels=$((channels < 8 ? channels : 8))
 target=${CARGO_TARGET_DIR:-$PWD/target}
 ndarts=${NDARTS:-$target/release/ndarts}
 [ -n "${NDARTS:-}" ] || cargo build --release
@@ -29,9 +32,14 @@ run() {
 }
 
 say "ndarts on a GPU, $(date -u +%FT%TZ)"
-if [ -n "${SOFTCUDA_DEVICE+x}" ] || [[ ":${LD_LIBRARY_PATH:-}" == *softcuda* ]]; then
-    say "SOFTCUDA: no GPU was used; every time below is a CPU's and says nothing of a GPU."
+# softcuda claims to be the GPU whose limits it has, so the driver that is loaded tells, not the device's name.
+driver=$(LD_DEBUG=libs "$ndarts" devices 2>&1 | sed -n 's/.*calling init: \(.*libcuda\.so.*\)/\1/p' | head -n 1)
+note=
+if [ -n "$driver" ] && grep -q SOFTCUDA_DEVICE "$driver"; then
+    note="SOFTCUDA: no GPU was used; times are a CPU's and say nothing of a GPU."
+    say "$note"
 fi
+say "driver: ${driver:-none}"
 run "$ndarts" --version
 run "$ndarts" devices
 command -v nvidia-smi >/dev/null &&
@@ -46,7 +54,7 @@ for space in nb201 darts; do
         for terms in 0 1 3; do
             [ $precision = bf16 ] && [ $terms != 1 ] && continue
             file=$files/$space-$precision-$terms.safetensors
-            run "$ndarts" probe --space $space --channels 8 --cells "$depth" --batch 8 --gamma 0.001 \
+            run "$ndarts" probe --space $space --channels $probed_channels --cells "$depth" --batch $probed_batch --gamma 0.001 \
                 --neumann-terms $terms --device "$device" --precision $precision --out "$file"
             if [ $precision = f32 ] && [ -x $python ]; then
                 run $python tests/torch/check_probe.py "$file"
@@ -63,7 +71,7 @@ else
     say "the genotypes differ: not an error by itself, as rounding decides near ties, but look at both logs"
 fi
 
-say "" "== Times =="
+say "" "== Times ==" ${note:+"$note"}
 for precision in f32 bf16; do
     sizes=(--space darts --channels "$channels" --cells "$cells" --device "$device" --precision $precision)
     run "$ndarts" bench "${sizes[@]}" --batch "$batch" --iters "$iters" --what step,forward
@@ -85,7 +93,7 @@ else
     say "skipped: libtorch on the same GPU: no $libtorch, or no PyTorch with CUDA in target/venv"
 fi
 
-say "" "== Kernels =="
+say "" "== Kernels ==" ${note:+"$note"}
 for precision in f32 bf16; do
     run "$ndarts" profile --space darts --channels "$channels" --cells "$cells" --batch "$batch" --device "$device" \
         --precision $precision

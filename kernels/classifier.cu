@@ -92,12 +92,16 @@ template <bool DOT> __device__ __forceinline__ void pool(const Classifier& p, u3
         store<VECTOR>(scratch + threadIdx.x * VECTOR, sum);
         __syncthreads();
         if (row == 0 && first + column < groups) {
+            // Whole vectors, also of shared memory: single words VECTOR apart would share banks.
+            Lanes<VECTOR> total = splat<VECTOR>(0.0f);
+            for (u32 r = 0; r < deep; ++r) {
+                const Lanes<VECTOR> part = load<VECTOR>(scratch + (r * wide + column) * VECTOR);
 #pragma unroll
-            for (int l = 0; l < VECTOR; ++l) {
-                float total = 0.0f;
-                for (u32 r = 0; r < deep; ++r) total += scratch[(r * wide + column) * VECTOR + l];
-                to[c + l] = total * share;
+                for (int l = 0; l < VECTOR; ++l) total[l] += part[l];
             }
+#pragma unroll
+            for (int l = 0; l < VECTOR; ++l) total[l] *= share;
+            store<VECTOR>(to + c, total);
         }
     }
     __syncthreads();
@@ -242,9 +246,9 @@ template <bool DOT> __device__ __forceinline__ void adjoints(const Classifier& p
     for (u32 e = threadIdx.x; e < p.pixels * groups; e += THREADS) {
         const u32 pixel = image * p.pixels + e / groups, c = e % groups * VECTOR;
         const Lanes<VECTOR> f = load<VECTOR>(at(p.features, pixel) + c);
-        Lanes<VECTOR> bar;
+        Lanes<VECTOR> bar = load<VECTOR>(r.pooled + c);
 #pragma unroll
-        for (int l = 0; l < VECTOR; ++l) bar[l] = p.relu && f[l] <= 0.0f ? 0.0f : r.pooled[c + l];
+        for (int l = 0; l < VECTOR; ++l) bar[l] = p.relu && f[l] <= 0.0f ? 0.0f : bar[l];
         store_or_add<VECTOR>(at(p.adjoint, pixel) + c, bar, p.adds);
     }
 }

@@ -1,4 +1,5 @@
-// Updates of flat parameter vectors: dot products, axpy, SGD, Adam, and the Neumann series.
+// Updates of flat parameter vectors: dot products, axpy, SGD, Adam, the Neumann series, and what a power
+// iteration and a central difference are made of.
 //
 //   sgd      b ← μ·b + (clip·g + decay·θ)    θ ← θ − lr·b       clip = min(1, c/(‖g‖ + 10⁻⁶))
 //   neumann  v ← v − γ·(H·v)                 p ← p + v          ‖v‖, and the guard on its growth
@@ -6,7 +7,7 @@
 // All are bound by memory: a few FLOP for 12 to 20 bytes an element, each vector read and written
 // once, in one launch over all tensors (θ is one flat vector). Four elements a thread and step, as
 // one access where all vectors begin at 16 bytes. Sums end in double, by the block that finishes last.
-// What one launch computes and the next needs (‖g‖², ‖v_k‖, that the series stopped) stays on the
+// What one launch computes and the next needs (‖g‖², ‖v_k‖, γ, that the series stopped) stays on the
 // device: nobody waits for the host.
 //
 // Definitions: STORAGE.
@@ -21,7 +22,7 @@ struct Update {
     double* partials;   // MOST_BLOCKS
     u32* ticket;
     double* result;     // of sums; in a series ‖v_k‖, k = 0 …
-    const double* norm; // ‖g‖² for sgd
+    const double* norm; // ‖g‖² for sgd; the square of a norm elsewhere, by entry
     float rate;         // factor, learning rate, or γ
     float momentum, weight_decay, clip;
     u32 len;
@@ -29,9 +30,14 @@ struct Update {
     u32 term;           // k
     u32 guard;          // stop the series where ‖v_k‖ grows
     u32* stopped;       // the term at which the series stopped, or 0
-    u64 unused;
+    const double* factor; // where it is not null, `rate` is times this
+    double numerator, otherwise;
 };
-LAYOUT(Update, 160);
+LAYOUT(Update, 176);
+
+__device__ __forceinline__ float rate(const Update& p) {
+    return p.factor ? p.rate * (float)*p.factor : p.rate;
+}
 
 // body(e, 4) or body(e, 1) so that every element below `len` is covered once, in a fixed order a thread.
 template <class Quad, class Single>
@@ -78,32 +84,70 @@ extern "C" __global__ void __launch_bounds__(THREADS) update_dot(const Update p)
     if (grid_sum(p, own, sum) && threadIdx.x == 0) *p.result = sum;
 }
 
+// result = numerator/√norm as a float, or otherwise where that is zero.
+extern "C" __global__ void __launch_bounds__(32) update_over_norm(const Update p) {
+    BEGIN(p);
+    if (threadIdx.x == 0) *p.result = *p.norm > 0.0 ? (double)(float)(p.numerator / sqrt(*p.norm)) : p.otherwise;
+}
+
 // y += rate·x
 extern "C" __global__ void __launch_bounds__(THREADS) update_axpy(const Update p) {
     BEGIN(p);
     const float* x = at(p.x);
     float* y = at(p.y);
+    const float factor = rate(p);
     const auto body = [&](u32 e, auto n) {
         constexpr int V = decltype(n)::value;
         const Lanes<V> a = load<V>(x + e);
         Lanes<V> b = load<V>(y + e);
 #pragma unroll
-        for (int i = 0; i < V; ++i) b[i] += p.rate * a[i];
+        for (int i = 0; i < V; ++i) b[i] += factor * a[i];
         store(y + e, b);
     };
     FOR_ELEMENTS(p, body);
 }
 
-// x /= rate
-extern "C" __global__ void __launch_bounds__(THREADS) update_divide(const Update p) {
+// x /= √norm
+extern "C" __global__ void __launch_bounds__(THREADS) update_normalise(const Update p) {
     BEGIN(p);
     float* x = at(p.x);
+    const float length = (float)sqrt(*p.norm);
     const auto body = [&](u32 e, auto n) {
         constexpr int V = decltype(n)::value;
         Lanes<V> a = load<V>(x + e);
 #pragma unroll
-        for (int i = 0; i < V; ++i) a[i] /= p.rate;
+        for (int i = 0; i < V; ++i) a[i] /= length;
         store(x + e, a);
+    };
+    FOR_ELEMENTS(p, body);
+}
+
+// x ← y, where norm is not zero.
+extern "C" __global__ void __launch_bounds__(THREADS) update_replace(const Update p) {
+    BEGIN(p);
+    if (*p.norm == 0.0) return;
+    float* x = at(p.x);
+    const float* y = at(p.y);
+    const auto body = [&](u32 e, auto n) {
+        constexpr int V = decltype(n)::value;
+        store(x + e, load<V>(y + e));
+    };
+    FOR_ELEMENTS(p, body);
+}
+
+// x ← (y − z)/(2·rate), or zero where rate is: a central difference with nothing between its sides.
+extern "C" __global__ void __launch_bounds__(THREADS) update_difference(const Update p) {
+    BEGIN(p);
+    float* x = at(p.x);
+    const float *up = at(p.y), *down = at(p.z);
+    const float apart = 2.0f * rate(p);
+    const auto body = [&](u32 e, auto n) {
+        constexpr int V = decltype(n)::value;
+        const Lanes<V> a = load<V>(up + e), b = load<V>(down + e);
+        Lanes<V> d;
+#pragma unroll
+        for (int i = 0; i < V; ++i) d[i] = apart == 0.0f ? 0.0f : (a[i] - b[i]) / apart;
+        store(x + e, d);
     };
     FOR_ELEMENTS(p, body);
 }
@@ -174,6 +218,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) update_series_term(const U
     if (*p.stopped) return;
     float *v = at(p.x), *sum = at(p.y);
     const float* h = at(p.z);
+    const float gamma = rate(p);
     double own = 0.0;
     const auto body = [&](u32 e, auto n) {
         constexpr int V = decltype(n)::value;
@@ -181,7 +226,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) update_series_term(const U
         Lanes<V> a = load<V>(v + e), b = load<V>(sum + e);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
-            a[i] -= p.rate * c[i];
+            a[i] -= gamma * c[i];
             b[i] += a[i];
             own += (double)a[i] * (double)a[i];
         }

@@ -29,6 +29,13 @@ pub mod run;
 
 pub mod cli;
 
+// The settings that tests search with are shared with the files of `tests/`, which say `ndarts::`.
+#[cfg(test)]
+extern crate self as ndarts;
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
+
 // The naive f64 reference that the tests of every floor are held to.
 #[cfg(test)]
 #[path = "../tests/oracle/mod.rs"]

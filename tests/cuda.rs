@@ -252,7 +252,7 @@ fn a_kernel_that_faults_is_named_and_the_checkpoint_before_it_is_good() {
     let output = output.expect("the binary starts");
     let error = refusal(&output);
     for part in [
-        "kernel update_",
+        "kernel update_adam",
         "faulted",
         "checkpoint of round 2",
         "stays in",

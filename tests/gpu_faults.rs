@@ -7,7 +7,7 @@ mod softcuda;
 
 use ndarts::device::vector::Part;
 use ndarts::device::{Device, Slice, Vector};
-use ndarts::ops::update::{divide, dot, norm};
+use ndarts::ops::update::{dot, norm, normalise};
 use softcuda::Softcuda;
 
 /// Runs `work` below in a process of its own, under softcuda with `variables`; what it printed.
@@ -55,7 +55,7 @@ fn opens_gpu_seven() {
 fn reads_outside_of_memory() {
     let device = Device::cuda(0).expect("a GPU");
     let mut vector = Vector::new(&device, vec![2.0; 1000]).expect("memory");
-    divide(&mut vector, 2.0).expect("a launch without a fault");
+    normalise(&mut vector).expect("a launch without a fault");
     let Slice::Cuda(part) = vector.slice() else {
         panic!("a vector on the GPU");
     };

@@ -6,12 +6,14 @@
 //! This is the only floor, besides the SIMD kernels of the ops, where `unsafe` is allowed.
 
 pub mod cuda;
+pub mod later;
 pub mod memory;
 pub mod parallel;
 pub mod random;
 pub mod simd;
 pub mod vector;
 
+pub use later::Later;
 pub use memory::{Arena, View};
 use std::sync::Arc;
 pub use vector::{Slice, SliceMut, Vector};

@@ -4,8 +4,8 @@
 //! of one. The floors above hand them from the tape to the optimiser to the hypergradient without a
 //! copy; only what people or files see is read back ([`Slice::to_vec`]).
 
-use super::Device;
 use super::cuda::{Buffer, Gpu};
+use super::{Device, Later};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -201,6 +201,19 @@ impl<'a> Slice<'a> {
             Slice::Cuda(part) => part.gpu.read(part.address, to)?,
         }
         Ok(())
+    }
+
+    /// Notes the elements as they are when the launches so far are done; none where they are on the host
+    /// already.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn note(&self) -> anyhow::Result<Option<Later<Vec<f32>>>> {
+        let Slice::Cuda(part) = self else {
+            return Ok(None);
+        };
+        let floats = |bytes: &[u8]| bytemuck::pod_collect_to_vec::<u8, f32>(bytes);
+        part.gpu.note(part.address, 4 * part.len, floats).map(Some)
     }
 
     /// A copy of the elements on the host.

@@ -16,8 +16,9 @@ mod tests;
 pub mod unrolled;
 
 use crate::autograd::Series;
-use crate::device::{Device, Slice, SliceMut, Vector};
+use crate::device::{Device, Later, Slice, SliceMut, Vector};
 use crate::ops::Outcome;
+use crate::ops::update::Factor;
 
 pub use first_order::FirstOrder;
 pub use neumann::Neumann;
@@ -46,12 +47,13 @@ pub trait Losses {
         level: Level,
         theta: Slice,
         gradient: SliceMut,
-    ) -> anyhow::Result<Outcome>;
+    ) -> anyhow::Result<Later<Outcome>>;
     /// L1 and its gradient by θ, kept for [`Losses::product`].
     ///
     /// # Errors
     /// The device's.
-    fn linearise(&mut self, theta: Slice, gradient: SliceMut) -> anyhow::Result<Outcome>;
+    fn linearise(&mut self, theta: Slice, gradient: SliceMut) -> anyhow::Result<Later<Outcome>>;
+
     /// ∂(∇L1)/∂θ · `direction` at the θ that was linearised: for (v, 0) that is
     /// (H·v, ∂²L1/∂α∂ω·v).
     ///
@@ -68,14 +70,14 @@ pub trait Losses {
         theta: Slice,
         settings: Terms,
         vectors: [&mut Vector; 3],
-    ) -> anyhow::Result<Series>;
+    ) -> anyhow::Result<Later<Series>>;
 }
 
 /// γ, K and the guard of a Neumann series.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     /// γ
-    pub gamma: f32,
+    pub gamma: Factor,
     /// K
     pub count: usize,
     /// Stop where a term grows.
@@ -114,7 +116,7 @@ pub struct Report {
 
 /// A method for dα.
 pub trait Hypergradient {
-    /// Writes dα `[α]` at `theta`.
+    /// Writes dα `[α]` at `theta`. On a GPU it may still be on its way, and so is the report.
     ///
     /// # Errors
     /// The device's.
@@ -124,7 +126,7 @@ pub trait Hypergradient {
         theta: Slice,
         inner: InnerStep,
         alpha_gradient: SliceMut,
-    ) -> anyhow::Result<Report>;
+    ) -> anyhow::Result<Later<Report>>;
 
     /// A vector that the method carries from one step to the next, to be kept in checkpoints.
     ///

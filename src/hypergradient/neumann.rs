@@ -12,8 +12,8 @@
 use super::{Hypergradient, InnerStep, Level, Losses, Report, Terms, clear_alpha};
 use crate::autograd::Series;
 use crate::device::random::{Philox, Purpose};
-use crate::device::{Device, Slice, SliceMut, Vector};
-use crate::ops::update::{axpy, cpu, divide, norm};
+use crate::device::{Device, Later, Slice, SliceMut, Vector};
+use crate::ops::update::{OverNorm, axpy, cpu, norm, norm_later, normalise, over_norm, replace};
 
 pub use super::gamma::Gamma;
 
@@ -50,8 +50,12 @@ impl Neumann {
         }
     }
 
-    /// λ_max of H by power iteration, at the linearised θ.
-    fn largest_eigenvalue(&mut self, losses: &mut dyn Losses, theta: Slice) -> anyhow::Result<f64> {
+    /// γ = 1/λ_max(H) by power iteration, at the linearised θ; nothing is read back from a device for it.
+    fn inverse_of_largest_eigenvalue(
+        &mut self,
+        losses: &mut dyn Losses,
+        theta: Slice,
+    ) -> anyhow::Result<OverNorm> {
         let omega = losses.omega_len();
         let mut iterations = WARM_ITERATIONS;
         if self.eigenvector.is_empty() {
@@ -62,20 +66,14 @@ impl Neumann {
             self.eigenvector = Vector::new(&theta.device(), start)?;
             iterations = COLD_ITERATIONS;
         }
-        let mut eigenvalue = 0.0;
         for _ in 0..iterations {
-            let length = norm(&self.eigenvector)?;
-            divide(&mut self.eigenvector, length as f32)?;
+            normalise(&mut self.eigenvector)?;
             losses.product(theta, self.eigenvector.slice(), self.product.slice_mut())?;
             clear_alpha(&mut self.product, omega)?;
-            eigenvalue = norm(&self.product)?;
-            if eigenvalue == 0.0 {
-                break;
-            }
-            let product = self.product.slice();
-            self.eigenvector.slice_mut().copy_from(product)?;
+            replace(&mut self.eigenvector, &self.product)?;
         }
-        Ok(eigenvalue)
+        // A flat L1 has no curvature to invert: any γ leaves v as it is.
+        over_norm(1.0, 1.0, &self.product)
     }
 }
 
@@ -108,7 +106,7 @@ pub fn terms(
         else {
             unreachable!("a series term by term runs on the host");
         };
-        let length = cpu::neumann_step(settings.gamma, product, v, p);
+        let length = cpu::neumann_step(settings.gamma.known(), product, v, p);
         series.norms.push(length);
         if settings.guard && length > series.norms[term - 1] {
             cpu::axpy(-1.0, v, p);
@@ -126,7 +124,7 @@ impl Hypergradient for Neumann {
         theta: Slice,
         _: InnerStep,
         mut alpha_gradient: SliceMut,
-    ) -> anyhow::Result<Report> {
+    ) -> anyhow::Result<Later<Report>> {
         let omega = losses.omega_len();
         let alpha = omega..theta.len();
         for vector in [&mut self.v, &mut self.p, &mut self.product] {
@@ -135,25 +133,15 @@ impl Hypergradient for Neumann {
         let validation = losses.gradient(Level::Validation, theta, self.v.slice_mut())?;
         alpha_gradient.copy_from(self.v.part(alpha.clone()))?;
         clear_alpha(&mut self.v, omega)?;
-        let mut report = Report {
-            validation,
-            direct_norm: norm(alpha_gradient.as_slice())?,
-            ..Report::default()
-        };
+        let direct_norm = norm_later(alpha_gradient.as_slice())?;
         losses.linearise(theta, self.product.slice_mut())?;
-        let gamma = match self.gamma {
-            Gamma::Fixed(gamma) => gamma,
+        let (gamma, value) = match self.gamma {
+            Gamma::Fixed(gamma) => (gamma.into(), f64::from(gamma).into()),
             Gamma::Auto => {
-                let eigenvalue = self.largest_eigenvalue(losses, theta)?;
-                // A flat L1 has no curvature to invert: any γ leaves v as it is.
-                if eigenvalue > 0.0 {
-                    (1.0 / eigenvalue) as f32
-                } else {
-                    1.0
-                }
+                let found = self.inverse_of_largest_eigenvalue(losses, theta)?;
+                (found.factor, found.value)
             }
         };
-        report.gamma = Some(f64::from(gamma));
         let settings = Terms {
             gamma,
             count: self.terms,
@@ -161,13 +149,22 @@ impl Hypergradient for Neumann {
         };
         let vectors = [&mut self.v, &mut self.p, &mut self.product];
         let series = losses.series(theta, settings, vectors)?;
-        report.norms = series.norms;
-        report.stopped = series.stopped;
         losses.product(theta, self.p.slice(), self.product.slice_mut())?;
         let mixed = self.product.part(alpha);
-        report.correction_norm = Some(f64::from(gamma) * norm(mixed)?);
+        let mixed_norm = norm_later(mixed)?;
         axpy(-gamma, mixed, alpha_gradient)?;
-        Ok(report)
+        let numbers = value.and(direct_norm.and(mixed_norm));
+        let found = validation.and(series).and(numbers);
+        Ok(found.map(
+            |((validation, series), (gamma, (direct_norm, mixed_norm)))| Report {
+                validation,
+                gamma: Some(gamma),
+                norms: series.norms,
+                stopped: series.stopped,
+                direct_norm,
+                correction_norm: Some(gamma * mixed_norm),
+            },
+        ))
     }
 
     fn state(&self) -> anyhow::Result<Vec<f32>> {

@@ -4,7 +4,7 @@ use super::neumann::terms;
 use super::{Level, Losses, Terms};
 use crate::autograd::{Executor, Mode, Series};
 use crate::data::Batch;
-use crate::device::{Slice, SliceMut, Vector};
+use crate::device::{Later, Slice, SliceMut, Vector};
 use crate::ops::Outcome;
 
 /// L1 on `training`, L2 on `validation`, over one executor.
@@ -37,16 +37,16 @@ impl Losses for TapeLosses<'_> {
         level: Level,
         theta: Slice,
         gradient: SliceMut,
-    ) -> anyhow::Result<Outcome> {
+    ) -> anyhow::Result<Later<Outcome>> {
         self.load(level)?;
-        let outcome = self.executor.forward(Mode::Gradient, theta)?;
+        let outcome = self.executor.start_forward(Mode::Gradient, theta)?;
         self.executor.backward(theta, gradient)?;
         Ok(outcome)
     }
 
-    fn linearise(&mut self, theta: Slice, gradient: SliceMut) -> anyhow::Result<Outcome> {
+    fn linearise(&mut self, theta: Slice, gradient: SliceMut) -> anyhow::Result<Later<Outcome>> {
         self.load(Level::Training)?;
-        let outcome = self.executor.forward(Mode::Products, theta)?;
+        let outcome = self.executor.start_forward(Mode::Products, theta)?;
         self.executor.backward(theta, gradient)?;
         Ok(outcome)
     }
@@ -60,7 +60,7 @@ impl Losses for TapeLosses<'_> {
         theta: Slice,
         settings: Terms,
         [v, p, product]: [&mut Vector; 3],
-    ) -> anyhow::Result<Series> {
+    ) -> anyhow::Result<Later<Series>> {
         let Terms {
             gamma,
             count,
@@ -72,7 +72,7 @@ impl Losses for TapeLosses<'_> {
             .series(theta, (gamma, count, guard), vectors)?;
         match series {
             Some(series) => Ok(series),
-            None => terms(self, theta, settings, [v, p, product]),
+            None => Ok(terms(self, theta, settings, [v, p, product])?.into()),
         }
     }
 }

@@ -31,7 +31,7 @@ impl Losses for Quadratic {
         level: Level,
         theta: Slice,
         mut gradient: SliceMut,
-    ) -> anyhow::Result<Outcome> {
+    ) -> anyhow::Result<Later<Outcome>> {
         let (w, a) = split(theta);
         let mut out = [0.0; N + M];
         for i in 0..N {
@@ -50,10 +50,10 @@ impl Losses for Quadratic {
             };
         }
         gradient.write(&out)?;
-        Ok(Outcome::default())
+        Ok(Outcome::default().into())
     }
 
-    fn linearise(&mut self, theta: Slice, gradient: SliceMut) -> anyhow::Result<Outcome> {
+    fn linearise(&mut self, theta: Slice, gradient: SliceMut) -> anyhow::Result<Later<Outcome>> {
         self.gradient(Level::Training, theta, gradient)
     }
 
@@ -68,8 +68,8 @@ impl Losses for Quadratic {
         theta: Slice,
         settings: Terms,
         vectors: [&mut Vector; 3],
-    ) -> anyhow::Result<Series> {
-        neumann::terms(self, theta, settings, vectors)
+    ) -> anyhow::Result<Later<Series>> {
+        Ok(neumann::terms(self, theta, settings, vectors)?.into())
     }
 }
 
@@ -118,7 +118,7 @@ fn compute(method: &mut dyn Hypergradient) -> (Vec<f32>, Report) {
     let mut alpha_gradient = vec![0.0; M];
     let alpha = SliceMut::from(&mut alpha_gradient);
     let report = method.compute(&mut Quadratic, (&THETA).into(), INNER, alpha);
-    (alpha_gradient, report.unwrap())
+    (alpha_gradient, report.unwrap().value().unwrap())
 }
 
 #[test]

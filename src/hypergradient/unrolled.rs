@@ -8,8 +8,8 @@
 //! The product is a central difference of ∂L1/∂α with ε = 0.01/‖∂L2/∂ω′‖, as published, or exact.
 
 use super::{Hypergradient, InnerStep, Level, Losses, Report, clear_alpha};
-use crate::device::{Slice, SliceMut, Vector};
-use crate::ops::update::{Sgd, axpy, norm, unrolled};
+use crate::device::{Later, Slice, SliceMut, Vector};
+use crate::ops::update::{Factor, Sgd, axpy, difference, norm_later, over_norm, unrolled};
 use serde::{Deserialize, Serialize};
 
 /// How DARTS second order forms the product (∂²L1/∂α∂ω)·∂L2/∂ω.
@@ -29,7 +29,7 @@ pub struct Unrolled {
     moved: Vector,
     vector: Vector,
     /// ∂L1/∂α on both sides of a central difference.
-    sides: [Vec<f32>; 2],
+    sides: [Vector; 2],
 }
 
 impl Unrolled {
@@ -40,38 +40,38 @@ impl Unrolled {
             gradient: Vector::empty(),
             moved: Vector::empty(),
             vector: Vector::empty(),
-            sides: Default::default(),
+            sides: [Vector::empty(), Vector::empty()],
         }
     }
 
-    /// `gradient[α]` = (∂²L1/∂α∂ω)·vector by a central difference along `vector`.
+    /// `gradient[α]` = (∂²L1/∂α∂ω)·vector by a central difference along `vector`, ± `step` times it.
     fn difference(
         &mut self,
         losses: &mut dyn Losses,
         theta: Slice,
-        length: f64,
+        step: Factor,
     ) -> anyhow::Result<()> {
         let omega = losses.omega_len();
-        let step = (0.01 / length) as f32;
-        for (side, sign) in self.sides.iter_mut().zip([1.0, -1.0]) {
+        let alpha = omega..theta.len();
+        for (side, step) in self.sides.iter_mut().zip([step, -step]) {
             self.moved.slice_mut().copy_from(theta)?;
             axpy(
-                sign * step,
+                step,
                 self.vector.part(0..omega),
                 self.moved.part_mut(0..omega),
             )?;
             let (moved, gradient) = (self.moved.slice(), self.gradient.slice_mut());
             losses.gradient(Level::Training, moved, gradient)?;
-            side.resize(theta.len() - omega, 0.0);
-            self.gradient.part(omega..theta.len()).copy_to(side)?;
+            side.fit(theta.part(alpha.clone()))?;
+            side.slice_mut()
+                .copy_from(self.gradient.part(alpha.clone()))?;
         }
-        let [up, down] = &mut self.sides;
-        for (up, down) in up.iter_mut().zip(down) {
-            *up = (*up - *down) / (2.0 * step);
-        }
-        self.gradient
-            .part_mut(omega..theta.len())
-            .write(&self.sides[0])
+        let [up, down] = &self.sides;
+        difference(
+            step,
+            (up.slice(), down.slice()),
+            self.gradient.part_mut(alpha),
+        )
     }
 }
 
@@ -82,7 +82,7 @@ impl Hypergradient for Unrolled {
         theta: Slice,
         inner: InnerStep,
         mut alpha_gradient: SliceMut,
-    ) -> anyhow::Result<Report> {
+    ) -> anyhow::Result<Later<Report>> {
         let omega = losses.omega_len();
         let alpha = omega..theta.len();
         for vector in [&mut self.gradient, &mut self.moved, &mut self.vector] {
@@ -107,12 +107,11 @@ impl Hypergradient for Unrolled {
         let validation = losses.gradient(Level::Validation, moved, vector)?;
         alpha_gradient.copy_from(self.vector.part(alpha.clone()))?;
         clear_alpha(&mut self.vector, omega)?;
-        let length = norm(&self.vector)?;
-        let direct_norm = norm(alpha_gradient.as_slice())?;
+        // A zero vector has a zero product: no step is made along it.
+        let step = over_norm(0.01, 0.0, &self.vector)?;
+        let direct_norm = norm_later(alpha_gradient.as_slice())?;
         match self.product {
-            // A zero vector has a zero product, and no step length.
-            _ if length == 0.0 => clear_alpha(&mut self.gradient, omega)?,
-            UnrolledProduct::FiniteDifference => self.difference(losses, theta, length)?,
+            UnrolledProduct::FiniteDifference => self.difference(losses, theta, step.factor)?,
             UnrolledProduct::Exact => {
                 losses.linearise(theta, self.gradient.slice_mut())?;
                 losses.product(theta, self.vector.slice(), self.gradient.slice_mut())?;
@@ -120,12 +119,16 @@ impl Hypergradient for Unrolled {
         }
         let mixed = self.gradient.part(alpha);
         axpy(-inner.lr, mixed, alpha_gradient)?;
-        Ok(Report {
-            validation,
-            norms: vec![length],
-            direct_norm,
-            correction_norm: Some(f64::from(inner.lr) * norm(mixed)?),
-            ..Report::default()
-        })
+        let norms = step.norm.and(direct_norm.and(norm_later(mixed)?));
+        let found = validation.and(norms);
+        Ok(found.map(
+            move |(validation, (length, (direct_norm, mixed_norm)))| Report {
+                validation,
+                norms: vec![length],
+                direct_norm,
+                correction_norm: Some(f64::from(inner.lr) * mixed_norm),
+                ..Report::default()
+            },
+        ))
     }
 }

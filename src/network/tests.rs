@@ -218,8 +218,9 @@ fn a_series_on_the_device_matches_the_cpu() {
         device.forward(Mode::Products, &theta).unwrap();
         device.backward(&theta, &mut dh).unwrap();
         let vectors = [&mut dv, &mut dp, &mut dh];
-        let series = device.series(theta.slice(), (gamma, terms, false), vectors);
+        let series = device.series(theta.slice(), (gamma.into(), terms, false), vectors);
         let series = series.unwrap().expect("a GPU has a series of its own");
+        let series = series.value().unwrap();
         for (found, expected) in series.norms.iter().zip(&norms) {
             assert!(
                 (found / expected - 1.0).abs() < 1e-4,

@@ -3,7 +3,8 @@
 
 use super::evolution::{Choice, Evolution, Generation};
 use crate::autograd::Executor;
-use crate::device::Vector;
+use crate::device::{Later, Vector};
+use crate::ops::Outcome;
 use crate::ops::perturb::Noise;
 use crate::ops::perturb::cuda::Recombination;
 
@@ -24,7 +25,7 @@ impl Default for Population {
 
 impl Population {
     /// Runs generation number `number` of `evolution` on the batch that `executor` has loaded; ω of `theta`
-    /// moves to the best candidate. Returns the generation and how many images ω had right before it.
+    /// moves to the best candidate. Gives the generation and how many images ω had right before it.
     /// None on the CPU, where candidates take turns ([`Evolution::generation`]).
     ///
     /// # Errors
@@ -35,7 +36,7 @@ impl Population {
         number: u64,
         executor: &mut Executor,
         theta: &mut Vector,
-    ) -> anyhow::Result<Option<(Generation, usize)>> {
+    ) -> anyhow::Result<Option<Later<(Generation, usize)>>> {
         let n = evolution.population;
         let noise = Noise::new(evolution.seed, number, n, evolution.antithetic);
         let recombination = Recombination {
@@ -45,7 +46,7 @@ impl Population {
         };
         let vectors = [&mut self.members, &mut self.recombined];
         let found = executor.generation((&noise, n), recombination, theta, vectors)?;
-        Ok(found.map(|(outcomes, kept)| {
+        let chosen = move |(outcomes, kept): (Vec<Outcome>, usize)| {
             let generation = Generation {
                 choice: match kept {
                     0 => Choice::Current,
@@ -56,7 +57,8 @@ impl Population {
                 loss_before: outcomes[0].loss,
             };
             (generation, outcomes[0].top1)
-        }))
+        };
+        Ok(found.map(|found| found.map(chosen)))
     }
 }
 
@@ -103,7 +105,8 @@ mod tests {
                 let mut scratch = Scratch::default();
                 let expected = evolution.generation(number, &mut host, omega, &mut scratch, loss);
                 let found = population.generation(&evolution, number, &mut executor, &mut theta);
-                let (found, _) = found.unwrap().expect("a GPU evaluates a population");
+                let found = found.unwrap().expect("a GPU evaluates a population");
+                let (found, _) = found.value().unwrap();
                 assert_eq!(found.choice, expected.choice);
                 assert!((found.loss / expected.loss - 1.0).abs() < 1e-5);
                 let theta = theta.slice().to_vec().unwrap();

@@ -1,7 +1,7 @@
 //! SGD with momentum, weight decay, clipping by the global norm, and a cosine schedule.
 
-use crate::device::{Device, Slice, SliceMut, Vector};
-use crate::ops::update::{self, GradientNorm};
+use crate::device::{Device, Later, Slice, SliceMut, Vector};
+use crate::ops::update;
 
 /// The optimiser of ω.
 pub struct Sgd {
@@ -35,7 +35,7 @@ impl Sgd {
         })
     }
 
-    /// One step; returns the gradient's norm before clipping, which a GPU may still be computing.
+    /// One step; gives the gradient's norm before clipping.
     ///
     /// # Errors
     /// The device's.
@@ -44,7 +44,7 @@ impl Sgd {
         lr: f32,
         gradient: impl Into<Slice<'a>>,
         omega: impl Into<SliceMut<'a>>,
-    ) -> anyhow::Result<GradientNorm> {
+    ) -> anyhow::Result<Later<f64>> {
         let step = update::Sgd {
             lr,
             momentum: self.momentum,

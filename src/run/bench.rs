@@ -203,11 +203,12 @@ impl<'a> Bench<'a> {
         let mut gradient = self.vector()?;
         let (executor, theta) = (&mut self.executor, &mut self.theta);
         timed(iters, || {
-            executor.forward(Mode::Gradient, &*theta)?;
+            let outcome = executor.start_forward(Mode::Gradient, &*theta)?;
             executor.backward(&*theta, &mut gradient)?;
             let gradient = gradient.part(0..omega);
             let norm = sgd.step(self.settings.lr, gradient, theta.part_mut(0..omega))?;
-            norm.value()?;
+            // Waits for a GPU, once as a search does.
+            outcome.and(norm).value()?;
             Ok(())
         })
     }
@@ -268,8 +269,8 @@ impl<'a> Bench<'a> {
             number += 1;
             let executor = &mut self.executor;
             let Some(theta) = self.theta.host_mut() else {
-                population.generation(&evolution, number, executor, &mut self.theta)?;
-                return Ok(());
+                let found = population.generation(&evolution, number, executor, &mut self.theta)?;
+                return found.map_or(Ok(()), |found| found.value().map(drop));
             };
             let mut failed = None;
             evolution.explore(number, theta, omega, &mut scratch, |theta| {

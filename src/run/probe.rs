@@ -142,7 +142,9 @@ impl Probe {
             training,
             validation,
         };
-        let loss_val = losses.gradient(Level::Validation, theta, gradient.slice_mut())?;
+        let loss_val = losses
+            .gradient(Level::Validation, theta, gradient.slice_mut())?
+            .value()?;
         self.add("loss_val", vec![], vec![loss_val.loss as f32]);
         let on_host = gradient.slice().to_vec()?;
         self.add_vector("grad_val", Part::Omega, &on_host);
@@ -153,7 +155,8 @@ impl Probe {
             training,
             validation,
         };
-        let loss_train = losses.linearise(theta, gradient.slice_mut())?.loss;
+        let loss_train = losses.linearise(theta, gradient.slice_mut())?;
+        let loss_train = loss_train.value()?.loss;
         let philox = Philox::new(settings.seed, Purpose::ProbeVector);
         let mut vector = vec![0.0; len];
         philox.fill_normal(0, 0, &mut vector[..omega]);
@@ -190,6 +193,6 @@ impl Probe {
         let mut hypergradient = vec![0.0; len];
         hypergradient[omega..].copy_from_slice(&alpha_gradient.slice().to_vec()?);
         self.add_vector("hypergrad", Part::Alpha, &hypergradient);
-        Ok(report)
+        report.value()
     }
 }

@@ -1,10 +1,11 @@
 //! The search: rounds of weight steps and one architecture step, on two halves of the training set.
 //!
-//! [`Search`] owns the supernet, the data and the optimisers, and can be frozen into a [`Snapshot`]
-//! after any round; everything random is drawn from counters, so a restored search continues with
+//! [`Search`] owns the supernet, the data and the optimisers, makes rounds ([`round`]), and can be frozen into a
+//! [`Snapshot`] after any of them; everything random is drawn from counters, so a restored search continues with
 //! the same bits. How ops are weighed and what an architecture step does is the [`strategies`]'.
 
 pub mod record;
+mod round;
 pub mod settings;
 pub mod setup;
 pub mod strategies;
@@ -13,21 +14,19 @@ mod weights;
 
 use crate::autograd::{Executor, Mode};
 use crate::data::{Batch, Dataset, Loader, Stream, evaluation_batch};
-use crate::device::{Device, SliceMut, Vector};
+use crate::device::{Device, Vector};
 use crate::network::parameters::{Parameter, initial_theta};
 use crate::network::state_dict::NamedTensor;
 pub use crate::network::state_dict::{Snapshot, load_tensors, state_tensors};
-use crate::ops::relax::Relaxation;
-use crate::ops::update::{GradientNorm, norm};
-use crate::optim::{Adam, Population, SecondMoment, Sgd, evolution, sgd::cosine};
+use crate::optim::{Adam, Population, SecondMoment, Sgd, evolution};
 use crate::space::Genotype;
 use anyhow::{Context, ensure};
-use record::{EpochRecord, OpWeights, RoundRecord};
+use record::{EpochRecord, OpWeights};
+use round::Rounds;
 use settings::SearchSettings;
 use setup::Setup;
-use std::collections::BTreeMap;
 use std::time::Instant;
-use strategies::{Judge, Moment, Numbers, Step, Stepped, Strategy, strategy};
+use strategies::{Judge, Moment, Numbers, Strategy, strategy};
 
 /// A failure that a caller tells apart.
 #[derive(Debug, thiserror::Error)]
@@ -80,13 +79,12 @@ pub struct Search {
     executor: Executor,
     parameters: Vec<Parameter>,
     theta: Vector,
-    /// α on the host; the end of θ, too, where the tape relaxes it.
+    /// α on the host, as of the last round that was settled; the end of θ, too, where the tape relaxes it.
     alpha: Vec<f32>,
     gradient: Vector,
     evolution_scratch: evolution::Scratch,
     population: Population,
-    /// ‖∂L1/∂ω‖ of the last weight step, until it is taken up.
-    norm: Option<GradientNorm>,
+    rounds: Rounds,
     sgd: Sgd,
     adam: Adam,
     strategy: Box<dyn Strategy>,
@@ -125,7 +123,7 @@ impl Search {
             gradient: Vector::zeros(&device, theta.len())?,
             evolution_scratch: evolution::Scratch::default(),
             population: Population::default(),
-            norm: None,
+            rounds: Rounds::default(),
             sgd: Sgd::new(&device, omega, s.momentum, s.weight_decay, s.clip)?,
             adam: Adam::new(
                 &device,
@@ -192,102 +190,6 @@ impl Search {
         self.executor.tape().omega_len
     }
 
-    /// One round: T weight steps, and after the warm-up one architecture step.
-    ///
-    /// # Errors
-    /// [`SearchError::NotFinite`] when a loss or a norm is no number.
-    pub fn round(&mut self) -> anyhow::Result<RoundRecord> {
-        let start = Instant::now();
-        let epoch = (self.progress.rounds / self.rounds_per_epoch()) as usize;
-        let s = &self.settings;
-        let lr = cosine(s.lr, s.lr_min, epoch, s.epochs);
-        let mut record = RoundRecord {
-            round: self.progress.rounds + 1,
-            epoch,
-            lr: f64::from(lr),
-            ..RoundRecord::default()
-        };
-        self.train_weights(lr, &mut record)?;
-        if epoch >= self.settings.warmup_epochs && self.strategy.steps() {
-            self.architecture_step(lr, &mut record)?;
-        }
-        self.progress.rounds += 1;
-        record.seconds = start.elapsed().as_secs_f64();
-        self.progress.seconds += record.seconds;
-        Ok(record)
-    }
-
-    fn architecture_step(&mut self, lr: f32, record: &mut RoundRecord) -> anyhow::Result<()> {
-        let training = self.arch_train.batch(self.progress.rounds);
-        let validation = self.validation.batch(self.progress.rounds);
-        let omega = self.executor.tape().omega_len;
-        let alpha = omega..self.theta.len();
-        let moment = Moment {
-            number: self.progress.rounds,
-            epoch: record.epoch,
-            epochs: self.settings.epochs,
-        };
-        let step = Step {
-            executor: &mut self.executor,
-            theta: &mut self.theta,
-            alpha: &self.alpha,
-            training,
-            validation,
-            sgd: &self.sgd,
-            lr,
-            moment,
-        };
-        let gradient = self.gradient.part_mut(alpha.clone());
-        let Stepped {
-            report,
-            follow,
-            numbers,
-        } = self.strategy.architecture_step(step, gradient)?;
-        record.strategy = named(numbers);
-        let batch = self.settings.batch as f64;
-        record.loss_val = Some(report.validation.loss);
-        record.accuracy_val = Some(report.validation.top1 as f64 / batch);
-        record.gamma = report.gamma;
-        record.correction_ratio = report.correction_norm.map(|c| c / report.direct_norm);
-        record.neumann_stopped = report.stopped;
-        record.neumann_norms = report.norms;
-        self.finite("the validation loss", report.validation.loss)?;
-        for &norm in &record.neumann_norms {
-            self.finite("a norm of the hypergradient's series", norm)?;
-        }
-        if !follow {
-            return Ok(());
-        }
-        let gradient = self.gradient.part(alpha.clone());
-        self.finite("the architecture gradient", norm(gradient)?)?;
-        if self.weighs() {
-            let to = SliceMut::Host(&mut self.alpha);
-            return self.adam.step(gradient, to);
-        }
-        self.adam
-            .step(gradient, self.theta.part_mut(alpha.clone()))?;
-        self.theta.part(alpha).copy_to(&mut self.alpha)
-    }
-
-    /// True where the strategy weighs ops itself, and the end of θ is op weights.
-    fn weighs(&self) -> bool {
-        self.settings.strategy.method().relaxation == Relaxation::Given
-    }
-
-    fn finite(&self, what: &'static str, value: f64) -> Result<(), SearchError> {
-        if value.is_finite() {
-            return Ok(());
-        }
-        let (last_loss, last_norm) = (self.progress.last_loss, self.progress.last_norm);
-        Err(SearchError::NotFinite {
-            round: self.progress.rounds + 1,
-            what,
-            value,
-            last_loss,
-            last_norm,
-        })
-    }
-
     /// The supernet's loss and accuracy over whole batches of the validation half, with each batch's
     /// own statistics in batch norm (the search network keeps no running ones).
     fn evaluate(&mut self) -> anyhow::Result<(f64, f64)> {
@@ -295,37 +197,41 @@ impl Search {
             weighting.apply(&mut self.executor, &mut self.theta)?;
         }
         let batch = self.settings.batch;
-        let (mut loss, mut hits, mut count) = (0.0, 0, 0);
+        let mut outcomes = Vec::new();
         let half = std::mem::take(&mut self.validation_half);
         for indices in half.chunks_exact(batch) {
             let images = self.data.train.as_ref();
             let Batch { images, labels } =
                 evaluation_batch(images, indices, self.data.mean, self.data.std);
             self.executor.load(&images, &labels)?;
-            self.executor.start_forward(Mode::Evaluate, &self.theta)?;
+            let outcome = self.executor.start_forward(Mode::Evaluate, &self.theta)?;
+            outcomes.push(outcome);
         }
         self.validation_half = half;
-        while let Some(outcome) = self.executor.outcome()? {
+        let count = outcomes.len() as f64;
+        let (mut loss, mut hits) = (0.0, 0);
+        for outcome in outcomes {
+            let outcome = outcome.value()?;
             loss += outcome.loss;
             hits += outcome.top1;
-            count += 1;
         }
-        Ok((
-            loss / f64::from(count),
-            hits as f64 / (count as f64 * batch as f64),
-        ))
+        Ok((loss / count, hits as f64 / (count * batch as f64)))
     }
 
     /// Evaluates the supernet and derives the genotype, at the end of an epoch.
     ///
     /// # Errors
     /// [`SearchError::NotFinite`] when the loss is no number.
+    ///
+    /// # Panics
+    /// A round that is not settled.
     pub fn finish_epoch(&mut self) -> anyhow::Result<EpochRecord> {
+        assert!(self.rounds.settled(), "rounds are settled first");
         let start = Instant::now();
         let epoch = (self.progress.rounds / self.rounds_per_epoch()).saturating_sub(1) as usize;
         let numbers = self.end_epoch(epoch)?;
         let (loss_val, accuracy_val) = self.evaluate()?;
-        self.finite("the validation loss", loss_val)?;
+        self.finite(self.progress.rounds + 1, "the validation loss", loss_val)?;
         let genotype = self.genotype().to_string();
         if epoch >= self.settings.warmup_epochs {
             let same = self.progress.genotype.as_ref() == Some(&genotype);
@@ -340,7 +246,7 @@ impl Search {
             genotype,
             op_weights: self.op_weights(),
             stable: self.progress.stable,
-            strategy: named(numbers),
+            strategy: round::named(numbers),
             seconds: self.progress.seconds,
         })
     }
@@ -397,7 +303,11 @@ impl Search {
     ///
     /// # Errors
     /// The device's.
+    ///
+    /// # Panics
+    /// A round that is not settled.
     pub fn snapshot(&self) -> anyhow::Result<Snapshot> {
+        assert!(self.rounds.settled(), "rounds are settled first");
         let vector = |name: &str, data: Vec<f32>| NamedTensor {
             name: name.to_owned(),
             shape: vec![data.len()],
@@ -434,6 +344,7 @@ impl Search {
         load_tensors(&self.parameters, &snapshot.weights, &mut theta)?;
         self.theta.slice_mut().write(&theta)?;
         self.alpha = theta[self.omega()..].to_vec();
+        self.rounds = Rounds::default();
         let find = |name: &str| {
             let found = snapshot.optimizer.iter().find(|t| t.name == name);
             found.with_context(|| format!("checkpoint: optimizer tensor `{name}` is missing"))
@@ -467,11 +378,6 @@ impl Search {
         self.adam.steps = self.progress.adam_steps;
         Ok(())
     }
-}
-
-fn named(numbers: Numbers) -> BTreeMap<String, f64> {
-    let named = |(name, value): (&str, f64)| (name.to_owned(), value);
-    numbers.into_iter().map(named).collect()
 }
 
 fn finite_or_zero(value: f64) -> f64 {

@@ -38,7 +38,7 @@ pub struct RoundRecord {
     /// Numbers of the strategy's own, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub strategy: BTreeMap<String, f64>,
-    /// Seconds this round took.
+    /// Seconds this round took; an equal share where a GPU ran several without the host looking.
     pub seconds: f64,
 }
 

@@ -1,48 +1,41 @@
 //! The weight steps of a round: SGD, the evolution strategy, or both.
 
 use super::Search;
-use super::record::RoundRecord;
+use super::round::{Found, Started};
 use super::strategies::Moment;
 use crate::autograd::Mode;
-use crate::device::Device;
+use crate::device::Later;
+use crate::optim::evolution::Generation;
 use crate::optim::{Evolution, Weights};
 
 impl Search {
-    /// Trains ω for one round and fills in what the record says of it.
-    pub(super) fn train_weights(
-        &mut self,
-        lr: f32,
-        record: &mut RoundRecord,
-    ) -> anyhow::Result<()> {
+    /// Trains ω for one round and notes what that found.
+    pub(super) fn train_weights(&mut self, lr: f32, started: &mut Started) -> anyhow::Result<()> {
         let steps = self.settings.inner_steps as u64;
         let weights = self.settings.weights;
-        let mut trained = Trained::default();
+        let epoch = started.record.epoch;
         for inner in 0..steps {
             let number = self.progress.rounds * steps + inner;
-            self.weigh(number, record.epoch)?;
+            self.weigh(number, epoch)?;
             let batch = self.train.batch(number);
             self.executor.load(&batch.images, &batch.labels)?;
-            match weights {
-                Weights::Sgd | Weights::SgdEs => {
-                    self.sgd_step(lr)?;
-                    // A GPU goes on while the host prepares the next batch: it is asked once a round.
-                    if matches!(self.device, Device::Cpu) || inner + 1 == steps {
-                        self.settle(record, &mut trained)?;
-                    }
-                }
-                Weights::Es => {
-                    let (loss, hits) = self.generation(number, record)?;
-                    trained.add(loss, hits, self.settings.inner_steps);
-                }
-            }
+            let found = match weights {
+                Weights::Sgd | Weights::SgdEs => self.sgd_step(lr)?,
+                Weights::Es => Found::Generation {
+                    found: self.generation(number)?,
+                    step: true,
+                },
+            };
+            self.note(started, found)?;
         }
-        record.loss_train = trained.loss;
-        record.accuracy_train = trained.accuracy;
-        let warm = record.epoch >= self.settings.warmup_epochs;
-        if weights == Weights::SgdEs && warm {
+        if weights == Weights::SgdEs && epoch >= self.settings.warmup_epochs {
             let batch = self.evolution.batch(self.progress.rounds);
             self.executor.load(&batch.images, &batch.labels)?;
-            self.generation(self.progress.rounds, record)?;
+            let found = Found::Generation {
+                found: self.generation(self.progress.rounds)?,
+                step: false,
+            };
+            self.note(started, found)?;
         }
         Ok(())
     }
@@ -60,37 +53,18 @@ impl Search {
         }
     }
 
-    /// Starts one SGD step on the loaded batch.
-    fn sgd_step(&mut self, lr: f32) -> anyhow::Result<()> {
+    /// One SGD step on the loaded batch.
+    fn sgd_step(&mut self, lr: f32) -> anyhow::Result<Found> {
         let omega = self.omega();
-        self.executor.start_forward(Mode::Gradient, &self.theta)?;
+        let outcome = self.executor.start_forward(Mode::Gradient, &self.theta)?;
         self.executor.backward(&self.theta, &mut self.gradient)?;
         let gradient = self.gradient.part(0..omega);
         let norm = self.sgd.step(lr, gradient, self.theta.part_mut(0..omega))?;
-        self.norm = Some(norm);
-        Ok(())
+        Ok(Found::Step(outcome.and(norm)))
     }
 
-    /// Takes up the outcomes of the steps since it was last called.
-    fn settle(&mut self, record: &mut RoundRecord, trained: &mut Trained) -> anyhow::Result<()> {
-        let mut last = None;
-        while let Some(outcome) = self.executor.outcome()? {
-            self.finite("the training loss", outcome.loss)?;
-            let hits = outcome.top1 as f64 / self.settings.batch as f64;
-            trained.add(outcome.loss, hits, self.settings.inner_steps);
-            last = Some(outcome.loss);
-        }
-        if let (Some(loss), Some(norm)) = (last, self.norm.take()) {
-            let norm = norm.value()?;
-            self.finite("the norm of the weight gradient", norm)?;
-            record.grad_norm = Some(norm);
-            (self.progress.last_loss, self.progress.last_norm) = (loss, norm);
-        }
-        Ok(())
-    }
-
-    /// One ES generation on the loaded batch; returns loss and accuracy of ω as it was.
-    fn generation(&mut self, number: u64, record: &mut RoundRecord) -> anyhow::Result<(f64, f64)> {
+    /// One ES generation on the loaded batch, and the images that ω had right before it.
+    fn generation(&mut self, number: u64) -> anyhow::Result<Later<(Generation, usize)>> {
         let s = &self.settings;
         let evolution = Evolution {
             population: s.population,
@@ -102,7 +76,7 @@ impl Search {
         };
         let omega = self.omega();
         let executor = &mut self.executor;
-        let (generation, right) = match self.theta.host_mut() {
+        match self.theta.host_mut() {
             Some(theta) => {
                 let (mut first, mut failed) = (None, None);
                 let scratch = &mut self.evolution_scratch;
@@ -121,35 +95,15 @@ impl Search {
                 if let Some(error) = failed {
                     return Err(error);
                 }
-                (generation, first.unwrap_or(0))
+                Ok((generation, first.unwrap_or(0)).into())
             }
             None => {
                 let theta = &mut self.theta;
                 let found = self
                     .population
                     .generation(&evolution, number, executor, theta)?;
-                found.expect("a vector that is not on the host is on the executor's GPU")
+                Ok(found.expect("a vector that is not on the host is on the executor's GPU"))
             }
-        };
-        self.finite("the training loss", generation.loss)?;
-        record.es_choice = Some(generation.choice);
-        record.es_loss = Some(generation.loss);
-        self.progress.last_loss = generation.loss;
-        let hits = right as f64 / self.settings.batch as f64;
-        Ok((generation.loss_before, hits))
-    }
-}
-
-/// Means over the steps of a round.
-#[derive(Default)]
-struct Trained {
-    loss: f64,
-    accuracy: f64,
-}
-
-impl Trained {
-    fn add(&mut self, loss: f64, accuracy: f64, steps: usize) {
-        self.loss += loss / steps as f64;
-        self.accuracy += accuracy / steps as f64;
+        }
     }
 }

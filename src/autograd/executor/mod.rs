@@ -13,14 +13,14 @@ use super::plan::Mode;
 use super::tape::Tape;
 use crate::device::cuda::Measured;
 use crate::device::vector::Part;
-use crate::device::{Device, Slice, SliceMut, Vector};
+use crate::device::{Device, Later, Slice, SliceMut, Vector};
 use crate::ops::cuda::Precision;
 use crate::ops::perturb::Noise;
 use crate::ops::perturb::cuda::{Generation, Recombination, stride};
+use crate::ops::update::Factor;
 use crate::ops::{ActivationId, Outcome, Pass};
 use cpu::Cpu;
 use cuda::Cuda;
-use std::collections::VecDeque;
 
 pub use cuda::{Recorded, planned_bytes, record, specialisations};
 
@@ -30,8 +30,6 @@ const ONE_DEVICE: &str = "vectors on the executor's device";
 pub struct Executor {
     tape: Tape,
     engine: Engine,
-    /// Outcomes on the host that nobody has asked for yet.
-    outcomes: VecDeque<Outcome>,
     /// The mode whose forward pass ran last.
     mode: Option<Mode>,
 }
@@ -84,7 +82,6 @@ impl Executor {
         Executor {
             tape,
             engine,
-            outcomes: VecDeque::new(),
             mode: None,
         }
     }
@@ -235,12 +232,10 @@ impl Executor {
         mode: Mode,
         theta: impl Into<Slice<'a>>,
     ) -> anyhow::Result<Outcome> {
-        self.start_forward(mode, theta)?;
-        self.collect()?;
-        Ok(self.outcomes.pop_back().expect("one was just started"))
+        self.start_forward(mode, theta)?.value()
     }
 
-    /// Pass 1 without waiting for its outcome, which [`Executor::outcome`] gives.
+    /// Pass 1 without waiting for its outcome.
     ///
     /// # Errors
     /// The device's.
@@ -248,38 +243,17 @@ impl Executor {
         &mut self,
         mode: Mode,
         theta: impl Into<Slice<'a>>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Later<Outcome>> {
         let theta = theta.into();
         assert_eq!(theta.len(), self.tape.theta_len(), "theta = (ω, α)");
         self.mode = Some(mode);
         match (&mut self.engine, theta) {
             (Engine::Cpu(cpu), Slice::Host(theta)) => {
-                let outcome = cpu.forward(&self.tape, mode, theta);
-                self.outcomes.push_back(outcome);
+                Ok(cpu.forward(&self.tape, mode, theta).into())
             }
-            (Engine::Cuda(cuda), Slice::Cuda(theta)) => cuda.forward(&self.tape, mode, theta)?,
+            (Engine::Cuda(cuda), Slice::Cuda(theta)) => cuda.forward(&self.tape, mode, theta),
             _ => unreachable!("{ONE_DEVICE}"),
         }
-        Ok(())
-    }
-
-    fn collect(&mut self) -> anyhow::Result<()> {
-        if let Engine::Cuda(cuda) = &mut self.engine {
-            self.outcomes.extend(cuda.outcomes()?);
-        }
-        Ok(())
-    }
-
-    /// The oldest outcome of a forward pass that was not taken yet. The only place where a training step
-    /// waits for a GPU.
-    ///
-    /// # Errors
-    /// The device's.
-    pub fn outcome(&mut self) -> anyhow::Result<Option<Outcome>> {
-        if self.outcomes.is_empty() {
-            self.collect()?;
-        }
-        Ok(self.outcomes.pop_front())
     }
 
     /// Pass 2: the gradient of the loss by θ, after `forward` with the same `theta`.
@@ -450,9 +424,9 @@ impl Executor {
     pub fn series(
         &mut self,
         theta: Slice,
-        settings: (f32, usize, bool),
+        settings: (Factor, usize, bool),
         [v, p, product]: [&mut Vector; 3],
-    ) -> anyhow::Result<Option<Series>> {
+    ) -> anyhow::Result<Option<Later<Series>>> {
         let (Engine::Cuda(cuda), Slice::Cuda(theta)) = (&mut self.engine, theta) else {
             return Ok(None);
         };
@@ -464,7 +438,7 @@ impl Executor {
     }
 
     /// One generation of the evolution strategy on the loaded batch, all members as one batch: `theta` moves
-    /// to the best of ω, ω₀ and the members. Returns the outcomes (of ω, the members, ω₀) and which was
+    /// to the best of ω, ω₀ and the members. Gives the outcomes (of ω, the members, ω₀) and which was
     /// kept, by its place among them. None on the CPU, where members take turns.
     ///
     /// # Errors
@@ -475,7 +449,7 @@ impl Executor {
         recombination: Recombination,
         theta: &mut Vector,
         [population, recombined]: [&mut Vector; 2],
-    ) -> anyhow::Result<Option<(Vec<Outcome>, usize)>> {
+    ) -> anyhow::Result<Option<Later<(Vec<Outcome>, usize)>>> {
         let Engine::Cuda(cuda) = &mut self.engine else {
             return Ok(None);
         };

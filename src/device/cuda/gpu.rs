@@ -3,6 +3,7 @@
 use super::cache::Cache;
 use super::compile::{compile, target};
 use super::launch::{Kernel, Recording, SHARED_EVERYWHERE, Specialisation};
+use super::ledger::Ledger;
 use super::nvrtc::nvrtc;
 use super::program::{Program, Programs};
 use anyhow::{Context as _, bail, ensure};
@@ -136,6 +137,7 @@ pub struct Gpu {
     loaded: Mutex<Loaded>,
     programs: Mutex<Programs>,
     flat: Buffer,
+    ledger: Ledger,
     waits: AtomicU64,
     captures: AtomicU64,
 }
@@ -158,8 +160,8 @@ pub enum FlatResult {
     Dot,
     /// ‖∂L/∂ω‖² of the last weight step.
     GradientNorm,
-    /// The choice of the last generation.
-    Choice,
+    /// A factor of launches to come.
+    Factor,
 }
 
 impl Flat {
@@ -322,6 +324,7 @@ impl Gpu {
                 },
                 loaded: Mutex::default(),
                 programs: Mutex::default(),
+                ledger: Ledger::default(),
                 waits: AtomicU64::new(0),
                 captures: AtomicU64::new(0),
             })
@@ -419,6 +422,11 @@ impl Gpu {
 
     fn lock(&self) -> MutexGuard<'_, Loaded> {
         self.loaded.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Notes that the host has not read.
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// Bytes of device memory that are free, and all.

@@ -26,6 +26,7 @@ pub mod compile;
 pub mod gpu;
 mod hash;
 pub mod launch;
+pub mod ledger;
 pub mod nvrtc;
 pub mod program;
 mod ranges;

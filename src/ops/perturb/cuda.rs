@@ -1,11 +1,10 @@
 //! A generation on a GPU: see `kernels/perturb.cu`. Three launches, whatever the population.
 
 use super::Noise;
-use crate::device::cuda::gpu::FlatResult;
 use crate::device::cuda::launch::{Header, Kernel, Launch, Recording, Step};
 use crate::device::vector::Part;
 use crate::layout_test;
-use crate::ops::cuda::narrow;
+use crate::ops::cuda::{DeviceOutcome, narrow};
 use bytemuck::{Pod, Zeroable};
 
 /// `Generation` of `perturb.cu`.
@@ -91,7 +90,7 @@ impl<'a> Generation<'a> {
             population: population.address,
             recombined: recombined.address,
             outcomes: 0,
-            choice: theta.gpu.flat().result(FlatResult::Choice),
+            choice: 0,
             first_stream: noise.first_stream,
             key0,
             key1,
@@ -109,8 +108,10 @@ impl<'a> Generation<'a> {
     }
 
     fn run(&self, entry: &'static str, outcomes: u64, shared: usize) -> anyhow::Result<()> {
+        let behind = self.parameters.members as u64 + 2;
         let parameters = Parameters {
             outcomes,
+            choice: outcomes + behind * size_of::<DeviceOutcome>() as u64,
             ..self.parameters
         };
         let blocks = self.theta.len.div_ceil(4 * THREADS).clamp(1, MOST_BLOCKS);
@@ -140,16 +141,13 @@ impl<'a> Generation<'a> {
         self.run("perturb_recombine", outcomes, shared)
     }
 
-    /// Moves ω to the best of ω, ω₀ and the members, by all losses at `outcomes`; returns which: 0 for ω,
-    /// i for member i from 1, n + 1 for ω₀.
+    /// Moves ω to the best of ω, ω₀ and the members, by all losses at `outcomes`, and leaves which as u32
+    /// behind them: 0 for ω, i for member i from 1, n + 1 for ω₀.
     ///
     /// # Errors
     /// The device's.
-    pub fn select(&self, outcomes: u64) -> anyhow::Result<usize> {
-        self.run("perturb_select", outcomes, 0)?;
-        let mut choice = [0u32];
-        self.theta.gpu.read(self.parameters.choice, &mut choice)?;
-        Ok(choice[0] as usize)
+    pub fn select(&self, outcomes: u64) -> anyhow::Result<()> {
+        self.run("perturb_select", outcomes, 0)
     }
 }
 
@@ -159,7 +157,6 @@ mod tests {
     use super::*;
     use crate::device::cuda::for_tests;
     use crate::device::{Device, Slice, Vector};
-    use crate::ops::cuda::DeviceOutcome;
 
     fn part(vector: &Vector) -> Part<'_> {
         match vector.slice() {
@@ -223,7 +220,7 @@ mod tests {
                 .iter()
                 .map(|l| (-0.7 * (l - mean)) as f32)
                 .collect();
-            let room = gpu.buffer(16 * (members + 2)).unwrap();
+            let room = gpu.buffer(16 * (members + 3)).unwrap();
             gpu.write(room.address(), &outcomes(&losses)).unwrap();
             generation.recombine(room.address()).unwrap();
             let mut expected = theta.clone();
@@ -239,7 +236,11 @@ mod tests {
                 }
                 gpu.write(room.address(), &outcomes(&losses)).unwrap();
                 let before = on_device.slice().to_vec().unwrap();
-                assert_eq!(generation.select(room.address()).unwrap(), best);
+                generation.select(room.address()).unwrap();
+                let mut choice = [0u32];
+                let behind = room.address() + 16 * (members as u64 + 2);
+                gpu.read(behind, &mut choice).unwrap();
+                assert_eq!(choice[0] as usize, best);
                 let expected = match best {
                     0 => before,
                     _ if best > members => recombined.slice().to_vec().unwrap(),

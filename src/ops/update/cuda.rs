@@ -1,6 +1,7 @@
 //! The updates on a GPU: see `kernels/update.cu`. Launches that repeat are replayed as graphs.
 
-use super::{Adam, Sgd};
+use super::{Adam, Factor, OverNorm, Sgd};
+use crate::device::Later;
 use crate::device::cuda::Gpu;
 use crate::device::cuda::gpu::{Flat, FlatResult};
 use crate::device::cuda::launch::{Header, Kernel, Launch, Recording, Step};
@@ -8,6 +9,7 @@ use crate::device::vector::Part;
 use crate::layout_test;
 use crate::ops::cuda::{Floats, narrow};
 use bytemuck::{Pod, Zeroable};
+use std::sync::Arc;
 
 /// `Update` of `update.cu`.
 #[repr(C)]
@@ -31,7 +33,9 @@ struct Parameters {
     term: u32,
     guard: u32,
     stopped: u64,
-    unused: u64,
+    factor: u64,
+    numerator: f64,
+    otherwise: f64,
 }
 
 /// `AdamStep` of `update.cu`.
@@ -54,7 +58,7 @@ struct AdamParameters {
     group: u32,
 }
 
-layout_test!(Parameters = 160, AdamParameters = 144);
+layout_test!(Parameters = 176, AdamParameters = 144);
 
 /// THREADS of the kernel file.
 const THREADS: usize = 256;
@@ -67,10 +71,13 @@ fn kernel(entry: &'static str) -> Kernel {
 }
 
 /// Every entry of `update.cu`, for whoever lists kernels.
-pub const ENTRIES: [&str; 9] = [
+pub const ENTRIES: [&str; 12] = [
     "update_dot",
+    "update_over_norm",
     "update_axpy",
-    "update_divide",
+    "update_normalise",
+    "update_replace",
+    "update_difference",
     "update_sgd",
     "update_unrolled",
     "update_series_begin",
@@ -130,13 +137,6 @@ fn recording<const N: usize>(launches: [Launch; N]) -> Recording {
     recording
 }
 
-/// Reads a result of a flat reduction.
-pub(super) fn result(gpu: &Gpu, which: FlatResult) -> anyhow::Result<f64> {
-    let mut value = [0.0f64];
-    gpu.read(gpu.flat().result(which), &mut value)?;
-    Ok(value[0])
-}
-
 /// The launch that leaves Σ a·b in `which`.
 fn dot_launch(a: Part, b: Part, which: FlatResult) -> Launch {
     let parameters = Parameters {
@@ -152,24 +152,91 @@ pub(super) fn dot(a: Part, b: Part) -> anyhow::Result<f64> {
     }
     a.gpu
         .replay(recording([dot_launch(a, b, FlatResult::Dot)]))?;
-    result(a.gpu, FlatResult::Dot)
+    let mut value = [0.0f64];
+    a.gpu
+        .read(a.gpu.flat().result(FlatResult::Dot), &mut value)?;
+    Ok(value[0])
 }
 
-fn rate(rate: f32) -> Parameters {
+pub(super) fn norm(a: Part) -> anyhow::Result<Later<f64>> {
+    if a.len == 0 {
+        return Ok(0.0.into());
+    }
+    a.gpu
+        .replay(recording([dot_launch(a, a, FlatResult::Dot)]))?;
+    Ok(number(a.gpu, FlatResult::Dot)?.map(f64::sqrt))
+}
+
+/// Notes a result.
+fn number(gpu: &Arc<Gpu>, which: FlatResult) -> anyhow::Result<Later<f64>> {
+    let number = |bytes: &[u8]| bytemuck::pod_read_unaligned::<f64>(bytes);
+    gpu.note(gpu.flat().result(which), size_of::<f64>(), number)
+}
+
+/// The parameters of a launch on `gpu` whose rate is `factor`.
+fn rate(gpu: &Gpu, factor: Factor) -> Parameters {
+    let (rate, on_device) = match factor {
+        Factor::Known(factor) => (factor, false),
+        Factor::OnDevice { negative } => (if negative { -1.0 } else { 1.0 }, true),
+    };
     Parameters {
         rate,
+        factor: if on_device {
+            gpu.flat().result(FlatResult::Factor)
+        } else {
+            0
+        },
         ..Parameters::default()
     }
 }
 
-pub(super) fn axpy(factor: f32, x: Part, y: Part) -> anyhow::Result<()> {
-    y.gpu
-        .issue(recording([over("update_axpy", [x, y], rate(factor))]))
+pub(super) fn over_norm(numerator: f64, otherwise: f64, x: Part) -> anyhow::Result<OverNorm> {
+    let flat = x.gpu.flat();
+    let parameters = Parameters {
+        norm: flat.result(FlatResult::Dot),
+        result: flat.result(FlatResult::Factor),
+        numerator,
+        otherwise,
+        ..Parameters::default()
+    };
+    let kernel = kernel("update_over_norm");
+    let launch = Launch::new(kernel, [1; 3], 32, 0, &parameters);
+    let norm = dot_launch(x, x, FlatResult::Dot);
+    x.gpu.replay(recording([norm, launch]))?;
+    Ok(OverNorm {
+        factor: Factor::OnDevice { negative: false },
+        value: number(x.gpu, FlatResult::Factor)?,
+        norm: number(x.gpu, FlatResult::Dot)?.map(f64::sqrt),
+    })
 }
 
-pub(super) fn divide(x: Part, by: f32) -> anyhow::Result<()> {
-    x.gpu
-        .issue(recording([over("update_divide", [x], rate(by))]))
+pub(super) fn axpy(factor: Factor, x: Part, y: Part) -> anyhow::Result<()> {
+    let launch = over("update_axpy", [x, y], rate(y.gpu, factor));
+    y.gpu.issue(recording([launch]))
+}
+
+/// Launches `entry`, which wants ‖y‖², over x and y.
+fn by_norm<const N: usize>(entry: &'static str, y: Part, all: [Part; N]) -> anyhow::Result<()> {
+    let parameters = Parameters {
+        norm: y.gpu.flat().result(FlatResult::Dot),
+        ..Parameters::default()
+    };
+    let norm = dot_launch(y, y, FlatResult::Dot);
+    let launch = over(entry, all, parameters);
+    y.gpu.replay(recording([norm, launch]))
+}
+
+pub(super) fn normalise(x: Part) -> anyhow::Result<()> {
+    by_norm("update_normalise", x, [x])
+}
+
+pub(super) fn replace(x: Part, y: Part) -> anyhow::Result<()> {
+    by_norm("update_replace", y, [x, y])
+}
+
+pub(super) fn difference(step: Factor, [x, up, down]: [Part; 3]) -> anyhow::Result<()> {
+    let launch = over("update_difference", [x, up, down], rate(x.gpu, step));
+    x.gpu.issue(recording([launch]))
 }
 
 fn settings(step: Sgd) -> Parameters {
@@ -182,7 +249,12 @@ fn settings(step: Sgd) -> Parameters {
     }
 }
 
-pub(super) fn sgd(step: Sgd, gradient: Part, buffer: Part, theta: Part) -> anyhow::Result<()> {
+pub(super) fn sgd(
+    step: Sgd,
+    gradient: Part,
+    buffer: Part,
+    theta: Part,
+) -> anyhow::Result<Later<f64>> {
     let norm = dot_launch(gradient, gradient, FlatResult::GradientNorm);
     let parameters = Parameters {
         norm: theta.gpu.flat().result(FlatResult::GradientNorm),
@@ -190,7 +262,8 @@ pub(super) fn sgd(step: Sgd, gradient: Part, buffer: Part, theta: Part) -> anyho
     };
     let update = over("update_sgd", [theta, buffer, gradient], parameters);
     // The same in every step of an epoch.
-    theta.gpu.replay(recording([norm, update]))
+    theta.gpu.replay(recording([norm, update]))?;
+    Ok(number(theta.gpu, FlatResult::GradientNorm)?.map(f64::sqrt))
 }
 
 pub(super) fn unrolled(
@@ -265,9 +338,11 @@ impl SeriesResults {
     }
 
     /// Term k: v ← v − γ·h, p ← p + v, ‖v_k‖, and the guard.
-    pub fn term(self, k: usize, (gamma, guard): (f32, bool), [v, p, h]: [Part; 3]) -> Launch {
+    pub fn term(self, k: usize, (gamma, guard): (Factor, bool), [v, p, h]: [Part; 3]) -> Launch {
+        let Parameters { rate, factor, .. } = rate(v.gpu, gamma);
         let parameters = Parameters {
-            rate: gamma,
+            rate,
+            factor,
             term: narrow(k),
             guard: u32::from(guard),
             ..self.parameters()
@@ -288,7 +363,6 @@ mod tests {
     use crate::device::cuda::for_tests;
     use crate::device::random::{Philox, Purpose};
     use crate::device::{Device, Slice, Vector};
-    use std::sync::Arc;
 
     /// Lengths around a vector, a block and the grid.
     const LENGTHS: [usize; 6] = [1, 3, 8, 1000, 4099, 70_003];
@@ -348,9 +422,10 @@ mod tests {
             assert!(error(&b, &db).max(error(&t, &dt)) < 1e-6, "sgd of {len}");
             update::axpy(-0.3, &g, &mut t).unwrap();
             update::axpy(-0.3, &dg, &mut dt).unwrap();
-            update::divide(&mut t, 3.0).unwrap();
-            update::divide(&mut dt, 3.0).unwrap();
             assert!(error(&t, &dt) < 1e-6, "axpy of {len}");
+            update::normalise(&mut t).unwrap();
+            update::normalise(&mut dt).unwrap();
+            assert!(error(&t, &dt) < 1e-6, "a vector of {len} by its norm");
             let (mut moved, mut dmoved) = (vec![0.0; len], on(&gpu, &vec![0.0; len]));
             let host = [&t, &g, &b].map(Slice::from);
             update::unrolled(step, host[0], host[1], host[2], (&mut moved).into()).unwrap();
@@ -358,6 +433,46 @@ mod tests {
             let to = dmoved.slice_mut();
             update::unrolled(step, device[0], device[1], device[2], to).unwrap();
             assert!(error(&moved, &dmoved) < 1e-6, "unrolled of {len}");
+        }
+    }
+
+    #[test]
+    fn a_factor_that_stays_on_the_device_is_the_one_of_the_cpu() {
+        let Some(gpu) = for_tests() else { return };
+        for x in [normal(300, 1), vec![0.0; 300]] {
+            let (up, down) = (normal(300, 2), normal(300, 3));
+            let [dx, dup, ddown] = [&x, &up, &down].map(|v| on(&gpu, v));
+            for (numerator, otherwise) in [(1.0, 1.0), (0.01, 0.0)] {
+                let host = update::over_norm(numerator, otherwise, &x).unwrap();
+                let device = update::over_norm(numerator, otherwise, &dx).unwrap();
+                for (sign, y) in [(false, &up), (true, &down)] {
+                    let (mut y, mut dy) = (y.clone(), on(&gpu, y));
+                    let [host, device] = [host.factor, device.factor].map(|factor| match sign {
+                        true => -factor,
+                        false => factor,
+                    });
+                    update::axpy(host, &up, &mut y).unwrap();
+                    update::axpy(device, &dup, &mut dy).unwrap();
+                    assert!(error(&y, &dy) < 1e-6);
+                }
+                let (mut d, mut dd) = (vec![7.0; 300], on(&gpu, &x));
+                let all = (Slice::from(&up), Slice::from(&down));
+                update::difference(host.factor, all, &mut d).unwrap();
+                let all = (dup.slice(), ddown.slice());
+                update::difference(device.factor, all, &mut dd).unwrap();
+                assert!(error(&d, &dd) < 1e-6);
+                let [host, device] = [host, device].map(|over| {
+                    let both = over.value.and(over.norm).value();
+                    both.unwrap()
+                });
+                assert!((host.0 - device.0).abs() <= 1e-6 * host.0);
+                assert!((host.1 - device.1).abs() <= 1e-9 * host.1);
+            }
+            let (mut y, mut dy) = (up.clone(), on(&gpu, &up));
+            update::replace(&mut y, &x).unwrap();
+            update::replace(&mut dy, &dx).unwrap();
+            assert_eq!(y, dy.slice().to_vec().unwrap());
+            assert_eq!(y == up, x[0] == 0.0);
         }
     }
 
@@ -429,6 +544,7 @@ mod tests {
             let mut recording = Recording::new("series");
             recording.steps.push(Step::Launch(results.begin(pv, pp)));
             for k in 1..=terms {
+                let gamma = Factor::Known(gamma);
                 let launch = results.term(k, (gamma, guard), [pv, pp, ph]);
                 recording.steps.push(Step::Launch(launch));
             }

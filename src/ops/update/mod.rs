@@ -6,10 +6,7 @@
 pub mod cpu;
 pub mod cuda;
 
-use crate::device::cuda::Gpu;
-use crate::device::cuda::gpu::FlatResult;
-use crate::device::{Slice, SliceMut};
-use std::sync::Arc;
+use crate::device::{Later, Slice, SliceMut};
 
 const ONE_DEVICE: &str = "vectors of one device";
 
@@ -67,57 +64,175 @@ pub fn norm<'a>(a: impl Into<Slice<'a>>) -> anyhow::Result<f64> {
     Ok(dot(a, a)?.sqrt())
 }
 
+/// ‖a‖₂ in f64, for whoever can wait for it.
+///
+/// # Errors
+/// The device's.
+pub fn norm_later<'a>(a: impl Into<Slice<'a>>) -> anyhow::Result<Later<f64>> {
+    match a.into() {
+        Slice::Host(a) => Ok(cpu::norm(a).into()),
+        Slice::Cuda(a) => cuda::norm(a),
+    }
+}
+
+/// A factor of a vector.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Factor {
+    /// A number.
+    Known(f32),
+    /// What [`over_norm`] last left on the device, or its negative.
+    OnDevice {
+        /// Its negative.
+        negative: bool,
+    },
+}
+
+impl Factor {
+    /// The number, on the CPU.
+    pub fn known(self) -> f32 {
+        match self {
+            Factor::Known(factor) => factor,
+            Factor::OnDevice { .. } => unreachable!("{ONE_DEVICE}"),
+        }
+    }
+}
+
+impl From<f32> for Factor {
+    fn from(factor: f32) -> Factor {
+        Factor::Known(factor)
+    }
+}
+
+impl std::ops::Neg for Factor {
+    type Output = Factor;
+
+    fn neg(self) -> Factor {
+        match self {
+            Factor::Known(factor) => Factor::Known(-factor),
+            Factor::OnDevice { negative } => Factor::OnDevice {
+                negative: !negative,
+            },
+        }
+    }
+}
+
+/// What [`over_norm`] gives.
+pub struct OverNorm {
+    /// The factor.
+    pub factor: Factor,
+    /// Its number.
+    pub value: Later<f64>,
+    /// ‖x‖
+    pub norm: Later<f64>,
+}
+
+/// numerator/‖x‖, rounded to f32, or `otherwise` where ‖x‖ is zero or no number. On a GPU it stays there, until
+/// the next.
+///
+/// # Errors
+/// The device's.
+pub fn over_norm<'a>(
+    numerator: f64,
+    otherwise: f64,
+    x: impl Into<Slice<'a>>,
+) -> anyhow::Result<OverNorm> {
+    match x.into() {
+        Slice::Host(x) => {
+            let norm = cpu::norm(x);
+            let quotient = if norm > 0.0 {
+                numerator / norm
+            } else {
+                otherwise
+            };
+            let factor = quotient as f32;
+            Ok(OverNorm {
+                factor: factor.into(),
+                value: f64::from(factor).into(),
+                norm: norm.into(),
+            })
+        }
+        Slice::Cuda(x) => cuda::over_norm(numerator, otherwise, x),
+    }
+}
+
 /// y += factor·x
 ///
 /// # Errors
 /// The device's.
 pub fn axpy<'a>(
-    factor: f32,
+    factor: impl Into<Factor>,
     x: impl Into<Slice<'a>>,
     y: impl Into<SliceMut<'a>>,
 ) -> anyhow::Result<()> {
     match (x.into(), y.into()) {
-        (Slice::Host(x), SliceMut::Host(y)) => cpu::axpy(factor, x, y),
-        (Slice::Cuda(x), SliceMut::Cuda(y)) => cuda::axpy(factor, x, y)?,
+        (Slice::Host(x), SliceMut::Host(y)) => cpu::axpy(factor.into().known(), x, y),
+        (Slice::Cuda(x), SliceMut::Cuda(y)) => cuda::axpy(factor.into(), x, y)?,
         _ => unreachable!("{ONE_DEVICE}"),
     }
     Ok(())
 }
 
-/// x /= by
+/// x /= ‖x‖
 ///
 /// # Errors
 /// The device's.
-pub fn divide<'a>(x: impl Into<SliceMut<'a>>, by: f32) -> anyhow::Result<()> {
+pub fn normalise<'a>(x: impl Into<SliceMut<'a>>) -> anyhow::Result<()> {
     match x.into() {
-        SliceMut::Host(x) => x.iter_mut().for_each(|x| *x /= by),
-        SliceMut::Cuda(x) => cuda::divide(x, by)?,
+        SliceMut::Host(x) => {
+            let length = cpu::norm(x) as f32;
+            x.iter_mut().for_each(|x| *x /= length);
+        }
+        SliceMut::Cuda(x) => cuda::normalise(x)?,
     }
     Ok(())
 }
 
-/// ‖g‖ of a step that may still be running.
-pub enum GradientNorm {
-    /// It is known.
-    Known(f64),
-    /// It lies on a GPU until the next step's.
-    On(Arc<Gpu>),
-}
-
-impl GradientNorm {
-    /// The norm; waits for it.
-    ///
-    /// # Errors
-    /// The device's.
-    pub fn value(&self) -> anyhow::Result<f64> {
-        match self {
-            GradientNorm::Known(norm) => Ok(*norm),
-            GradientNorm::On(gpu) => Ok(cuda::result(gpu, FlatResult::GradientNorm)?.sqrt()),
+/// x ← y, unless ‖y‖ is zero.
+///
+/// # Errors
+/// The device's.
+pub fn replace<'a>(x: impl Into<SliceMut<'a>>, y: impl Into<Slice<'a>>) -> anyhow::Result<()> {
+    match (x.into(), y.into()) {
+        (SliceMut::Host(x), Slice::Host(y)) => {
+            if cpu::norm(y) != 0.0 {
+                x.copy_from_slice(y);
+            }
         }
+        (SliceMut::Cuda(x), Slice::Cuda(y)) => cuda::replace(x, y)?,
+        _ => unreachable!("{ONE_DEVICE}"),
     }
+    Ok(())
 }
 
-/// b ← μ·b + (clip·g + decay·θ); θ ← θ − lr·b; returns ‖g‖ before clipping. As PyTorch's
+/// x ← (up − down)/(2·step), or zero where the step is.
+///
+/// # Errors
+/// The device's.
+pub fn difference<'a>(
+    step: Factor,
+    (up, down): (Slice, Slice),
+    x: impl Into<SliceMut<'a>>,
+) -> anyhow::Result<()> {
+    match (x.into(), up, down) {
+        (SliceMut::Host(x), Slice::Host(up), Slice::Host(down)) => {
+            let apart = 2.0 * step.known();
+            for ((x, up), down) in x.iter_mut().zip(up).zip(down) {
+                *x = if apart == 0.0 {
+                    0.0
+                } else {
+                    (up - down) / apart
+                };
+            }
+        }
+        (SliceMut::Cuda(x), Slice::Cuda(up), Slice::Cuda(down)) => {
+            cuda::difference(step, [x, up, down])?;
+        }
+        _ => unreachable!("{ONE_DEVICE}"),
+    }
+    Ok(())
+}
+
+/// b ← μ·b + (clip·g + decay·θ); θ ← θ − lr·b; gives ‖g‖ before clipping. As PyTorch's
 /// `clip_grad_norm_`, the factor is c/(‖g‖ + 10⁻⁶), at most 1.
 ///
 /// # Errors
@@ -127,18 +242,17 @@ pub fn sgd<'a>(
     gradient: impl Into<Slice<'a>>,
     buffer: impl Into<SliceMut<'a>>,
     theta: impl Into<SliceMut<'a>>,
-) -> anyhow::Result<GradientNorm> {
+) -> anyhow::Result<Later<f64>> {
     match (gradient.into(), buffer.into(), theta.into()) {
         (Slice::Host(gradient), SliceMut::Host(buffer), SliceMut::Host(theta)) => {
             let length = cpu::norm(gradient);
             let clipped = (f64::from(step.clip) / (length + 1e-6)).min(1.0) as f32;
             let factor = if step.clip > 0.0 { clipped } else { 1.0 };
             cpu::sgd(step, factor, gradient, buffer, theta);
-            Ok(GradientNorm::Known(length))
+            Ok(length.into())
         }
         (Slice::Cuda(gradient), SliceMut::Cuda(buffer), SliceMut::Cuda(theta)) => {
-            cuda::sgd(step, gradient, buffer, theta)?;
-            Ok(GradientNorm::On(Arc::clone(gradient.gpu)))
+            cuda::sgd(step, gradient, buffer, theta)
         }
         _ => unreachable!("{ONE_DEVICE}"),
     }

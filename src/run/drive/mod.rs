@@ -37,11 +37,18 @@ pub trait Work {
     fn finished(&self) -> bool {
         self.rounds_done() >= self.rounds_total()
     }
-    /// Makes a round.
+    /// Makes a round. Gives what it found, if it is known: a GPU may still be at it.
     ///
     /// # Errors
     /// A number that went astray.
-    fn round(&mut self) -> Result<Self::Round>;
+    fn round(&mut self) -> Result<Option<Self::Round>>;
+    /// What the oldest round found that was not known then; waits for it. None when all is told.
+    ///
+    /// # Errors
+    /// A number that went astray.
+    fn settle(&mut self) -> Result<Option<Self::Round>> {
+        Ok(None)
+    }
     /// Ends an epoch.
     ///
     /// # Errors
@@ -171,8 +178,13 @@ struct Sitting<W: Work> {
     /// Seconds of earlier sittings.
     seconds_before: f64,
     saved_round: Option<u64>,
+    /// Rounds whose record is in the log.
+    told: u64,
     last_round: Option<W::Round>,
 }
+
+/// Rounds that may run before the host looks at what they found: to look is to wait for the device.
+const UNTOLD: u64 = 10;
 
 impl<W: Work> Sitting<W> {
     fn fresh(dir: RunDir, work: W, checkpoint_every: u64) -> Result<Sitting<W>> {
@@ -224,6 +236,7 @@ impl<W: Work> Sitting<W> {
     ) -> Result<Sitting<W>> {
         let events = Events::open(&dir.file(&events_file))?;
         Ok(Sitting {
+            told: work.rounds_done(),
             dir,
             work,
             checkpoint_every,
@@ -251,12 +264,16 @@ impl<W: Work> Sitting<W> {
             let done = self.work.rounds_done();
             let epoch_ends = done.is_multiple_of(self.work.rounds_per_epoch());
             if epoch_ends {
+                self.settle(observer)?;
                 last_epoch = Some(self.end_epoch(observer)?);
             }
             let stopping = stop.load(Ordering::SeqCst);
             let due = self.checkpoint_every > 0 && done.is_multiple_of(self.checkpoint_every);
             if epoch_ends || stopping || due {
+                self.settle(observer)?;
                 self.checkpoint()?;
+            } else if done - self.told >= UNTOLD {
+                self.settle(observer)?;
             }
             if stopping && !self.work.finished() {
                 return Ok(Outcome::Interrupted { round: done });
@@ -270,7 +287,22 @@ impl<W: Work> Sitting<W> {
     }
 
     fn round(&mut self, observer: &mut dyn Observer<W>) -> Result<()> {
-        let record = self.work.round().map_err(|error| self.explain(error))?;
+        match self.work.round().map_err(|error| self.explain(error))? {
+            Some(record) => self.tell(record, observer),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells of all rounds that have been made.
+    fn settle(&mut self, observer: &mut dyn Observer<W>) -> Result<()> {
+        while let Some(record) = self.work.settle().map_err(|error| self.explain(error))? {
+            self.tell(record, observer)?;
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, record: W::Round, observer: &mut dyn Observer<W>) -> Result<()> {
+        self.told += 1;
         if let Some(entry) = W::round_entry(&record) {
             self.note(&entry)?;
         }
@@ -281,7 +313,7 @@ impl<W: Work> Sitting<W> {
 
     fn note(&mut self, entry: &Entry<'_>) -> Result<()> {
         self.log.append(&entry.line)?;
-        self.events.scalars(self.work.rounds_done(), &entry.scalars)
+        self.events.scalars(self.told, &entry.scalars)
     }
 
     fn end_epoch(&mut self, observer: &mut dyn Observer<W>) -> Result<W::Epoch> {

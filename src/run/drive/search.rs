@@ -75,8 +75,12 @@ impl Work for Search {
         Search::rounds_done(self)
     }
 
-    fn round(&mut self) -> Result<RoundRecord> {
-        Search::round(self)
+    fn round(&mut self) -> Result<Option<RoundRecord>> {
+        Search::start_round(self)
+    }
+
+    fn settle(&mut self) -> Result<Option<RoundRecord>> {
+        Search::settle_round(self)
     }
 
     fn finish_epoch(&mut self) -> Result<EpochRecord> {

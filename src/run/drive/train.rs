@@ -82,8 +82,8 @@ impl Work for Trainer {
         self.steps_done()
     }
 
-    fn round(&mut self) -> Result<StepRecord> {
-        self.step()
+    fn round(&mut self) -> Result<Option<StepRecord>> {
+        self.step().map(Some)
     }
 
     fn finish_epoch(&mut self) -> Result<TrainEpochRecord> {

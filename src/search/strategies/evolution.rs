@@ -134,11 +134,12 @@ impl Strategy for Evolution {
         });
         let mean: f32 = self.alive.iter().map(|member| member.accuracy).sum();
         let mean = f64::from(mean) / self.alive.len() as f64;
+        let report = Report {
+            validation,
+            ..Report::default()
+        };
         Ok(Stepped {
-            report: Report {
-                validation,
-                ..Report::default()
-            },
+            report: report.into(),
             follow: false,
             numbers: vec![
                 ("alive", self.alive.len() as f64),

@@ -24,7 +24,7 @@ use super::settings::SearchSettings;
 use crate::autograd::{Executor, Mode};
 use crate::data::Batch;
 use crate::device::random::{Philox, PhiloxRng, Purpose};
-use crate::device::{Device, SliceMut, Vector};
+use crate::device::{Device, Later, SliceMut, Vector};
 use crate::hypergradient::Report;
 use crate::ops::Outcome;
 use crate::ops::relax::{Relaxation, softmax};
@@ -308,10 +308,10 @@ impl Step<'_> {
 pub type Numbers = Vec<(&'static str, f64)>;
 
 /// What an architecture step showed.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 pub struct Stepped {
     /// Loss and norms.
-    pub report: Report,
+    pub report: Later<Report>,
     /// dα was written, for Adam to follow.
     pub follow: bool,
     /// Numbers of the strategy's own.
@@ -327,12 +327,13 @@ impl Stepped {
         numbers: Numbers,
     ) -> anyhow::Result<Stepped> {
         alpha_gradient.write(gradient)?;
+        let report = Report {
+            validation,
+            direct_norm: norm(alpha_gradient.as_slice())?,
+            ..Report::default()
+        };
         Ok(Stepped {
-            report: Report {
-                validation,
-                direct_norm: norm(alpha_gradient.as_slice())?,
-                ..Report::default()
-            },
+            report: report.into(),
             follow: true,
             numbers,
         })

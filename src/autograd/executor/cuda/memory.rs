@@ -18,7 +18,7 @@ pub(super) struct Bank {
     pub moments: Buffer,
     pub weights: Buffer,
     pub logits: Buffer,
-    /// One more than members: a generation keeps ω₀'s behind them.
+    /// Two more than members: a generation keeps ω₀'s behind them, and which it chose.
     pub outcome: Buffer,
     pub wants: Wants,
     pub workspace: Buffer,
@@ -103,7 +103,7 @@ fn bank_bytes(
         floats(4 * small.moments_len),
         floats(4 * small.weights_len),
         floats(tape.graph.batch * tape.classes),
-        (members + 1) * size_of::<DeviceOutcome>(),
+        (members + 2) * size_of::<DeviceOutcome>(),
         floats(wants.workspace),
         floats(wants.tickets),
     ]

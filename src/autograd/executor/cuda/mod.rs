@@ -11,12 +11,13 @@ mod recording;
 
 use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
-use crate::device::Slice;
 use crate::device::cuda::launch::{Recording, Step};
 use crate::device::cuda::{Buffer, Gpu, Measured, Program, Staging};
 use crate::device::vector::Part;
+use crate::device::{Later, Slice};
 use crate::ops::cuda::{DeviceOutcome, Precision, Region, Regions, SmallBuffers};
 use crate::ops::perturb::cuda::{Generation, stride};
+use crate::ops::update::Factor;
 use crate::ops::update::cuda::SeriesResults;
 use crate::ops::{Outcome, Pass, Role};
 use half::bf16;
@@ -31,8 +32,6 @@ use super::{Series, on_gpu};
 pub use memory::planned_bytes;
 pub use recording::{Recorded, record, specialisations};
 
-/// Outcomes that the device keeps before the host must look.
-const LEDGER: usize = 256;
 /// Programs that are kept; more means that vectors come and go, and all start anew.
 const MOST_PROGRAMS: usize = 64;
 
@@ -61,7 +60,8 @@ enum Key {
         v: u64,
         p: u64,
         product: u64,
-        gamma: u32,
+        /// Its bits, if it does not lie on the device.
+        gamma: Option<u32>,
         terms: usize,
         guard: bool,
     },
@@ -78,10 +78,6 @@ pub(super) struct Cuda {
     staging: Option<Staging>,
     labels: Option<Buffer>,
     programs: HashMap<Key, Program>,
-    /// Outcomes of forward passes, in order, that the host has not read.
-    ledger: Option<Buffer>,
-    started: usize,
-    read: Vec<Outcome>,
     mode: Option<Mode>,
     /// Room for the norms of a series, and how many terms.
     series: Option<(usize, Buffer)>,
@@ -121,9 +117,6 @@ impl Cuda {
             staging: None,
             labels: None,
             programs: HashMap::new(),
-            ledger: None,
-            started: 0,
-            read: Vec::new(),
             mode: None,
             series: None,
         }
@@ -343,7 +336,12 @@ impl Cuda {
         staging.take(&self.gpu, &parts)
     }
 
-    pub fn forward(&mut self, tape: &Tape, mode: Mode, theta: Part) -> anyhow::Result<()> {
+    pub fn forward(
+        &mut self,
+        tape: &Tape,
+        mode: Mode,
+        theta: Part,
+    ) -> anyhow::Result<Later<Outcome>> {
         self.bank(tape, mode, 1)?;
         self.mode = Some(mode);
         self.take(tape, mode, 1)?;
@@ -352,35 +350,10 @@ impl Cuda {
             ..Vectors::default()
         };
         self.run(tape, (mode, Pass::Forward, 1), vectors)?;
-        if self.started == LEDGER {
-            let read = self.read_ledger()?;
-            self.read.extend(read);
-        }
-        if self.ledger.is_none() {
-            let bytes = LEDGER * size_of::<DeviceOutcome>();
-            self.ledger = Some(self.gpu.buffer(bytes)?);
-        }
-        let bytes = size_of::<DeviceOutcome>();
-        let ledger = self.ledger.as_ref().map_or(0, Buffer::address);
-        let to = ledger + (self.started * bytes) as u64;
-        self.started += 1;
-        self.gpu.copy(to, self.bank_of(1).outcome.address(), bytes)
-    }
-
-    fn read_ledger(&mut self) -> anyhow::Result<Vec<Outcome>> {
-        let mut found = vec![DeviceOutcome::default(); self.started];
-        if let Some(ledger) = &self.ledger {
-            self.gpu.read(ledger.address(), &mut found)?;
-        }
-        self.started = 0;
-        Ok(found.into_iter().map(outcome).collect())
-    }
-
-    /// Outcomes of the forward passes since the last call; waits for them.
-    pub fn outcomes(&mut self) -> anyhow::Result<Vec<Outcome>> {
-        let mut all = std::mem::take(&mut self.read);
-        all.extend(self.read_ledger()?);
-        Ok(all)
+        let at = self.bank_of(1).outcome.address();
+        self.gpu.note(at, size_of::<DeviceOutcome>(), |bytes| {
+            outcome(bytemuck::pod_read_unaligned(bytes))
+        })
     }
 
     pub fn logits(&self, tape: &Tape) -> anyhow::Result<Vec<f32>> {
@@ -433,10 +406,10 @@ impl Cuda {
     pub fn series(
         &mut self,
         tape: &Tape,
-        (gamma, terms, guard): (f32, usize, bool),
+        (gamma, terms, guard): (Factor, usize, bool),
         theta: Part,
         [v, p, product]: [Part; 3],
-    ) -> anyhow::Result<Series> {
+    ) -> anyhow::Result<Later<Series>> {
         if self.series.as_ref().is_none_or(|(most, _)| *most < terms) {
             self.gpu.wait()?;
             self.programs
@@ -456,7 +429,10 @@ impl Cuda {
             v: v.address,
             p: p.address,
             product: product.address,
-            gamma: gamma.to_bits(),
+            gamma: match gamma {
+                Factor::Known(gamma) => Some(gamma.to_bits()),
+                Factor::OnDevice { .. } => None,
+            },
             terms,
             guard,
         };
@@ -482,16 +458,15 @@ impl Cuda {
         }
         let program = self.programs.get_mut(&key).expect("kept above");
         program.replay(&self.gpu)?;
-        let mut norms = vec![0.0f64; terms + 1];
-        let mut stopped = [0u32];
-        self.gpu.read(results.norms, &mut norms)?;
-        self.gpu.read(results.stopped, &mut stopped)?;
-        if stopped[0] > 0 {
-            norms.truncate(stopped[0] as usize + 1);
-        }
-        Ok(Series {
-            norms,
-            stopped: stopped[0] > 0,
+        self.gpu.note(results.norms, 8 * (terms + 2), move |bytes| {
+            let (norms, stopped) = bytes.split_at(8 * (terms + 1));
+            let norms = norms.chunks_exact(8).map(bytemuck::pod_read_unaligned);
+            let stopped = bytemuck::pod_read_unaligned::<u32>(&stopped[..4]) as usize;
+            let count = if stopped > 0 { stopped } else { terms };
+            Series {
+                norms: norms.take(count + 1).collect(),
+                stopped: stopped > 0,
+            }
         })
     }
 
@@ -529,7 +504,7 @@ impl Cuda {
         generation: Generation,
         members: usize,
         (population, recombined): (Part, Part),
-    ) -> anyhow::Result<(Vec<Outcome>, usize)> {
+    ) -> anyhow::Result<Later<(Vec<Outcome>, usize)>> {
         let (mode, all) = (Mode::Evaluate, members + 1);
         generation.populate()?;
         self.bank(tape, mode, 1)?;
@@ -549,10 +524,14 @@ impl Cuda {
         let last = outcomes + (all * bytes) as u64;
         self.gpu
             .copy(last, self.bank_of(1).outcome.address(), bytes)?;
-        let choice = generation.select(outcomes)?;
-        let mut found = vec![DeviceOutcome::default(); all + 1];
-        self.gpu.read(outcomes, &mut found)?;
-        Ok((found.into_iter().map(outcome).collect(), choice))
+        generation.select(outcomes)?;
+        self.gpu.note(outcomes, (all + 2) * bytes, move |found| {
+            let (found, choice) = found.split_at((all + 1) * bytes);
+            let outcomes = found.chunks_exact(bytes);
+            let outcomes = outcomes.map(|one| outcome(bytemuck::pod_read_unaligned(one)));
+            let choice = bytemuck::pod_read_unaligned::<u32>(&choice[..4]);
+            (outcomes.collect(), choice as usize)
+        })
     }
 }
 
@@ -589,10 +568,11 @@ mod tests {
             cuda.forward(&tape, Mode::Evaluate, t).is_err(),
             "no batch yet"
         );
+        let mut notes = Vec::new();
         for round in 0..3u8 {
             let images = vec![f32::from(round); 2 * 16 * 3];
             cuda.load(&tape, &images, &[1, u32::from(round)]).unwrap();
-            cuda.forward(&tape, Mode::Gradient, t).unwrap();
+            notes.push(cuda.forward(&tape, Mode::Gradient, t).unwrap());
             cuda.backward(&tape, t, g).unwrap();
             let plan = cuda.plan(Mode::Gradient);
             let at = cuda.bank_of(1).arena.address()
@@ -605,8 +585,9 @@ mod tests {
             gpu.read(at, &mut labels).unwrap();
             assert_eq!(labels, [1, u32::from(round)]);
         }
-        assert_eq!(cuda.outcomes().unwrap().len(), 3);
-        assert_eq!(cuda.outcomes().unwrap().len(), 0);
+        for note in notes {
+            assert_eq!(note.value().unwrap(), Outcome::default());
+        }
         assert_eq!(of(&gradient), [[3.0; 5].as_slice(), &[0.0; 6]].concat());
         cuda.forward(&tape, Mode::Products, t).unwrap();
         cuda.backward(&tape, t, g).unwrap();
@@ -616,7 +597,8 @@ mod tests {
         // "H·v" is what lies in product's ω: 4 everywhere, so v_k = v₀ − 4kγ.
         for _ in 0..2 {
             v_reset(&gpu, d, &direction);
-            let series = cuda.series(&tape, (0.25, 2, false), t, [d, s, h]).unwrap();
+            let series = cuda.series(&tape, (0.25.into(), 2, false), t, [d, s, h]);
+            let series = series.unwrap().value().unwrap();
             let norm = |k: f64| {
                 let squares = direction[..5].iter().map(|&x| (f64::from(x) - k).powi(2));
                 squares.sum::<f64>().sqrt()
@@ -637,7 +619,8 @@ mod tests {
         let vectors = (on_gpu(population.slice()), on_gpu(recombined.slice()));
         let generation = Generation::new((&noise, 3), recombination, (t, 5), vectors.0, vectors.1);
         for _ in 0..2 {
-            let (outcomes, kept) = cuda.generation(&tape, generation, 3, vectors).unwrap();
+            let found = cuda.generation(&tape, generation, 3, vectors).unwrap();
+            let (outcomes, kept) = found.value().unwrap();
             assert_eq!((outcomes.len(), kept), (5, 0));
         }
         assert_eq!(of(&theta), values);

@@ -204,12 +204,13 @@ impl Strategy for Enas {
         }
         let norm = clip(&mut gradient, 5.0);
         self.adam.step(&gradient, &mut self.controller.parameters);
+        let report = Report {
+            validation,
+            direct_norm: norm,
+            ..Report::default()
+        };
         Ok(Stepped {
-            report: Report {
-                validation,
-                direct_norm: norm,
-                ..Report::default()
-            },
+            report: report.into(),
             follow: false,
             numbers: vec![
                 ("mean-reward", mean_reward),
