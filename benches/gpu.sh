@@ -24,7 +24,7 @@ partial=$(mktemp "$report.XXXXXX")
 files=$(mktemp -d)
 trap 'rm -rf "$files" "$partial"' EXIT
 
-say() { printf '%s\n' "$*" | tee -a "$partial"; }
+say() { printf '%s\n' "$@" | tee -a "$partial"; }
 # Runs a command, its output into the report; a failure ends the script.
 run() {
     say "" "\$ $*"
@@ -46,7 +46,7 @@ command -v nvidia-smi >/dev/null &&
     run nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit --format=csv
 
 say "" "== Correctness =="
-# A probe on the GPU and on the CPU from the same seed; PyTorch in float64 judges both where it is there.
+# Probes on the GPU and on the CPU from the same seed: they print ‖v_k‖. PyTorch in float64 judges both where it is there.
 python=target/venv/bin/python
 for space in nb201 darts; do
     depth=$([ $space = darts ] && echo 3 || echo 1)
@@ -54,11 +54,15 @@ for space in nb201 darts; do
         for terms in 0 1 3; do
             [ $precision = bf16 ] && [ $terms != 1 ] && continue
             file=$files/$space-$precision-$terms.safetensors
-            run "$ndarts" probe --space $space --channels $probed_channels --cells "$depth" --batch $probed_batch --gamma 0.001 \
-                --neumann-terms $terms --device "$device" --precision $precision --out "$file"
-            if [ $precision = f32 ] && [ -x $python ]; then
-                run $python tests/torch/check_probe.py "$file"
-            fi
+            for where in "$device" cpu; do
+                [ $precision = bf16 ] && [ $where = cpu ] && continue
+                run "$ndarts" probe --space $space --channels $probed_channels --cells "$depth" --batch $probed_batch \
+                    --gamma 0.001 --neumann-terms $terms --device "$where" --precision $precision --out "$file"
+                if [ $precision = f32 ] && [ -x $python ]; then
+                    run $python tests/torch/check_probe.py "$file"
+                fi
+                rm "$file"
+            done
         done
     done
 done
