@@ -12,6 +12,6 @@ pub mod floor;
 pub mod plan;
 pub mod tape;
 
-pub use executor::{Executor, Series};
+pub use executor::{Candidates, Executor, Series};
 pub use plan::Mode;
 pub use tape::Tape;

@@ -2,9 +2,8 @@
 //! whatever their number; see [`Evolution`] for what it computes.
 
 use super::evolution::{Choice, Evolution, Generation};
-use crate::autograd::Executor;
+use crate::autograd::{Candidates, Executor};
 use crate::device::{Later, Vector};
-use crate::ops::Outcome;
 use crate::ops::perturb::Noise;
 use crate::ops::perturb::cuda::Recombination;
 
@@ -46,7 +45,7 @@ impl Population {
         };
         let vectors = [&mut self.members, &mut self.recombined];
         let found = executor.generation((&noise, n), recombination, theta, vectors)?;
-        let chosen = move |(outcomes, kept): (Vec<Outcome>, usize)| {
+        let chosen = move |Candidates { outcomes, kept }| {
             let generation = Generation {
                 choice: match kept {
                     0 => Choice::Current,

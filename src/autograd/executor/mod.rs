@@ -48,6 +48,15 @@ pub struct Series {
     pub stopped: bool,
 }
 
+/// What a generation of the evolution strategy found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidates {
+    /// Outcomes of ω, of the members, and of ω₀.
+    pub outcomes: Vec<Outcome>,
+    /// The place among them of the one that was kept.
+    pub kept: usize,
+}
+
 impl Executor {
     /// Prepares `tape` for `device`. Memory is planned and allocated when a mode first runs.
     pub fn new(tape: Tape, device: Device) -> Executor {
@@ -438,8 +447,7 @@ impl Executor {
     }
 
     /// One generation of the evolution strategy on the loaded batch, all members as one batch: `theta` moves
-    /// to the best of ω, ω₀ and the members. Gives the outcomes (of ω, the members, ω₀) and which was
-    /// kept, by its place among them. None on the CPU, where members take turns.
+    /// to the best of ω, ω₀ and the members. None on the CPU, where members take turns.
     ///
     /// # Errors
     /// The device's.
@@ -449,7 +457,7 @@ impl Executor {
         recombination: Recombination,
         theta: &mut Vector,
         [population, recombined]: [&mut Vector; 2],
-    ) -> anyhow::Result<Option<Later<(Vec<Outcome>, usize)>>> {
+    ) -> anyhow::Result<Option<Later<Candidates>>> {
         let Engine::Cuda(cuda) = &mut self.engine else {
             return Ok(None);
         };

@@ -27,7 +27,7 @@ use recording::{Planned, encode};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Series, on_gpu};
+use super::{Candidates, Series, on_gpu};
 
 pub use memory::planned_bytes;
 pub use recording::{Recorded, record, specialisations};
@@ -504,7 +504,7 @@ impl Cuda {
         generation: Generation,
         members: usize,
         (population, recombined): (Part, Part),
-    ) -> anyhow::Result<Later<(Vec<Outcome>, usize)>> {
+    ) -> anyhow::Result<Later<Candidates>> {
         let (mode, all) = (Mode::Evaluate, members + 1);
         generation.populate()?;
         self.bank(tape, mode, 1)?;
@@ -530,7 +530,10 @@ impl Cuda {
             let outcomes = found.chunks_exact(bytes);
             let outcomes = outcomes.map(|one| outcome(bytemuck::pod_read_unaligned(one)));
             let choice = bytemuck::pod_read_unaligned::<u32>(&choice[..4]);
-            (outcomes.collect(), choice as usize)
+            Candidates {
+                outcomes: outcomes.collect(),
+                kept: choice as usize,
+            }
         })
     }
 }
@@ -620,7 +623,7 @@ mod tests {
         let generation = Generation::new((&noise, 3), recombination, (t, 5), vectors.0, vectors.1);
         for _ in 0..2 {
             let found = cuda.generation(&tape, generation, 3, vectors).unwrap();
-            let (outcomes, kept) = found.value().unwrap();
+            let Candidates { outcomes, kept } = found.value().unwrap();
             assert_eq!((outcomes.len(), kept), (5, 0));
         }
         assert_eq!(of(&theta), values);
