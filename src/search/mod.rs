@@ -14,7 +14,8 @@ mod weights;
 use crate::autograd::{Executor, Mode};
 use crate::data::{Batch, Dataset, Loader, Stream, evaluation_batch};
 use crate::device::{Device, SliceMut, Vector};
-use crate::network::parameters::{Parameter, initial_theta};
+use crate::network::Supernet;
+use crate::network::parameters::{Parameter, initial_theta_of_stage};
 use crate::network::state_dict::NamedTensor;
 pub use crate::network::state_dict::{Snapshot, load_tensors, state_tensors};
 use crate::ops::relax::Relaxation;
@@ -27,7 +28,7 @@ use settings::SearchSettings;
 use setup::Setup;
 use std::collections::BTreeMap;
 use std::time::Instant;
-use strategies::{Judge, Moment, Numbers, Step, Stepped, Strategy, strategy};
+use strategies::{Design, Judge, Moment, Numbers, Step, Stepped, Strategy, strategy};
 
 /// A failure that a caller tells apart.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +91,52 @@ pub struct Search {
     sgd: Sgd,
     adam: Adam,
     strategy: Box<dyn Strategy>,
+    /// The supernet that is recorded.
+    design: Design,
     progress: Progress,
+}
+
+/// What begins with a supernet: its vectors and optimisers.
+struct Begun {
+    executor: Executor,
+    parameters: Vec<Parameter>,
+    theta: Vector,
+    alpha: Vec<f32>,
+    gradient: Vector,
+    sgd: Sgd,
+    adam: Adam,
+}
+
+impl Begun {
+    fn new(
+        s: &SearchSettings,
+        device: &Device,
+        supernet: Supernet,
+        stage: u64,
+    ) -> anyhow::Result<Begun> {
+        let omega = supernet.tape.omega_len;
+        let theta = initial_theta_of_stage(&supernet.parameters, s.seed, stage);
+        let betas = [s.arch_beta1, s.arch_beta2];
+        let adam = Adam::new(
+            device,
+            theta.len() - omega,
+            s.arch_lr,
+            betas,
+            s.arch_weight_decay,
+        )?;
+        Ok(Begun {
+            gradient: Vector::zeros(device, theta.len())?,
+            sgd: Sgd::new(device, omega, s.momentum, s.weight_decay, s.clip)?,
+            adam: adam.grouped(match s.arch_second_moment {
+                SecondMoment::Element => 1,
+                SecondMoment::Edge => s.space.op_names().len(),
+            }),
+            executor: Executor::with_precision(supernet.tape, device.clone(), s.precision)?,
+            parameters: supernet.parameters,
+            alpha: theta[omega..].to_vec(),
+            theta: Vector::new(device, theta)?,
+        })
+    }
 }
 
 impl Search {
@@ -105,7 +151,9 @@ impl Search {
         }
         let asked = s.strategy.device(&s.device).map_err(anyhow::Error::msg)?;
         let (device, device_line) = Device::choose(asked)?;
-        let setup = Setup::relaxed(s, s.strategy.method().relaxation)?;
+        let strategy = strategy(s);
+        let design = strategy.design(s);
+        let setup = Setup::with(s, design.cells, &design.variant)?;
         let [train, validation, arch_train, evolution] = [
             Stream::Train,
             Stream::Validation,
@@ -113,36 +161,24 @@ impl Search {
             Stream::Evolution,
         ]
         .map(|stream| setup.loader(stream));
-        let supernet = setup.supernet;
-        let omega = supernet.tape.omega_len;
-        let theta = initial_theta(&supernet.parameters, s.seed);
-        let betas = [s.arch_beta1, s.arch_beta2];
+        let begun = Begun::new(s, &device, setup.supernet, design.stage)?;
         Ok(Search {
             train,
             validation,
             arch_train,
             evolution,
-            gradient: Vector::zeros(&device, theta.len())?,
             evolution_scratch: evolution::Scratch::default(),
             population: Population::default(),
             norm: None,
-            sgd: Sgd::new(&device, omega, s.momentum, s.weight_decay, s.clip)?,
-            adam: Adam::new(
-                &device,
-                theta.len() - omega,
-                s.arch_lr,
-                betas,
-                s.arch_weight_decay,
-            )?
-            .grouped(match s.arch_second_moment {
-                SecondMoment::Element => 1,
-                SecondMoment::Edge => s.space.op_names().len(),
-            }),
-            strategy: strategy(s),
-            executor: Executor::with_precision(supernet.tape, device.clone(), s.precision)?,
-            parameters: supernet.parameters,
-            alpha: theta[omega..].to_vec(),
-            theta: Vector::new(&device, theta)?,
+            strategy,
+            design,
+            executor: begun.executor,
+            parameters: begun.parameters,
+            theta: begun.theta,
+            alpha: begun.alpha,
+            gradient: begun.gradient,
+            sgd: begun.sgd,
+            adam: begun.adam,
             device,
             device_line,
             progress: Progress {
@@ -154,6 +190,29 @@ impl Search {
             data: setup.data,
             settings,
         })
+    }
+
+    /// Records the supernet that the strategy wants now, if it is another one. Weights, α and optimisers begin
+    /// anew.
+    fn follow_design(&mut self) -> anyhow::Result<()> {
+        let s = &self.settings;
+        let design = self.strategy.design(s);
+        if design == self.design {
+            return Ok(());
+        }
+        let supernet = setup::record(s, &self.data, design.cells, &design.variant)?;
+        let begun = Begun::new(s, &self.device, supernet, design.stage)?;
+        self.executor = begun.executor;
+        self.parameters = begun.parameters;
+        self.theta = begun.theta;
+        self.alpha = begun.alpha;
+        self.gradient = begun.gradient;
+        self.sgd = begun.sgd;
+        self.adam = begun.adam;
+        self.evolution_scratch = evolution::Scratch::default();
+        self.population = Population::default();
+        self.design = design;
+        Ok(())
     }
 
     /// The settings.
@@ -199,8 +258,11 @@ impl Search {
     pub fn round(&mut self) -> anyhow::Result<RoundRecord> {
         let start = Instant::now();
         let epoch = (self.progress.rounds / self.rounds_per_epoch()) as usize;
+        self.strategy.begin_epoch(epoch, &self.alpha);
+        self.follow_design()?;
         let s = &self.settings;
-        let lr = cosine(s.lr, s.lr_min, epoch, s.epochs);
+        let stage = self.strategy.stage(epoch, s.epochs);
+        let lr = cosine(s.lr, s.lr_min, epoch - stage.start, stage.len());
         let mut record = RoundRecord {
             round: self.progress.rounds + 1,
             epoch,
@@ -208,13 +270,19 @@ impl Search {
             ..RoundRecord::default()
         };
         self.train_weights(lr, &mut record)?;
-        if epoch >= self.settings.warmup_epochs && self.strategy.steps() {
+        if self.is_warm(epoch) && self.strategy.steps() {
             self.architecture_step(lr, &mut record)?;
         }
         self.progress.rounds += 1;
         record.seconds = start.elapsed().as_secs_f64();
         self.progress.seconds += record.seconds;
         Ok(record)
+    }
+
+    /// Whether the architecture is trained in an epoch.
+    fn is_warm(&self, epoch: usize) -> bool {
+        let s = &self.settings;
+        epoch >= s.warmup_epochs && !self.strategy.holds(epoch, s.epochs)
     }
 
     fn architecture_step(&mut self, lr: f32, record: &mut RoundRecord) -> anyhow::Result<()> {
@@ -327,7 +395,7 @@ impl Search {
         let (loss_val, accuracy_val) = self.evaluate()?;
         self.finite("the validation loss", loss_val)?;
         let genotype = self.genotype().to_string();
-        if epoch >= self.settings.warmup_epochs {
+        if self.is_warm(epoch) {
             let same = self.progress.genotype.as_ref() == Some(&genotype);
             self.progress.stable = if same { self.progress.stable + 1 } else { 0 };
             self.progress.genotype = Some(genotype.clone());
@@ -389,8 +457,9 @@ impl Search {
                 rows: rows.map(<[f32]>::to_vec).collect(),
             }
         };
-        let alphas = self.parameters.iter().filter(|p| p.is_alpha());
-        alphas.map(of).collect()
+        let matrices = self.settings.space.alphas().iter();
+        let recorded = matrices.filter_map(|m| self.parameters.iter().find(|p| p.name == m.name));
+        recorded.map(of).collect()
     }
 
     /// Freezes the search between rounds.
@@ -430,14 +499,24 @@ impl Search {
     /// # Errors
     /// A tensor that is missing or has another shape; the message names it.
     pub fn restore(&mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
-        let mut theta = vec![0.0; self.theta.len()];
-        load_tensors(&self.parameters, &snapshot.weights, &mut theta)?;
-        self.theta.slice_mut().write(&theta)?;
-        self.alpha = theta[self.omega()..].to_vec();
         let find = |name: &str| {
             let found = snapshot.optimizer.iter().find(|t| t.name == name);
             found.with_context(|| format!("checkpoint: optimizer tensor `{name}` is missing"))
         };
+        // First, because the strategy says which supernet the other tensors are of.
+        let state = &find("strategy")?.data;
+        ensure!(
+            self.weighs() || state.is_empty() || state.len() == self.theta.len(),
+            "checkpoint: optimizer tensor `strategy`: expected 0 or {} elements, found {}",
+            self.theta.len(),
+            state.len()
+        );
+        self.strategy.restore(&self.device, state)?;
+        self.follow_design()?;
+        let mut theta = vec![0.0; self.theta.len()];
+        load_tensors(&self.parameters, &snapshot.weights, &mut theta)?;
+        self.theta.slice_mut().write(&theta)?;
+        self.alpha = theta[self.omega()..].to_vec();
         for (name, to) in [
             ("sgd.momentum", &mut self.sgd.buffer),
             ("adam.m", &mut self.adam.m),
@@ -453,14 +532,6 @@ impl Search {
             );
             to.slice_mut().write(data)?;
         }
-        let state = &find("strategy")?.data;
-        ensure!(
-            self.weighs() || state.is_empty() || state.len() == self.theta.len(),
-            "checkpoint: optimizer tensor `strategy`: expected 0 or {} elements, found {}",
-            self.theta.len(),
-            state.len()
-        );
-        self.strategy.restore(&self.device, state)?;
         self.progress = serde_json::from_value(snapshot.state.clone()).context(
             "checkpoint: the counters cannot be read; it was not written by this program",
         )?;

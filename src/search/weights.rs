@@ -38,7 +38,7 @@ impl Search {
         }
         record.loss_train = trained.loss;
         record.accuracy_train = trained.accuracy;
-        let warm = record.epoch >= self.settings.warmup_epochs;
+        let warm = self.is_warm(record.epoch);
         if weights == Weights::SgdEs && warm {
             let batch = self.evolution.batch(self.progress.rounds);
             self.executor.load(&batch.images, &batch.labels)?;
