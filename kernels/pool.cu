@@ -1,4 +1,4 @@
-// Pools of one state: 3×3 average (padding not counted), 3×3 maximum, 2×2 average, each with batch
+// Pools of one state: 3×3 average (padding not counted), 3×3 and 2×2 maximum, 2×2 average, each with batch
 // statistics. `src/ops/pool/mod.rs` has the maths; P is the pool as a matrix, once the places of the
 // maxima (the first in row-major order) are known:
 //
@@ -19,7 +19,8 @@
 // adds what reaches its pixels to sums in registers. x̄ is written once, for all branches.
 //
 // Definitions: STORAGE; VECTOR; GROUPS, vectors of a slab, a power of two; STRIDE, 1 or 2; BRANCHES, 1 or 2;
-// KINDS, two bits a branch, the first lowest: 0 average 3×3, 1 maximum, 2 average 2×2.
+// KINDS, two bits a branch, the first lowest: 0 average 3×3, 1 maximum 3×3, 2 average 2×2,
+// 3 maximum 2×2, which shares no launch with another maximum.
 #include "adjoint.cuh"
 
 #define THREADS 512
@@ -33,12 +34,16 @@ constexpr u32 ROWS = THREADS / GROUPS; // pixels side by side
 static_assert((GROUPS & (GROUPS - 1)) == 0 && BRANCHES <= MOST_BRANCHES, "a slab, and branches");
 typedef Lanes<VECTOR> Vector;
 
-enum Kind { AVERAGE3, MAXIMUM3, AVERAGE2 };
+enum Kind { AVERAGE3, MAXIMUM3, AVERAGE2, MAXIMUM2 };
 __host__ __device__ constexpr int kind_of(int branch) { return KINDS >> 2 * branch & 3; }
-__host__ __device__ constexpr bool any_maximum(int branch = 0) {
-    return branch < BRANCHES && (kind_of(branch) == MAXIMUM3 || any_maximum(branch + 1));
+__host__ __device__ constexpr bool any(int kind, int branch = 0) {
+    return branch < BRANCHES && (kind_of(branch) == kind || any(kind, branch + 1));
 }
-constexpr bool MAXIMUM = any_maximum();
+// A 2×2 window is the lower right of the 3×3 one.
+constexpr bool SMALL = any(MAXIMUM2), MAXIMUM = SMALL || any(MAXIMUM3);
+static_assert(!(SMALL && any(MAXIMUM3)), "one kind of maximum");
+__host__ __device__ constexpr bool is_maximum(int kind) { return kind == MAXIMUM3 || kind == MAXIMUM2; }
+__host__ __device__ constexpr bool is_small(int kind) { return kind == AVERAGE2 || kind == MAXIMUM2; }
 
 // Places of a block [images, rows, columns], counted through. Dividing by a number known only at run
 // time costs twenty instructions; `inverse` = ⌈2³²/rows⌉ makes it one, exact below 2¹⁶ (0 for rows = 1).
@@ -157,16 +162,16 @@ __device__ __forceinline__ void windows(const Pool& p, int y, int x, const stora
             for (int i = 0; i < VECTOR; ++i) {
                 sum[i] += of[i]; // zero outside the image
                 if (dy > 0 && dx > 0) inner[i] += of[i];
-                if (MAXIMUM && inside && (none || value[i] > best[i])) {
+                if (MAXIMUM && inside && !(SMALL && (dy == 0 || dx == 0)) && (none || value[i] > best[i])) {
                     best[i] = value[i];
                     if (DOT) best_dot[i] = dot[i];
                 }
             }
-            none = none && !inside;
+            none = none && (!inside || (SMALL && (dy == 0 || dx == 0)));
         }
 #pragma unroll
     for (int b = 0; b < BRANCHES; ++b) {
-        if (kind_of(b) == MAXIMUM3) {
+        if (is_maximum(kind_of(b))) {
             z[b] = DOT ? best_dot : best;
         } else {
             const float share = average(p, kind_of(b), y, x);
@@ -277,6 +282,7 @@ __device__ __forceinline__ void places(const Pool& p, const Mine& m, int top, in
         for (int dy = 0; dy < 3; ++dy)
 #pragma unroll
             for (int dx = 0; dx < 3; ++dx) {
+                if (SMALL && (dy == 0 || dx == 0)) continue;
                 if ((u32)(y + dy) >= p.height || (u32)(x + dx) >= p.width) continue;
                 const Vector value = load<VECTOR>(from + (dy * columns + dx) * SLAB);
 #pragma unroll
@@ -305,10 +311,10 @@ __device__ __forceinline__ void gather(int kind, const Pool& p, const Mine& m, i
 #pragma unroll 1
         for (int j = 0; j < columns; ++j) {
             const int dx = STRIDE == 1 ? 2 - j : columns - 2 * j;
-            if (kind == AVERAGE2 && (dy == 0 || dx == 0)) continue;
+            if (is_small(kind) && (dy == 0 || dx == 0)) continue;
             const u32 at = row + j * GROUPS;
             const Vector bar = load<VECTOR>(tile + at * VECTOR);
-            const u32 other = kind == MAXIMUM3 ? codes[at] ^ (3 * dy + dx) * 0x01010101u : 0;
+            const u32 other = is_maximum(kind) ? codes[at] ^ (3 * dy + dx) * 0x01010101u : 0;
 #pragma unroll
             for (int k = 0; k < VECTOR; ++k)
                 if (!(other & 255u << 8 * k)) sum[k] += bar[k];
@@ -348,7 +354,7 @@ template <bool DOT> __device__ __forceinline__ void backward(const Pool& p) {
                 const u32 pixel = (image * branch.rows + y) * branch.columns + x;
                 adjoint<DOT, VECTOR>(branch.adjoint, table, p.channels, pixel, m.channel, bar, bar_dot);
                 if (DOT) bar = bar_dot;
-                const float share = kind_of(b) == MAXIMUM3 ? 1.0f : average(p, kind_of(b), y, x);
+                const float share = is_maximum(kind_of(b)) ? 1.0f : average(p, kind_of(b), y, x);
 #pragma unroll
                 for (int k = 0; k < VECTOR; ++k) bar[k] *= share;
             }

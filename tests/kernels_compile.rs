@@ -7,7 +7,7 @@ use ndarts::device::cuda::cache::Cache;
 use ndarts::device::cuda::compile::compile;
 use ndarts::device::cuda::launch::{Kernel, Specialisation};
 use ndarts::device::cuda::nvrtc::{Nvrtc, Target, nvrtc};
-use ndarts::network::Supernet;
+use ndarts::network::{Supernet, Variant};
 use ndarts::ops::cuda::Precision;
 use ndarts::space::Space;
 use std::collections::BTreeSet;
@@ -44,6 +44,18 @@ fn specialised(precision: Precision, channels: &[usize]) -> Vec<Specialisation> 
                 Supernet::record(space, channels, cells, 10, 4, [32, 32]).expect("sizes");
             found.extend(specialisations(&supernet.tape, precision).expect("kernels"));
         }
+    }
+    // PC-DARTS', whose ops see so many channels.
+    for &channels in channels {
+        let variant = Variant {
+            partial: Some(4),
+            ..Variant::default()
+        };
+        let size = [32, 32];
+        let supernet =
+            Supernet::record_variant(Space::Darts, 4 * channels, 3, 10, 4, size, &variant)
+                .expect("sizes");
+        found.extend(specialisations(&supernet.tape, precision).expect("kernels"));
     }
     for file in ["update", "perturb"] {
         found.insert(

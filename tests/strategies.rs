@@ -17,9 +17,18 @@ fn tiny(space: Space, strategy: StrategyKind) -> SearchSettings {
     let few = few.into_iter().filter(|(name, _)| own(name));
     SearchSettings {
         weights: Weights::Sgd,
-        epochs: 2,
+        epochs: epochs(strategy),
         option: few.map(|(name, value)| (name.to_owned(), value)).collect(),
         ..settings(space, strategy)
+    }
+}
+
+/// Epochs of a short search: two, or one a stage.
+fn epochs(strategy: StrategyKind) -> usize {
+    if strategy == StrategyKind::PDarts {
+        3
+    } else {
+        2
     }
 }
 
@@ -95,6 +104,49 @@ fn weights_and_architecture_move_in_every_strategy_that_moves_them() {
 }
 
 #[test]
+fn p_darts_goes_on_from_any_round_of_any_stage_with_the_same_bits() {
+    let settings = || SearchSettings {
+        batch: 150,
+        ..tiny(Space::Darts, StrategyKind::PDarts)
+    };
+    let step = |search: &mut Search| {
+        search.round().expect("finite");
+        if search
+            .rounds_done()
+            .is_multiple_of(search.rounds_per_epoch())
+        {
+            search.finish_epoch().expect("finite");
+        }
+        search.snapshot().expect("on the host")
+    };
+    let mut search = Search::new(settings()).expect("digits");
+    let mut snapshots = Vec::new();
+    while !search.finished() {
+        snapshots.push(step(&mut search));
+    }
+    let cells = |snapshot: &Snapshot| {
+        let of = |name: &str| name.split('.').nth(1)?.parse::<usize>().ok();
+        let numbers = snapshot
+            .weights
+            .iter()
+            .filter(|t| t.name.starts_with("cells."));
+        numbers.filter_map(|t| of(&t.name)).max().unwrap() + 1
+    };
+    let found: Vec<usize> = snapshots.iter().map(cells).collect();
+    assert_eq!(found, [3, 3, 7, 7, 10, 10]);
+    let expected = bits(snapshots.last().unwrap());
+    for snapshot in &snapshots[..5] {
+        let mut search = Search::new(settings()).expect("digits");
+        search.restore(snapshot).expect("the same settings");
+        let mut last = None;
+        while !search.finished() {
+            last = Some(step(&mut search));
+        }
+        assert!(bits(&last.unwrap()) == expected, "{}", cells(snapshot));
+    }
+}
+
+#[test]
 fn op_weights_have_the_shape_that_the_report_draws() {
     for (space, kind) in all() {
         let search = Search::new(tiny(space, kind)).expect("digits");
@@ -124,7 +176,13 @@ fn said(output: &Output) -> String {
 }
 
 fn run(space: Space, kind: StrategyKind, out: &Path) {
-    let name = kind.name();
+    let (name, epochs) = (kind.name(), epochs(kind).to_string());
+    // PC-DARTS takes multiples of four.
+    let channels = if kind == StrategyKind::PcDarts {
+        "4"
+    } else {
+        "2"
+    };
     let (cells, out) = (
         if space == Space::Darts { "3" } else { "1" },
         out.to_str().unwrap(),
@@ -137,13 +195,13 @@ fn run(space: Space, kind: StrategyKind, out: &Path) {
         "--space",
         space.name(),
         "--channels",
-        "2",
+        channels,
         "--cells",
         cells,
         "--batch",
         "64",
         "--epochs",
-        "2",
+        &epochs,
         "--quiet",
         "--out",
         out,
@@ -217,6 +275,18 @@ fn what_a_strategy_does_not_do_is_said_in_a_sentence() {
     refused(
         &["--strategy", "gdas", "--option", "tau=3"],
         &["--option", "tau-start, tau-end", "`tau`"],
+    );
+    refused(
+        &["--strategy", "p-darts", "--epochs", "2"],
+        &["--epochs", "one for each stage", "found 2"],
+    );
+    refused(
+        &["--strategy", "p-darts", "--cells", "40"],
+        &["--cells", "found 40, which makes 136"],
+    );
+    refused(
+        &["--strategy", "pc-darts", "--channels", "6"],
+        &["--channels", "multiple of 4", "found 6"],
     );
     refused(
         &["--strategy", "gdas", "--option", "tau-end=0"],

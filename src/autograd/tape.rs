@@ -2,10 +2,13 @@
 
 use crate::ops::classifier::{Classifier, Loss};
 use crate::ops::conv::Conv;
+use crate::ops::dropout::Dropout;
+use crate::ops::edge_relax::EdgeRelax;
 use crate::ops::mix::{Mix, Term};
 use crate::ops::pool::{self, Pool};
 use crate::ops::relax::{Relax, Relaxation};
 use crate::ops::separable::{Group, Separable};
+use crate::ops::shuffle::Shuffle;
 use crate::ops::sum::{self, Sum};
 use crate::ops::{
     Activation, ActivationId, Graph, MAX_SOURCES, Op, ParameterId, Scale, Source, Span, WeightsId,
@@ -117,19 +120,50 @@ impl Tape {
     /// A new α of `edges`×`ops`, relaxed into op weights by the tape's next entry. Its offset in θ
     /// is behind ω, and final after [`Tape::finish`].
     pub fn alpha(&mut self, edges: usize, ops: usize) -> (ParameterId, WeightsId) {
-        let len = edges * ops;
+        let alpha = self.architecture(edges * ops);
+        let weights = self.op_weights(edges * ops);
+        let relax = Relax::new(alpha, weights, ops, self.relaxation);
+        self.ops.push(Box::new(relax));
+        (alpha, weights)
+    }
+
+    /// New architecture parameters, next in α. Their offset in θ is behind ω, and final after
+    /// [`Tape::finish`].
+    pub fn architecture(&mut self, len: usize) -> ParameterId {
         self.graph.parameters.push(Span {
             offset: self.alpha_len,
             len,
         });
         self.alpha_len += len;
-        let alpha = ParameterId(self.graph.parameters.len() - 1);
-        self.alphas.push(alpha);
+        let id = ParameterId(self.graph.parameters.len() - 1);
+        self.alphas.push(id);
+        id
+    }
+
+    fn op_weights(&mut self, len: usize) -> WeightsId {
         self.graph.weights.push(len);
-        let weights = WeightsId(self.graph.weights.len() - 1);
-        let relax = Relax::new(alpha, weights, ops, self.relaxation);
-        self.ops.push(Box::new(relax));
-        (alpha, weights)
+        WeightsId(self.graph.weights.len() - 1)
+    }
+
+    /// Records the edge-normalised relaxation of `alpha`, `[edges, ops]`, and `beta`, `[edges]`; node i has
+    /// the next `into[i]` edges. Returns `[edges, ops + 1]` op weights: see [`EdgeRelax`].
+    pub fn edge_relax(
+        &mut self,
+        (alpha, beta): (ParameterId, ParameterId),
+        into: &[usize],
+        ops: usize,
+    ) -> WeightsId {
+        let edges: usize = into.iter().sum();
+        let weights = self.op_weights(edges * (ops + 1));
+        let op = EdgeRelax::new((alpha, beta), weights, into, ops);
+        self.ops.push(Box::new(op));
+        weights
+    }
+
+    /// Records a channel shuffle of `groups` groups into `output`, which exists already.
+    pub fn shuffle(&mut self, input: ActivationId, groups: usize, output: ActivationId) {
+        let op = Shuffle::new(&self.graph, input, output, groups);
+        self.ops.push(Box::new(op));
     }
 
     /// Notes that `reader` reads the normalised `z` with factor `scale`.
@@ -261,6 +295,15 @@ impl Tape {
             affine.map(|(_, shift)| shift),
             output,
         );
+        output
+    }
+
+    /// Records dropout of a plain activation; returns its output.
+    pub fn dropout(&mut self, input: ActivationId) -> ActivationId {
+        let output = self.activation(self.size(input), self.channels(input), false);
+        let entry = self.ops.len() as u64;
+        self.ops
+            .push(Box::new(Dropout::new(&self.graph, input, output, entry)));
         output
     }
 

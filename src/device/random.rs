@@ -50,6 +50,8 @@ pub enum Purpose {
     DropPath = 10,
     /// Architectures and op weights that a strategy draws; one stream a draw.
     Architectures = 11,
+    /// Elements that dropout drops; one stream a pass and entry of the tape.
+    Dropout = 12,
     /// A strategy that searches a tabular benchmark; one stream a run.
     TabularSearch = 20,
 }

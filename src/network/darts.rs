@@ -2,11 +2,12 @@
 //!
 //! Stem 3×3 to 3C; cells of four nodes; reduction cells at L/3 and 2L/3, where C doubles. A cell's
 //! nodes are written side by side into one activation, so its concatenation costs nothing. In the
-//! cells batch norm has no γ and β.
+//! cells batch norm has no γ and β. Of the ops that a [`Variant`] leaves out nothing is recorded.
 
-use super::Recorder;
+use super::{Recorder, Variant};
 use crate::ops::mix::Term;
 use crate::ops::pool::Kind;
+use crate::ops::relax::Relaxation;
 use crate::ops::separable::{Branch, Group};
 use crate::ops::{ActivationId, ParameterId, Scale, WeightsId};
 use crate::space::{DARTS_EDGES, DARTS_OPS};
@@ -23,9 +24,32 @@ const SEP_5: usize = 5;
 const DIL_3: usize = 6;
 const DIL_5: usize = 7;
 
-pub(super) fn record(r: &mut Recorder, channels: usize, cells: usize, classes: usize) {
-    let normal = r.alpha("alphas_normal", DARTS_EDGES.len(), DARTS_OPS.len());
-    let reduce = r.alpha("alphas_reduce", DARTS_EDGES.len(), DARTS_OPS.len());
+pub(super) fn record(
+    r: &mut Recorder,
+    channels: usize,
+    cells: usize,
+    classes: usize,
+    variant: &Variant,
+) {
+    let all = vec![true; 2 * CHOICES];
+    let kept = if variant.kept.is_empty() {
+        &all
+    } else {
+        &variant.kept
+    };
+    assert_eq!(kept.len(), all.len(), "one flag an op of an edge");
+    let [normal, reduce] = match variant.partial {
+        None => ["alphas_normal", "alphas_reduce"]
+            .map(|name| r.alpha(name, DARTS_EDGES.len(), DARTS_OPS.len())),
+        Some(_) => {
+            assert!(
+                variant.relaxation == Relaxation::Softmax,
+                "relaxed by the tape"
+            );
+            let into: Vec<usize> = (0..NODES).map(|node| node + 2).collect();
+            r.edge_alphas(["normal", "reduce"], &into, DARTS_OPS.len())
+        }
+    };
     let stem_channels = STEM_MULTIPLIER * channels;
     let names = ("stem.0.weight".to_owned(), "stem.1");
     let stem = r.conv_norm(r.tape.images, names, stem_channels, (3, 1), false);
@@ -41,6 +65,13 @@ pub(super) fn record(r: &mut Recorder, channels: usize, cells: usize, classes: u
             channels,
             stride: if reduction { 2 } else { 1 },
             weights: if reduction { reduce } else { normal },
+            kept: if reduction {
+                &kept[CHOICES..]
+            } else {
+                &kept[..CHOICES]
+            },
+            dropout: variant.dropout,
+            partial: variant.partial,
         };
         let output = cell.record(r, before, last, reduced);
         (before, last, reduced) = (last, output, reduction);
@@ -48,19 +79,37 @@ pub(super) fn record(r: &mut Recorder, channels: usize, cells: usize, classes: u
     r.classifier(last, false, classes);
 }
 
-struct Cell {
+/// Ops of all edges of a cell.
+const CHOICES: usize = DARTS_EDGES.len() * DARTS_OPS.len();
+
+struct Cell<'a> {
     name: String,
     channels: usize,
     /// Of the edges that read the cell's inputs.
     stride: usize,
     weights: WeightsId,
+    /// Which ops of each edge there are, `[14, 8]`.
+    kept: &'a [bool],
+    /// Behind skip connections of stride 1.
+    dropout: bool,
+    /// K of PC-DARTS.
+    partial: Option<usize>,
 }
 
-/// Weights of one edge's ops.
+/// A state as the edges that leave it read it.
+#[derive(Clone, Copy)]
+struct State {
+    /// What goes through the ops: all of it, or PC-DARTS' first channels.
+    mixed: ActivationId,
+    /// What goes by them, as edges of stride 1 read it and as those of the cell's stride do.
+    bypass: Option<[ActivationId; 2]>,
+}
+
+/// Weights of one edge's ops, where it has them.
 struct EdgeWeights {
     /// Depthwise and pointwise of both halves of sep 3×3 and 5×5, and of dil 3×3 and 5×5.
-    sep: [[(ParameterId, ParameterId); 2]; 2],
-    dil: [(ParameterId, ParameterId); 2],
+    sep: [Option<[(ParameterId, ParameterId); 2]>; 2],
+    dil: [Option<(ParameterId, ParameterId)>; 2],
     /// Of the skip at stride 2.
     reduce: Option<[ParameterId; 2]>,
 }
@@ -68,7 +117,39 @@ struct EdgeWeights {
 /// Normalised results of one edge's ops, by column of α; a skip at stride 1 is the state itself.
 type Branches = Vec<(usize, ActivationId)>;
 
-impl Cell {
+impl Cell<'_> {
+    fn has(&self, edge: usize, op: usize) -> bool {
+        self.kept[edge * DARTS_OPS.len() + op]
+    }
+
+    /// Columns of op weights an edge: the last of PC-DARTS is the edge's own weight.
+    fn columns(&self) -> usize {
+        DARTS_OPS.len() + usize::from(self.partial.is_some())
+    }
+
+    /// Channels that go through the ops.
+    fn width(&self) -> usize {
+        self.channels / self.partial.unwrap_or(1)
+    }
+
+    /// The state in channels `first..` of `whole`; `stride` is that of edges that pass the rest by.
+    fn state(&self, r: &mut Recorder, whole: ActivationId, first: usize, stride: usize) -> State {
+        let width = self.width();
+        let mixed = if r.tape.channels(whole) == width {
+            whole
+        } else {
+            r.tape.slice(whole, first, width)
+        };
+        let bypass = self.partial.map(|_| {
+            let rest = r.tape.slice(whole, first + width, self.channels - width);
+            if stride == 1 {
+                return [rest; 2];
+            }
+            [rest, r.tape.pool(rest, stride, &[Kind::Maximum2], false)[0]]
+        });
+        State { mixed, bypass }
+    }
+
     fn record(
         &self,
         r: &mut Recorder,
@@ -78,27 +159,28 @@ impl Cell {
     ) -> ActivationId {
         let name = &self.name;
         let first = if reduced {
-            let weights = self.factorized(r, &format!("{name}.preprocess0"), before);
+            let weights = self.factorized(r, &format!("{name}.preprocess0"), before, self.channels);
             let z = r.tape.factorized_reduce(before, self.channels, weights);
             r.tape.norm(z, None)
         } else {
             self.preprocess(r, &format!("{name}.preprocess0"), before)
         };
         let second = self.preprocess(r, &format!("{name}.preprocess1"), last);
-        let weights: Vec<_> = (0..DARTS_EDGES.len())
-            .map(|edge| self.edge_weights(r, edge, first))
-            .collect();
         let size = r.tape.size(first).map(|s| s / self.stride);
         let output = r.tape.activation(size, NODES * self.channels, false);
-        let nodes: Vec<_> = (0..NODES)
-            .map(|i| r.tape.slice(output, i * self.channels, self.channels))
+        let mut states: Vec<State> = [first, second]
+            .into_iter()
+            .map(|input| self.state(r, input, 0, self.stride))
             .collect();
-        let mut states = vec![first, second];
+        let weights: Vec<_> = (0..DARTS_EDGES.len())
+            .map(|edge| self.edge_weights(r, edge, states[0].mixed))
+            .collect();
         let mut branches: Vec<Branches> = vec![Vec::new(); DARTS_EDGES.len()];
         self.read_states(r, &states, 0, &weights, &mut branches);
-        for (node, &to) in nodes.iter().enumerate() {
-            self.mix(r, node, &states, &branches, to);
-            states.push(to);
+        for node in 0..NODES {
+            let at = node * self.channels;
+            self.node(r, node, &states, &branches, (output, at));
+            states.push(self.state(r, output, at, 1));
             if node + 1 < NODES {
                 self.read_states(r, &states, 2 + node, &weights, &mut branches);
             }
@@ -115,18 +197,25 @@ impl Cell {
         r.tape.norm(z, None)
     }
 
-    fn factorized(&self, r: &mut Recorder, name: &str, input: ActivationId) -> [ParameterId; 2] {
+    fn factorized(
+        &self,
+        r: &mut Recorder,
+        name: &str,
+        input: ActivationId,
+        cout: usize,
+    ) -> [ParameterId; 2] {
         let cin = r.tape.channels(input);
-        let half = self.channels / 2;
-        [(1, half), (2, self.channels - half)]
+        let half = cout / 2;
+        [(1, half), (2, cout - half)]
             .map(|(i, cout)| r.conv_weight(format!("{name}.conv_{i}.weight"), cout, cin, 1))
     }
 
     fn edge_weights(&self, r: &mut Recorder, edge: usize, state: ActivationId) -> EdgeWeights {
-        let c = self.channels;
+        let c = self.width();
         let edge_name = format!("{}._ops.{edge}._ops", self.name);
         let strided = self.stride == 2 && DARTS_EDGES[edge].from < 2;
-        let reduce = strided.then(|| self.factorized(r, &format!("{edge_name}.{SKIP}"), state));
+        let reduce = (strided && self.has(edge, SKIP))
+            .then(|| self.factorized(r, &format!("{edge_name}.{SKIP}"), state, c));
         let mut pair = |op: usize, at: usize, k: usize| {
             let name = |i| format!("{edge_name}.{op}.op.{i}.weight");
             (
@@ -135,8 +224,9 @@ impl Cell {
             )
         };
         EdgeWeights {
-            sep: [(SEP_3, 3), (SEP_5, 5)].map(|(op, k)| [pair(op, 1, k), pair(op, 5, k)]),
-            dil: [(DIL_3, 3), (DIL_5, 5)].map(|(op, k)| pair(op, 1, k)),
+            sep: [(SEP_3, 3), (SEP_5, 5)]
+                .map(|(op, k)| self.has(edge, op).then(|| [pair(op, 1, k), pair(op, 5, k)])),
+            dil: [(DIL_3, 3), (DIL_5, 5)].map(|(op, k)| self.has(edge, op).then(|| pair(op, 1, k))),
             reduce,
         }
     }
@@ -145,14 +235,15 @@ impl Cell {
     fn read_states(
         &self,
         r: &mut Recorder,
-        states: &[ActivationId],
+        states: &[State],
         first: usize,
         weights: &[EdgeWeights],
         branches: &mut [Branches],
     ) {
         let mut groups = Vec::new();
         let mut second = Vec::new();
-        for (number, &state) in states.iter().enumerate().skip(first) {
+        for (number, state) in states.iter().enumerate().skip(first) {
+            let state = state.mixed;
             let stride = if number < 2 { self.stride } else { 1 };
             let size = r.tape.size(state).map(|s| s / stride);
             let outgoing = (0..DARTS_EDGES.len()).filter(|&e| DARTS_EDGES[e].from == number);
@@ -162,7 +253,7 @@ impl Cell {
             };
             for edge in outgoing.clone() {
                 let branch = |r: &mut Recorder, kernel, stride, dilation, (w, p)| {
-                    let output = r.tape.activation(size, self.channels, true);
+                    let output = r.tape.activation(size, self.width(), true);
                     let branch = Branch {
                         kernel,
                         stride,
@@ -174,7 +265,9 @@ impl Cell {
                     (output, branch)
                 };
                 for (i, (op, kernel)) in [(SEP_3, 3), (SEP_5, 5)].into_iter().enumerate() {
-                    let [w1, w2] = weights[edge].sep[i];
+                    let Some([w1, w2]) = weights[edge].sep[i] else {
+                        continue;
+                    };
                     let (middle, half) = branch(r, kernel, stride, 1, w1);
                     group.branches.push(half);
                     let (output, half) = branch(r, kernel, 1, 1, w2);
@@ -185,37 +278,87 @@ impl Cell {
                     branches[edge].push((op, output));
                 }
                 for (i, (op, kernel)) in [(DIL_3, 3), (DIL_5, 5)].into_iter().enumerate() {
-                    let (output, whole) = branch(r, kernel, stride, 2, weights[edge].dil[i]);
+                    let Some(pair) = weights[edge].dil[i] else {
+                        continue;
+                    };
+                    let (output, whole) = branch(r, kernel, stride, 2, pair);
                     group.branches.push(whole);
                     branches[edge].push((op, output));
                 }
             }
-            groups.push(group);
+            if !group.branches.is_empty() {
+                groups.push(group);
+            }
         }
-        r.tape.separable(groups);
-        r.tape.separable(second);
-        for (number, &state) in states.iter().enumerate().skip(first) {
+        for groups in [groups, second] {
+            if !groups.is_empty() {
+                r.tape.separable(groups);
+            }
+        }
+        for (number, state) in states.iter().enumerate().skip(first) {
+            let state = state.mixed;
             let stride = if number < 2 { self.stride } else { 1 };
-            let pools = r
-                .tape
-                .pool(state, stride, &[Kind::Maximum3, Kind::Average3], true);
-            for edge in (0..DARTS_EDGES.len()).filter(|&e| DARTS_EDGES[e].from == number) {
-                branches[edge].push((MAX_POOL, pools[0]));
-                branches[edge].push((AVG_POOL, pools[1]));
+            let outgoing = (0..DARTS_EDGES.len()).filter(|&e| DARTS_EDGES[e].from == number);
+            let (ops, kinds): (Vec<_>, Vec<_>) =
+                [(MAX_POOL, Kind::Maximum3), (AVG_POOL, Kind::Average3)]
+                    .into_iter()
+                    .filter(|&(op, _)| outgoing.clone().any(|edge| self.has(edge, op)))
+                    .unzip();
+            let pools = if kinds.is_empty() {
+                Vec::new()
+            } else {
+                r.tape.pool(state, stride, &kinds, true)
+            };
+            for edge in outgoing {
+                let pools = ops.iter().copied().zip(pools.iter().copied());
+                branches[edge].extend(pools.filter(|&(op, _)| self.has(edge, op)));
                 if let Some(weights) = weights[edge].reduce {
-                    let z = r.tape.factorized_reduce(state, self.channels, weights);
+                    let z = r.tape.factorized_reduce(state, self.width(), weights);
                     branches[edge].push((SKIP, z));
                 }
             }
         }
     }
 
-    /// Sums a node's incoming edges.
+    /// Sums a node's incoming edges into the channels from `first` on of `output`: what went through the ops
+    /// and what went by them side by side, and then shuffled.
+    fn node(
+        &self,
+        r: &mut Recorder,
+        node: usize,
+        states: &[State],
+        branches: &[Branches],
+        (output, first): (ActivationId, usize),
+    ) {
+        let to = r.tape.slice(output, first, self.channels);
+        let Some(groups) = self.partial else {
+            return self.mix(r, node, states, branches, to);
+        };
+        let whole = r.tape.activation(r.tape.size(to), self.channels, false);
+        let mixed = r.tape.slice(whole, 0, self.width());
+        self.mix(r, node, states, branches, mixed);
+        let edges = DARTS_EDGES.iter().enumerate();
+        let terms = edges.filter(|(_, e)| e.to == node + 2).map(|(edge, e)| {
+            let [plain, strided] = states[e.from].bypass.expect("of every state");
+            let index = edge * self.columns() + DARTS_OPS.len();
+            Term {
+                input: if e.from < 2 { strided } else { plain },
+                scale: Scale::OpWeight(self.weights, index),
+            }
+        });
+        let rest = r
+            .tape
+            .slice(whole, self.width(), self.channels - self.width());
+        r.tape.mix(terms.collect(), None, rest);
+        r.tape.shuffle(whole, groups, to);
+    }
+
+    /// Sums what the ops of a node's incoming edges make.
     fn mix(
         &self,
         r: &mut Recorder,
         node: usize,
-        states: &[ActivationId],
+        states: &[State],
         branches: &[Branches],
         to: ActivationId,
     ) {
@@ -225,11 +368,17 @@ impl Cell {
             .enumerate()
             .filter(|(_, e)| e.to == node + 2)
         {
-            let scale = |op: usize| Scale::OpWeight(self.weights, edge * DARTS_OPS.len() + op);
+            let scale = |op: usize| Scale::OpWeight(self.weights, edge * self.columns() + op);
             let strided = self.stride == 2 && between.from < 2;
-            if !strided {
+            if !strided && self.has(edge, SKIP) {
+                let state = states[between.from].mixed;
+                let input = if self.dropout {
+                    r.tape.dropout(state)
+                } else {
+                    state
+                };
                 terms.push(Term {
-                    input: states[between.from],
+                    input,
                     scale: scale(SKIP),
                 });
             }

@@ -17,6 +17,20 @@ use crate::ops::relax::Relaxation;
 use crate::space::Space;
 use parameters::{Initialisation, Layout, Parameter};
 
+/// What a search changes about the supernet of its space.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Variant {
+    /// The way from α to op weights.
+    pub relaxation: Relaxation,
+    /// Which ops of each edge there are, in α's order; empty: all. DARTS only.
+    pub kept: Vec<bool>,
+    /// Dropout behind each skip connection of stride 1 (see [`crate::ops::dropout`]). DARTS only.
+    pub dropout: bool,
+    /// PC-DARTS' K: one channel in K goes through the ops, the others by them, edges are normalised by β and
+    /// each node's channels shuffled. It divides C. With [`Relaxation::Softmax`]; DARTS only.
+    pub partial: Option<usize>,
+}
+
 /// A recorded supernet and the table of its parameters.
 pub struct Supernet {
     /// The tape.
@@ -39,22 +53,25 @@ impl Supernet {
         batch: usize,
         size: [usize; 2],
     ) -> anyhow::Result<Supernet> {
-        let relaxation = Relaxation::Softmax;
-        Supernet::record_relaxed(space, channels, cells, classes, batch, size, relaxation)
+        let variant = Variant::default();
+        Supernet::record_variant(space, channels, cells, classes, batch, size, &variant)
     }
 
-    /// As [`Supernet::record`], with another way from α to op weights.
+    /// As [`Supernet::record`], with what a search changes about it.
     ///
     /// # Errors
     /// As [`Supernet::record`].
-    pub fn record_relaxed(
+    ///
+    /// # Panics
+    /// A variant of the DARTS supernet in another space.
+    pub fn record_variant(
         space: Space,
         channels: usize,
         cells: usize,
         classes: usize,
         batch: usize,
         size: [usize; 2],
-        relaxation: Relaxation,
+        variant: &Variant,
     ) -> anyhow::Result<Supernet> {
         let bounded = [
             ("--channels", channels, 1024),
@@ -78,10 +95,17 @@ impl Supernet {
             tape: Tape::new(batch, size[0], size[1]),
             parameters: vec![],
         };
-        recorder.tape.relaxation = relaxation;
+        recorder.tape.relaxation = variant.relaxation;
         match space {
-            Space::Darts => darts::record(&mut recorder, channels, cells, classes),
-            Space::NasBench201 => nb201::record(&mut recorder, channels, cells, classes),
+            Space::Darts => darts::record(&mut recorder, channels, cells, classes, variant),
+            Space::NasBench201 => {
+                let plain = Variant {
+                    relaxation: variant.relaxation,
+                    ..Variant::default()
+                };
+                assert!(*variant == plain, "a variant of DARTS");
+                nb201::record(&mut recorder, channels, cells, classes);
+            }
         }
         Ok(recorder.finish())
     }
@@ -159,15 +183,38 @@ impl Recorder {
     /// The α `name`, relaxed.
     fn alpha(&mut self, name: &str, edges: usize, ops: usize) -> WeightsId {
         let (id, weights) = self.tape.alpha(edges, ops);
+        self.note_alpha(name.to_owned(), vec![edges, ops], id);
+        weights
+    }
+
+    fn note_alpha(&mut self, name: String, shape: Vec<usize>, id: ParameterId) {
         self.parameters.push(Parameter {
-            name: name.to_owned(),
-            shape: vec![edges, ops],
+            name,
+            shape,
             layout: Layout::Same,
             initialisation: Initialisation::Alpha,
             id,
             span: None,
         });
-        weights
+    }
+
+    /// `alphas_<kind>` and `betas_<kind>` of two kinds of cells, relaxed edge by edge and node by node, as
+    /// PC-DARTS has them; node i has `into[i]` edges.
+    fn edge_alphas(&mut self, kinds: [&str; 2], into: &[usize], ops: usize) -> [WeightsId; 2] {
+        let edges: usize = into.iter().sum();
+        let mut add = |what: &str, shape: Vec<usize>| {
+            kinds.map(|kind| {
+                let id = self.tape.architecture(shape.iter().product());
+                self.note_alpha(format!("{what}_{kind}"), shape.clone(), id);
+                id
+            })
+        };
+        let alphas = add("alphas", vec![edges, ops]);
+        let betas = add("betas", vec![edges]);
+        [0, 1].map(|kind| {
+            let both = (alphas[kind], betas[kind]);
+            self.tape.edge_relax(both, into, ops)
+        })
     }
 
     /// conv k×k → batch norm with γ and β, materialised: `conv` and `norm` are the PyTorch names.

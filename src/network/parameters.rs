@@ -99,6 +99,11 @@ impl Parameter {
 
 /// θ at the start: each parameter drawn by itself, indexed by its element's place in θ.
 pub fn initial_theta(parameters: &[Parameter], seed: u64) -> Vec<f32> {
+    initial_theta_of_stage(parameters, seed, 0)
+}
+
+/// As [`initial_theta`], drawn anew for each stage of a search that has several.
+pub fn initial_theta_of_stage(parameters: &[Parameter], seed: u64, stage: u64) -> Vec<f32> {
     let len = parameters
         .iter()
         .map(|p| p.span().offset + p.span().len)
@@ -117,10 +122,10 @@ pub fn initial_theta(parameters: &[Parameter], seed: u64) -> Vec<f32> {
             let (block, lane) = (element / 4, (element % 4) as usize);
             *value = match parameter.initialisation {
                 Initialisation::Uniform { bound } => {
-                    bound * (2.0 * uniform(weights.block(block, 0)[lane]) - 1.0)
+                    bound * (2.0 * uniform(weights.block(block, stage)[lane]) - 1.0)
                 }
                 Initialisation::Constant(constant) => constant,
-                Initialisation::Alpha => 1e-3 * arch.normal4(block, 0)[lane],
+                Initialisation::Alpha => 1e-3 * arch.normal4(block, stage)[lane],
             };
         }
     }

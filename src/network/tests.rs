@@ -1,7 +1,8 @@
 //! Whole supernets: sizes, derivatives against differences, symmetry of the Hessian.
 
-use super::Supernet;
 use super::parameters::initial_theta;
+use super::state_dict::{load_tensors, state_tensors};
+use super::{Supernet, Variant};
 use crate::autograd::plan::{Buffer, Plan, lifetimes};
 use crate::autograd::{Executor, Mode};
 use crate::device::cuda::{Turn, for_tests};
@@ -239,7 +240,11 @@ fn device_of(vector: &Vector) -> Device {
 fn given(space: Space) -> (Executor, usize) {
     let cells = if space == Space::Darts { 4 } else { 2 };
     let size = [8, 8];
-    let supernet = Supernet::record_relaxed(space, 4, cells, 5, 3, size, Relaxation::Given);
+    let variant = Variant {
+        relaxation: Relaxation::Given,
+        ..Variant::default()
+    };
+    let supernet = Supernet::record_variant(space, 4, cells, 5, 3, size, &variant);
     let tape = supernet.unwrap().tape;
     let omega = tape.omega_len;
     let mut executor = Executor::new(tape, Device::Cpu);
@@ -247,6 +252,93 @@ fn given(space: Space) -> (Executor, usize) {
         .load(&normal(3 * 8 * 8 * 3, 1), &[0, 3, 4])
         .unwrap();
     (executor, omega)
+}
+
+#[test]
+fn a_supernet_of_fewer_ops_is_the_whole_one_with_the_others_at_weight_zero() {
+    let (mut whole, omega) = given(Space::Darts);
+    let names = Supernet::record(Space::Darts, 4, 4, 5, 3, [8, 8])
+        .unwrap()
+        .parameters;
+    let len = whole.tape().theta_len();
+    let philox = Philox::new(21, Purpose::Architectures);
+    for share in [0.7f32, 0.3] {
+        let mut kept: Vec<bool> = (0..len - omega)
+            .map(|i| philox.uniform4(i as u64, 0)[0] <= share)
+            .collect();
+        // Every node has something to sum.
+        for row in kept.chunks_exact_mut(8) {
+            row[3] |= row.iter().all(|&kept| !kept);
+        }
+        let mut theta = normal(len, 4);
+        for (c, &kept) in theta[omega..].iter_mut().zip(&kept) {
+            *c = if kept { *c } else { 0.0 };
+        }
+        let variant = Variant {
+            relaxation: Relaxation::Given,
+            kept,
+            dropout: true,
+            partial: None,
+        };
+        let size = [8, 8];
+        let few = Supernet::record_variant(Space::Darts, 4, 4, 5, 3, size, &variant).unwrap();
+        let mut few_theta = vec![0.0; few.tape.theta_len()];
+        load_tensors(
+            &few.parameters,
+            &state_tensors(&names, &theta),
+            &mut few_theta,
+        )
+        .unwrap();
+        assert!(few_theta.len() < theta.len());
+        let few_omega = few.tape.omega_len;
+        let mut few_executor = Executor::new(few.tape, Device::Cpu);
+        few_executor
+            .load(&normal(3 * 8 * 8 * 3, 1), &[0, 3, 4])
+            .unwrap();
+        let gradient = |executor: &mut Executor, theta: &[f32]| {
+            let mut gradient = vec![0.0; theta.len()];
+            let outcome = executor.forward(Mode::Gradient, theta).unwrap();
+            executor.backward(theta, &mut gradient).unwrap();
+            (outcome.loss, gradient)
+        };
+        let (expected, of_whole) = gradient(&mut whole, &theta);
+        let (found, of_few) = gradient(&mut few_executor, &few_theta);
+        assert!((found - expected).abs() < 1e-5 * expected);
+        let mut expected = vec![0.0; few_theta.len()];
+        load_tensors(
+            &few.parameters,
+            &state_tensors(&names, &of_whole),
+            &mut expected,
+        )
+        .unwrap();
+        for (bar, c) in expected[few_omega..]
+            .iter_mut()
+            .zip(&few_theta[few_omega..])
+        {
+            *bar = if *c == 0.0 { 0.0 } else { *bar };
+        }
+        assert!(off(&expected, &of_few) < 1e-4);
+    }
+}
+
+#[test]
+fn pc_darts_takes_less_than_two_fifths_of_the_memory_of_darts() {
+    let bytes = |partial| {
+        let variant = Variant {
+            partial,
+            ..Variant::default()
+        };
+        let supernet =
+            Supernet::record_variant(Space::Darts, 16, 8, 10, 64, [32, 32], &variant).unwrap();
+        4.0 * Plan::new(&supernet.tape, Mode::Gradient).len as f64
+    };
+    let (whole, partial) = (bytes(None), bytes(Some(4)));
+    println!(
+        "DARTS {:.0} MB, PC-DARTS {:.0} MB",
+        whole / 1e6,
+        partial / 1e6
+    );
+    assert!(partial < 0.4 * whole, "{partial} of {whole}");
 }
 
 #[test]

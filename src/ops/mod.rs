@@ -14,6 +14,8 @@ pub mod chunked;
 pub mod classifier;
 pub mod conv;
 pub mod cuda;
+pub mod dropout;
+pub mod edge_relax;
 pub mod geometry;
 pub mod micro;
 pub mod mix;
@@ -22,6 +24,7 @@ pub mod pool;
 pub mod relax;
 pub mod rows;
 pub mod separable;
+pub mod shuffle;
 pub mod statistics;
 pub mod sum;
 pub mod update;
@@ -277,6 +280,29 @@ impl Uses {
     }
 }
 
+impl Uses {
+    /// What a map touches that is linear in its one input: no pass needs a value of an earlier one.
+    pub fn linear(graph: &Graph, pass: Pass, input: ActivationId, output: ActivationId) -> Uses {
+        if !graph.is_live(output) {
+            return Uses::default();
+        }
+        let (read, written) = match pass {
+            Pass::Forward => ((input, Role::Value), (output, Role::Value)),
+            Pass::Tangent => ((input, Role::Tangent), (output, Role::Tangent)),
+            Pass::Backward => ((output, Role::Adjoint), (input, Role::Adjoint)),
+            Pass::TangentBackward => (
+                (output, Role::AdjointTangent),
+                (input, Role::AdjointTangent),
+            ),
+        };
+        Uses {
+            reads: vec![read],
+            writes: vec![written],
+            workspace: 0,
+        }
+    }
+}
+
 /// An entry of a tape.
 pub trait Op: Send + Sync {
     /// The op's name, for messages and profiles.
@@ -397,6 +423,8 @@ pub struct Context<'a> {
     pub stated: Option<&'a [f32]>,
     /// Factors of the terms of sums, `[factors, N]`; none are ones (see [`sum`]).
     pub factors: Option<&'a [f32]>,
+    /// What dropout drops; none: nothing.
+    pub dropout: Option<dropout::Draw>,
     /// Which adjoints ops before this one wrote in this pass.
     pub written: &'a [bool],
 }

@@ -15,7 +15,8 @@ mod weights;
 use crate::autograd::{Executor, Mode};
 use crate::data::{Batch, Dataset, Loader, Stream, evaluation_batch};
 use crate::device::{Device, Vector};
-use crate::network::parameters::{Parameter, initial_theta};
+use crate::network::Supernet;
+use crate::network::parameters::{Parameter, initial_theta_of_stage};
 use crate::network::state_dict::NamedTensor;
 pub use crate::network::state_dict::{Snapshot, load_tensors, state_tensors};
 use crate::optim::{Adam, Population, SecondMoment, Sgd, evolution};
@@ -26,7 +27,7 @@ use round::Rounds;
 use settings::SearchSettings;
 use setup::Setup;
 use std::time::Instant;
-use strategies::{Judge, Moment, Numbers, Strategy, strategy};
+use strategies::{Design, Judge, Moment, Numbers, Strategy, strategy};
 
 /// A failure that a caller tells apart.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +89,52 @@ pub struct Search {
     sgd: Sgd,
     adam: Adam,
     strategy: Box<dyn Strategy>,
+    /// The supernet that is recorded.
+    design: Design,
     progress: Progress,
+}
+
+/// What begins with a supernet: its vectors and optimisers.
+struct Begun {
+    executor: Executor,
+    parameters: Vec<Parameter>,
+    theta: Vector,
+    alpha: Vec<f32>,
+    gradient: Vector,
+    sgd: Sgd,
+    adam: Adam,
+}
+
+impl Begun {
+    fn new(
+        s: &SearchSettings,
+        device: &Device,
+        supernet: Supernet,
+        stage: u64,
+    ) -> anyhow::Result<Begun> {
+        let omega = supernet.tape.omega_len;
+        let theta = initial_theta_of_stage(&supernet.parameters, s.seed, stage);
+        let betas = [s.arch_beta1, s.arch_beta2];
+        let adam = Adam::new(
+            device,
+            theta.len() - omega,
+            s.arch_lr,
+            betas,
+            s.arch_weight_decay,
+        )?;
+        Ok(Begun {
+            gradient: Vector::zeros(device, theta.len())?,
+            sgd: Sgd::new(device, omega, s.momentum, s.weight_decay, s.clip)?,
+            adam: adam.grouped(match s.arch_second_moment {
+                SecondMoment::Element => 1,
+                SecondMoment::Edge => s.space.op_names().len(),
+            }),
+            executor: Executor::with_precision(supernet.tape, device.clone(), s.precision)?,
+            parameters: supernet.parameters,
+            alpha: theta[omega..].to_vec(),
+            theta: Vector::new(device, theta)?,
+        })
+    }
 }
 
 impl Search {
@@ -103,7 +149,9 @@ impl Search {
         }
         let asked = s.strategy.device(&s.device).map_err(anyhow::Error::msg)?;
         let (device, device_line) = Device::choose(asked)?;
-        let setup = Setup::relaxed(s, s.strategy.method().relaxation)?;
+        let strategy = strategy(s);
+        let design = strategy.design(s);
+        let setup = Setup::with(s, design.cells, &design.variant)?;
         let [train, validation, arch_train, evolution] = [
             Stream::Train,
             Stream::Validation,
@@ -111,36 +159,24 @@ impl Search {
             Stream::Evolution,
         ]
         .map(|stream| setup.loader(stream));
-        let supernet = setup.supernet;
-        let omega = supernet.tape.omega_len;
-        let theta = initial_theta(&supernet.parameters, s.seed);
-        let betas = [s.arch_beta1, s.arch_beta2];
+        let begun = Begun::new(s, &device, setup.supernet, design.stage)?;
         Ok(Search {
             train,
             validation,
             arch_train,
             evolution,
-            gradient: Vector::zeros(&device, theta.len())?,
             evolution_scratch: evolution::Scratch::default(),
             population: Population::default(),
             rounds: Rounds::default(),
-            sgd: Sgd::new(&device, omega, s.momentum, s.weight_decay, s.clip)?,
-            adam: Adam::new(
-                &device,
-                theta.len() - omega,
-                s.arch_lr,
-                betas,
-                s.arch_weight_decay,
-            )?
-            .grouped(match s.arch_second_moment {
-                SecondMoment::Element => 1,
-                SecondMoment::Edge => s.space.op_names().len(),
-            }),
-            strategy: strategy(s),
-            executor: Executor::with_precision(supernet.tape, device.clone(), s.precision)?,
-            parameters: supernet.parameters,
-            alpha: theta[omega..].to_vec(),
-            theta: Vector::new(&device, theta)?,
+            strategy,
+            design,
+            executor: begun.executor,
+            parameters: begun.parameters,
+            theta: begun.theta,
+            alpha: begun.alpha,
+            gradient: begun.gradient,
+            sgd: begun.sgd,
+            adam: begun.adam,
             device,
             device_line,
             progress: Progress {
@@ -152,6 +188,29 @@ impl Search {
             data: setup.data,
             settings,
         })
+    }
+
+    /// Records the supernet that the strategy wants now, if it is another one. Weights, α and optimisers begin
+    /// anew.
+    fn follow_design(&mut self) -> anyhow::Result<()> {
+        let s = &self.settings;
+        let design = self.strategy.design(s);
+        if design == self.design {
+            return Ok(());
+        }
+        let supernet = setup::record(s, &self.data, design.cells, &design.variant)?;
+        let begun = Begun::new(s, &self.device, supernet, design.stage)?;
+        self.executor = begun.executor;
+        self.parameters = begun.parameters;
+        self.theta = begun.theta;
+        self.alpha = begun.alpha;
+        self.gradient = begun.gradient;
+        self.sgd = begun.sgd;
+        self.adam = begun.adam;
+        self.evolution_scratch = evolution::Scratch::default();
+        self.population = Population::default();
+        self.design = design;
+        Ok(())
     }
 
     /// The settings.
@@ -188,6 +247,12 @@ impl Search {
 
     fn omega(&self) -> usize {
         self.executor.tape().omega_len
+    }
+
+    /// Whether the architecture is trained in an epoch.
+    fn is_warm(&self, epoch: usize) -> bool {
+        let s = &self.settings;
+        epoch >= s.warmup_epochs && !self.strategy.holds(epoch, s.epochs)
     }
 
     /// The supernet's loss and accuracy over whole batches of the validation half, with each batch's
@@ -233,7 +298,7 @@ impl Search {
         let (loss_val, accuracy_val) = self.evaluate()?;
         self.finite(self.progress.rounds + 1, "the validation loss", loss_val)?;
         let genotype = self.genotype().to_string();
-        if epoch >= self.settings.warmup_epochs {
+        if self.is_warm(epoch) {
             let same = self.progress.genotype.as_ref() == Some(&genotype);
             self.progress.stable = if same { self.progress.stable + 1 } else { 0 };
             self.progress.genotype = Some(genotype.clone());
@@ -295,8 +360,9 @@ impl Search {
                 rows: rows.map(<[f32]>::to_vec).collect(),
             }
         };
-        let alphas = self.parameters.iter().filter(|p| p.is_alpha());
-        alphas.map(of).collect()
+        let matrices = self.settings.space.alphas().iter();
+        let recorded = matrices.filter_map(|m| self.parameters.iter().find(|p| p.name == m.name));
+        recorded.map(of).collect()
     }
 
     /// Freezes the search between rounds.
@@ -340,15 +406,25 @@ impl Search {
     /// # Errors
     /// A tensor that is missing or has another shape; the message names it.
     pub fn restore(&mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
-        let mut theta = vec![0.0; self.theta.len()];
-        load_tensors(&self.parameters, &snapshot.weights, &mut theta)?;
-        self.theta.slice_mut().write(&theta)?;
-        self.alpha = theta[self.omega()..].to_vec();
         self.rounds = Rounds::default();
         let find = |name: &str| {
             let found = snapshot.optimizer.iter().find(|t| t.name == name);
             found.with_context(|| format!("checkpoint: optimizer tensor `{name}` is missing"))
         };
+        // First, because the strategy says which supernet the other tensors are of.
+        let state = &find("strategy")?.data;
+        ensure!(
+            self.weighs() || state.is_empty() || state.len() == self.theta.len(),
+            "checkpoint: optimizer tensor `strategy`: expected 0 or {} elements, found {}",
+            self.theta.len(),
+            state.len()
+        );
+        self.strategy.restore(&self.device, state)?;
+        self.follow_design()?;
+        let mut theta = vec![0.0; self.theta.len()];
+        load_tensors(&self.parameters, &snapshot.weights, &mut theta)?;
+        self.theta.slice_mut().write(&theta)?;
+        self.alpha = theta[self.omega()..].to_vec();
         for (name, to) in [
             ("sgd.momentum", &mut self.sgd.buffer),
             ("adam.m", &mut self.adam.m),
@@ -364,14 +440,6 @@ impl Search {
             );
             to.slice_mut().write(data)?;
         }
-        let state = &find("strategy")?.data;
-        ensure!(
-            self.weighs() || state.is_empty() || state.len() == self.theta.len(),
-            "checkpoint: optimizer tensor `strategy`: expected 0 or {} elements, found {}",
-            self.theta.len(),
-            state.len()
-        );
-        self.strategy.restore(&self.device, state)?;
         self.progress = serde_json::from_value(snapshot.state.clone()).context(
             "checkpoint: the counters cannot be read; it was not written by this program",
         )?;

@@ -96,8 +96,11 @@ impl Search {
     pub fn start_round(&mut self) -> anyhow::Result<Option<RoundRecord>> {
         self.rounds.began.get_or_insert_with(Instant::now);
         let epoch = (self.progress.rounds / self.rounds_per_epoch()) as usize;
+        self.strategy.begin_epoch(epoch, &self.alpha);
+        self.follow_design()?;
         let s = &self.settings;
-        let lr = cosine(s.lr, s.lr_min, epoch, s.epochs);
+        let stage = self.strategy.stage(epoch, s.epochs);
+        let lr = cosine(s.lr, s.lr_min, epoch - stage.start, stage.len());
         let mut started = self.rounds.spare.take().unwrap_or_default();
         started.record = RoundRecord {
             round: self.progress.rounds + 1,
@@ -106,7 +109,7 @@ impl Search {
             ..RoundRecord::default()
         };
         self.train_weights(lr, &mut started)?;
-        if epoch >= self.settings.warmup_epochs && self.strategy.steps() {
+        if self.is_warm(epoch) && self.strategy.steps() {
             self.architecture_step(lr, &mut started)?;
         }
         self.progress.rounds += 1;

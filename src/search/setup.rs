@@ -2,9 +2,22 @@
 
 use super::settings::SearchSettings;
 use crate::data::{Augment, Dataset, Loader, Stream, check_batch, halves};
-use crate::network::Supernet;
-use crate::ops::relax::Relaxation;
+use crate::network::{Supernet, Variant};
 use std::sync::Arc;
+
+/// Records the supernet of `cells` cells that fits the data.
+///
+/// # Errors
+/// As [`Supernet::record`].
+pub fn record(
+    s: &SearchSettings,
+    data: &Dataset,
+    cells: usize,
+    variant: &Variant,
+) -> anyhow::Result<Supernet> {
+    let (classes, size) = (data.classes.len(), data.train.size());
+    Supernet::record_variant(s.space, s.channels, cells, classes, s.batch, size, variant)
+}
 
 /// Data, split and supernet of some settings.
 pub struct Setup {
@@ -27,14 +40,14 @@ impl Setup {
     /// # Errors
     /// Data that cannot be read, or settings that do not fit it; the message names the flag or file.
     pub fn new(s: &SearchSettings) -> anyhow::Result<Setup> {
-        Setup::relaxed(s, Relaxation::Softmax)
+        Setup::with(s, s.cells, &Variant::default())
     }
 
-    /// As [`Setup::new`], with another way from α to op weights.
+    /// As [`Setup::new`], with as many `cells` and what a search changes about the supernet.
     ///
     /// # Errors
     /// As [`Setup::new`].
-    pub fn relaxed(s: &SearchSettings, relaxation: Relaxation) -> anyhow::Result<Setup> {
+    pub fn with(s: &SearchSettings, cells: usize, variant: &Variant) -> anyhow::Result<Setup> {
         let data = Dataset::open(&s.data, s.image_size, &s.mean, &s.std)?;
         let (train_half, validation_half) = halves(data.train.len(), s.seed);
         check_batch(s.batch, train_half.len().min(validation_half.len()))?;
@@ -46,10 +59,7 @@ impl Setup {
         };
         let size = data.train.size();
         augment.check(size)?;
-        let classes = data.classes.len();
-        let (space, batch) = (s.space, s.batch);
-        let supernet =
-            Supernet::record_relaxed(space, s.channels, s.cells, classes, batch, size, relaxation)?;
+        let supernet = record(s, &data, cells, variant)?;
         Ok(Setup {
             data,
             train_half,

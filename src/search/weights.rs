@@ -28,7 +28,7 @@ impl Search {
             };
             self.note(started, found)?;
         }
-        if weights == Weights::SgdEs && epoch >= self.settings.warmup_epochs {
+        if weights == Weights::SgdEs && self.is_warm(epoch) {
             let batch = self.evolution.batch(self.progress.rounds);
             self.executor.load(&batch.images, &batch.labels)?;
             let found = Found::Generation {

@@ -31,12 +31,8 @@ pub fn derive(space: Space, alphas: &[(&str, &[f32])]) -> Result<Genotype> {
     match space {
         Space::Darts => {
             let [normal, reduce] = [0, 1].map(|index| find(&space.alphas()[index], alphas));
-            Ok(Genotype::Darts(DartsGenotype {
-                normal: darts_cell(normal?),
-                normal_concat: (2..NODES + 2).collect(),
-                reduce: darts_cell(reduce?),
-                reduce_concat: (2..NODES + 2).collect(),
-            }))
+            let (normal, reduce) = (darts_cell(normal?), darts_cell(reduce?));
+            Ok(Genotype::Darts(DartsGenotype::of_cells(normal, reduce)))
         }
         Space::NasBench201 => {
             let matrix = find(&space.alphas()[0], alphas)?;
@@ -82,26 +78,50 @@ fn find<'a>(matrix: &AlphaMatrix, alphas: &[(&str, &'a [f32])]) -> Result<&'a [f
     Ok(values)
 }
 
-/// The two strongest edges a node, in order of falling strength.
 fn darts_cell(alphas: &[f32]) -> Vec<(GenotypeOp, usize)> {
+    let rows = alphas.chunks_exact(DartsOp::ALL.len());
+    let weights: Vec<f32> = rows.flat_map(softmax).collect();
+    let chosen = strongest(&weights).into_iter();
+    chosen.map(|edge| (edge.op.into(), edge.from)).collect()
+}
+
+/// An edge that a node keeps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Strongest {
+    /// The weight of its op.
+    pub weight: f32,
+    /// Its strongest op other than `none`.
+    pub op: DartsOp,
+    /// The state that it reads.
+    pub from: usize,
+    /// Its row.
+    pub edge: usize,
+}
+
+/// The two edges that each node of a DARTS cell keeps by op weights `[14, 8]`: those whose strongest op
+/// other than `none` is strongest, in order of falling strength.
+pub fn strongest(weights: &[f32]) -> Vec<Strongest> {
     let mut cell = Vec::with_capacity(NODES * EDGES_PER_NODE);
-    let mut rows = alphas.chunks_exact(DartsOp::ALL.len());
+    let mut rows = weights.chunks_exact(DartsOp::ALL.len()).enumerate();
     for node in 0..NODES {
-        let mut candidates: Vec<(f32, DartsOp, usize)> = rows
+        let mut candidates: Vec<Strongest> = rows
             .by_ref()
             .take(node + 2)
             .enumerate()
-            .map(|(from, row)| {
-                let weights = softmax(row);
+            .map(|(from, (edge, row))| {
                 // `none` is op 0: the search is over the ops behind it.
-                let op = 1 + first_maximum(&weights[1..]);
-                (weights[op], DartsOp::ALL[op], from)
+                let op = 1 + first_maximum(&row[1..]);
+                Strongest {
+                    weight: row[op],
+                    op: DartsOp::ALL[op],
+                    from,
+                    edge,
+                }
             })
             .collect();
         // Stable, so equal strengths keep the lower state first.
-        candidates.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let strongest = candidates.iter().take(EDGES_PER_NODE);
-        cell.extend(strongest.map(|&(_, op, from)| (op.into(), from)));
+        candidates.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+        cell.extend(candidates.iter().take(EDGES_PER_NODE));
     }
     cell
 }

@@ -15,7 +15,7 @@ pub mod genotype;
 pub mod ops;
 pub mod table;
 
-pub use derive::derive;
+pub use derive::{Strongest, derive, strongest};
 pub use genotype::{CellGraph, DartsGenotype, Genotype, Nb201Genotype};
 pub use ops::{DartsOp, GenotypeOp, Nb201Op};
 pub use table::Table;

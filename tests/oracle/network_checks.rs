@@ -28,6 +28,7 @@ fn supernet(
         space,
         channels,
         cells,
+        partial: None,
         classes,
         images,
         labels,

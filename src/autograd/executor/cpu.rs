@@ -6,6 +6,7 @@ use crate::autograd::tape::Tape;
 use crate::device::parallel::level_scratch;
 use crate::device::simd::padded;
 use crate::device::{Arena, View};
+use crate::ops::dropout::Draw;
 use crate::ops::{ActivationId, Context, Moments, Op, Outcome, Pass, Role};
 use std::sync::Mutex;
 
@@ -25,6 +26,8 @@ pub(super) struct Cpu {
     pub(super) written: Vec<bool>,
     /// `[factors, N]`, ones where none were set.
     factors: Vec<f32>,
+    /// What dropout drops in the passes to come.
+    dropout: Option<Draw>,
     /// Whether the pass in progress is inference, with these stated statistics.
     infers: bool,
     stated: Vec<f32>,
@@ -65,6 +68,7 @@ impl Cpu {
             labels: vec![0; tape.graph.batch],
             logits: Arena::new(tape.classifiers * tape.graph.batch * tape.classes),
             factors: vec![1.0; tape.factors * tape.graph.batch],
+            dropout: None,
             infers: false,
             stated: Vec::new(),
             plans: [None, None, None],
@@ -111,6 +115,11 @@ impl Cpu {
     /// Another length.
     pub fn set_factors(&mut self, factors: &[f32]) {
         self.factors.copy_from_slice(factors);
+    }
+
+    /// Sets what dropout drops in the passes to come.
+    pub fn set_dropout(&mut self, draw: Option<Draw>) {
+        self.dropout = draw;
     }
 
     /// μ and r of the last forward pass, `[2, padded(C)]`, of the normalised activation `id`.
@@ -272,6 +281,7 @@ impl Cpu {
             outcome,
             stated: self.infers.then_some(self.stated.as_slice()),
             factors: (!self.infers).then_some(self.factors.as_slice()),
+            dropout: self.dropout.filter(|_| !self.infers),
             written: &self.written,
         }
     }

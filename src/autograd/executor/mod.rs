@@ -15,6 +15,7 @@ use crate::device::cuda::Measured;
 use crate::device::vector::Part;
 use crate::device::{Device, Later, Slice, SliceMut, Vector};
 use crate::ops::cuda::Precision;
+use crate::ops::dropout::Draw;
 use crate::ops::perturb::Noise;
 use crate::ops::perturb::cuda::{Generation, Recombination, stride};
 use crate::ops::update::Factor;
@@ -175,12 +176,12 @@ impl Executor {
         }
     }
 
-    /// The CPU's engine, for what derived networks need and no kernel does yet.
+    /// The CPU's engine, for what derived networks and dropout need and no kernel does yet.
     fn cpu(&mut self) -> anyhow::Result<(&mut Cpu, &Tape)> {
         match &mut self.engine {
             Engine::Cpu(cpu) => Ok((cpu, &self.tape)),
             Engine::Cuda(_) => anyhow::bail!(
-                "derived networks have no CUDA kernels in this build for drop path, running statistics and \
+                "there are no CUDA kernels in this build for dropout, drop path, running statistics and \
                  auxiliary heads; use --device cpu"
             ),
         }
@@ -195,6 +196,15 @@ impl Executor {
     /// Another length.
     pub fn set_factors(&mut self, factors: &[f32]) -> anyhow::Result<()> {
         self.cpu()?.0.set_factors(factors);
+        Ok(())
+    }
+
+    /// Sets what dropout drops in the passes to come; none: nothing. CPU only.
+    ///
+    /// # Errors
+    /// A GPU.
+    pub fn set_dropout(&mut self, draw: Option<Draw>) -> anyhow::Result<()> {
+        self.cpu()?.0.set_dropout(draw);
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use std::ops::Range;
 #[inline(always)]
 fn window(kind: Kind, stride: usize, at: usize, size: usize) -> Range<usize> {
     match kind {
-        Kind::Average2 => at * stride..at * stride + 2,
+        Kind::Average2 | Kind::Maximum2 => at * stride..at * stride + 2,
         Kind::Average5 => at * stride..at * stride + 5,
         Kind::Average3 | Kind::Maximum3 => {
             (at * stride).saturating_sub(1)..(at * stride + 2).min(size)
@@ -124,7 +124,7 @@ impl Window {
         // SAFETY: the ranges are clipped to the image.
         unsafe {
             match kind {
-                Kind::Maximum3 => {
+                Kind::Maximum3 | Kind::Maximum2 => {
                     let best = self.maximum::<V>(rows.clone(), columns.clone());
                     let Some(dot) = dot else { return best };
                     let (mut rest, mut sum) = (V::splat(1.0), zero);
@@ -181,7 +181,9 @@ impl Window {
         // SAFETY: as in `gather`.
         unsafe {
             let best = match kind {
-                Kind::Maximum3 => Some(self.maximum::<V>(rows.clone(), columns.clone())),
+                Kind::Maximum3 | Kind::Maximum2 => {
+                    Some(self.maximum::<V>(rows.clone(), columns.clone()))
+                }
                 Kind::Average3 | Kind::Average2 | Kind::Average5 => None,
             };
             let share = g.mul(V::splat(1.0 / (rows.len() * columns.len()) as f32));

@@ -188,7 +188,9 @@ fn lay_out(
     to: &mut Parameters,
 ) -> (usize, usize) {
     let stride = op.stride;
-    let maximum = branches.iter().any(|b| b.kind == Kind::Maximum3);
+    let maximum = branches
+        .iter()
+        .any(|b| matches!(b.kind, Kind::Maximum3 | Kind::Maximum2));
     let most = CELLS * THREADS / slabs.groups;
     let size = if is_backward(pass) {
         op.size
@@ -279,6 +281,7 @@ fn kinds(branches: &[Branch]) -> usize {
         Kind::Average3 => 0,
         Kind::Maximum3 => 1,
         Kind::Average2 => 2,
+        Kind::Maximum2 => 3,
         Kind::Average5 => unreachable!("`encode` refuses it"),
     });
     bits.enumerate().map(|(b, kind)| kind << (2 * b)).sum()

@@ -1,4 +1,4 @@
-//! Pooling: 3×3 average (padding not counted), 3×3 maximum, 2×2 and 5×5 average, with batch
+//! Pooling: 3×3 average (padding not counted), 3×3 and 2×2 maximum, 2×2 and 5×5 average, with batch
 //! statistics; of x or of relu(x).
 //!
 //! ```text
@@ -31,6 +31,8 @@ pub enum Kind {
     Maximum3,
     /// 2×2 average without padding.
     Average2,
+    /// 2×2 maximum without padding.
+    Maximum2,
     /// 5×5 average without padding: an auxiliary head's.
     Average5,
 }
@@ -81,7 +83,7 @@ impl Pool {
     /// Output H, W.
     pub fn output_size(kind: Kind, stride: usize, size: [usize; 2]) -> [usize; 2] {
         match kind {
-            Kind::Average2 => size.map(|s| (s - 2) / stride + 1),
+            Kind::Average2 | Kind::Maximum2 => size.map(|s| (s - 2) / stride + 1),
             Kind::Average5 => size.map(|s| (s - 5) / stride + 1),
             Kind::Average3 | Kind::Maximum3 => size.map(|s| s.div_ceil(stride)),
         }

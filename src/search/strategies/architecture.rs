@@ -3,6 +3,7 @@
 use crate::autograd::Executor;
 use crate::device::Vector;
 use crate::device::random::PhiloxRng;
+use crate::ops::dropout::Draw;
 use crate::space::genotype::darts::{EDGES_PER_NODE, NODES};
 use crate::space::{
     DARTS_EDGES, DartsGenotype, DartsOp, Edge, Genotype, GenotypeOp, NB201_EDGES, Nb201Genotype,
@@ -18,13 +19,19 @@ pub struct Weighting {
     pub values: Vec<f32>,
     /// False for an op that does not run.
     pub active: Vec<bool>,
+    /// What dropout drops, where the supernet has any.
+    pub dropout: Option<Draw>,
 }
 
 impl Weighting {
     /// Weights of ops that all run.
     pub fn of_all(values: Vec<f32>) -> Weighting {
         let active = vec![true; values.len()];
-        Weighting { values, active }
+        Weighting {
+            values,
+            active,
+            dropout: None,
+        }
     }
 
     /// Weight one for an op an edge, where one is chosen; the others do not run.
@@ -36,7 +43,11 @@ impl Weighting {
             }
         }
         let values = active.iter().map(|&active| f32::from(active)).collect();
-        Weighting { values, active }
+        Weighting {
+            values,
+            active,
+            dropout: None,
+        }
     }
 
     /// Puts the weights behind ω in θ, and switches the ops on and off.
@@ -50,6 +61,7 @@ impl Weighting {
         } else {
             executor.activate(&self.active)?;
         }
+        executor.set_dropout(self.dropout)?;
         let omega = executor.tape().omega_len;
         let len = theta.len();
         theta.part_mut(omega..len).write(&self.values)
@@ -176,13 +188,8 @@ impl Architecture {
                     });
                     chosen.collect()
                 };
-                let concat: Vec<usize> = (2..NODES + 2).collect();
-                Genotype::Darts(DartsGenotype {
-                    normal: cell(0),
-                    normal_concat: concat.clone(),
-                    reduce: cell(DARTS_EDGES.len()),
-                    reduce_concat: concat,
-                })
+                let cells = DartsGenotype::of_cells(cell(0), cell(DARTS_EDGES.len()));
+                Genotype::Darts(cells)
             }
         }
     }

@@ -27,11 +27,14 @@ pub const NDARTS: Method = method(|settings| {
 });
 
 /// DARTS, first order.
-pub const DARTS_V1: Method = method(|_| {
+pub const DARTS_V1: Method = method(|_| first_order());
+
+/// The step of DARTS, first order, for strategies that differ elsewhere.
+pub(super) fn first_order() -> Box<dyn Strategy> {
     Box::new(Differentiable {
         hypergradient: FirstOrder::default(),
     })
-});
+}
 
 /// DARTS, second order.
 pub const DARTS_V2: Method = method(|settings| {

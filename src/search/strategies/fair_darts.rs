@@ -19,8 +19,7 @@ use super::{
 use crate::device::{SliceMut, Vector};
 use crate::ops::relax::Relaxation;
 use crate::search::settings::SearchSettings;
-use crate::space::genotype::darts::{EDGES_PER_NODE, NODES};
-use crate::space::{DartsGenotype, DartsOp, Genotype, GenotypeOp, Space};
+use crate::space::{DartsGenotype, DartsOp, Genotype, GenotypeOp, Space, Strongest, strongest};
 
 const OPS: usize = DartsOp::ALL.len();
 /// The column that takes no part.
@@ -142,13 +141,7 @@ impl Strategy for FairDarts {
 
     fn genotype(&self, _: Space, alphas: &[(&str, &[f32])]) -> Genotype {
         let of = |matrix: usize| cell(&sigmoids(alphas[matrix].1), self.threshold);
-        let concat: Vec<usize> = (2..NODES + 2).collect();
-        Genotype::Darts(DartsGenotype {
-            normal: of(0),
-            normal_concat: concat.clone(),
-            reduce: of(1),
-            reduce_concat: concat,
-        })
+        Genotype::Darts(DartsGenotype::of_cells(of(0), of(1)))
     }
 
     fn op_weights(&self, _: usize, alpha: &[f32]) -> Vec<f32> {
@@ -159,39 +152,14 @@ impl Strategy for FairDarts {
 /// The cell of sigmoids `[14, 8]`: two edges a node, strongest first, each with its strongest op or, below the
 /// threshold, with `none`.
 fn cell(sigmoids: &[f32], threshold: f64) -> Vec<(GenotypeOp, usize)> {
-    let mut kept = Vec::new();
-    let mut rows = sigmoids.chunks_exact(OPS);
-    for node in 0..NODES {
-        let mut edges: Vec<(f32, usize, usize)> = rows
-            .by_ref()
-            .take(node + 2)
-            .enumerate()
-            .map(|(from, row)| {
-                let mut best = NONE + 1;
-                for op in NONE + 1..OPS {
-                    if row[op] > row[best] {
-                        best = op;
-                    }
-                }
-                (row[best], best, from)
-            })
-            .collect();
-        // Stable, so equal strengths keep the lower state first.
-        edges.sort_by(|a, b| b.0.total_cmp(&a.0));
-        kept.extend(
-            edges
-                .iter()
-                .take(EDGES_PER_NODE)
-                .map(|&(strength, op, from)| {
-                    if f64::from(strength) >= threshold {
-                        (DartsOp::ALL[op].into(), from)
-                    } else {
-                        (GenotypeOp::None, from)
-                    }
-                }),
-        );
-    }
-    kept
+    let keep = |edge: Strongest| {
+        if f64::from(edge.weight) >= threshold {
+            (edge.op.into(), edge.from)
+        } else {
+            (GenotypeOp::None, edge.from)
+        }
+    };
+    strongest(sigmoids).into_iter().map(keep).collect()
 }
 
 #[cfg(test)]

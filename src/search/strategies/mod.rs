@@ -16,6 +16,8 @@ mod evolution;
 mod fair_darts;
 mod gdas;
 mod judge;
+mod p_darts;
+mod pc_darts;
 mod random;
 mod reinforce;
 mod setn;
@@ -26,12 +28,14 @@ use crate::data::Batch;
 use crate::device::random::{Philox, PhiloxRng, Purpose};
 use crate::device::{Device, Later, SliceMut, Vector};
 use crate::hypergradient::Report;
+use crate::network::Variant;
 use crate::ops::Outcome;
 use crate::ops::relax::{Relaxation, softmax};
 use crate::ops::update::norm;
 use crate::optim::{SecondMoment, Sgd};
 use crate::space::{Genotype, Space, derive};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 pub use architecture::{Architecture, Weighting};
 pub use judge::{Judge, Score};
@@ -71,6 +75,10 @@ strategies! {
     Gdas = gdas::METHOD,
     /// Sigmoid in place of softmax, zero–one loss, derivation by threshold (Chu et al. 2020).
     FairDarts = fair_darts::METHOD,
+    /// Three stages of growing depth and fewer ops, dropout on skip connections (Chen et al. 2019).
+    PDarts = p_darts::METHOD,
+    /// A quarter of the channels through the ops, edges normalised (Xu et al. 2020).
+    PcDarts = pc_darts::METHOD,
     /// Random search with weight sharing (Li & Talwalkar 2019).
     Random = random::METHOD,
     /// Regularised evolution over shared weights (Real et al. 2019).
@@ -203,7 +211,7 @@ impl StrategyKind {
                 ));
             }
         }
-        Ok(())
+        strategy(settings).check(settings)
     }
 }
 
@@ -226,6 +234,17 @@ enum Draw {
     Selection = 2,
     /// The start of the search.
     Start = 3,
+}
+
+/// The supernet that a strategy trains.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Design {
+    /// Cells, as `--cells` counts them.
+    pub cells: usize,
+    /// What the strategy changes about it.
+    pub variant: Variant,
+    /// Number of the stage, of which initial values are drawn.
+    pub stage: u64,
 }
 
 /// Where a search stands.
@@ -342,6 +361,40 @@ impl Stepped {
 
 /// A way to search.
 pub trait Strategy: Send {
+    /// What does not fit the strategy: the setting at fault, and what is wrong.
+    ///
+    /// # Errors
+    /// See [`StrategyKind::check`].
+    fn check(&self, _settings: &SearchSettings) -> Result<(), (&'static str, String)> {
+        Ok(())
+    }
+
+    /// The supernet that it trains now.
+    fn design(&self, settings: &SearchSettings) -> Design {
+        Design {
+            cells: settings.cells,
+            variant: Variant {
+                relaxation: settings.strategy.method().relaxation,
+                ..Variant::default()
+            },
+            stage: 0,
+        }
+    }
+
+    /// Told before each round of an epoch; another [`Strategy::design`] afterwards begins with weights, α and
+    /// optimisers of its own.
+    fn begin_epoch(&mut self, _epoch: usize, _alpha: &[f32]) {}
+
+    /// The epochs of the stage that `epoch` lies in, over which the learning rate falls.
+    fn stage(&self, _epoch: usize, epochs: usize) -> Range<usize> {
+        0..epochs
+    }
+
+    /// Whether α stays as it is in an epoch, beside those of `--warmup-epochs`.
+    fn holds(&self, _epoch: usize, _epochs: usize) -> bool {
+        false
+    }
+
     /// The op weights of a weight step; none where the tape relaxes α.
     fn weigh(&mut self, _moment: Moment, _alpha: &[f32]) -> Option<Weighting> {
         None

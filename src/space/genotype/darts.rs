@@ -36,6 +36,20 @@ pub struct DartsGenotype {
 }
 
 impl DartsGenotype {
+    /// The genotype of two cells that each concatenate all of their nodes.
+    pub fn of_cells(
+        normal: Vec<(GenotypeOp, usize)>,
+        reduce: Vec<(GenotypeOp, usize)>,
+    ) -> DartsGenotype {
+        let concat: Vec<usize> = (2..NODES + 2).collect();
+        DartsGenotype {
+            normal,
+            normal_concat: concat.clone(),
+            reduce,
+            reduce_concat: concat,
+        }
+    }
+
     /// Checks that both cells can be built.
     ///
     /// # Errors

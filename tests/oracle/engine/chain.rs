@@ -339,6 +339,7 @@ fn engine_kind(kind: Pool) -> engine::pool::Kind {
         Pool::Average3 => engine::pool::Kind::Average3,
         Pool::Max3 => engine::pool::Kind::Maximum3,
         Pool::Average2 => engine::pool::Kind::Average2,
+        Pool::Max2 => engine::pool::Kind::Maximum2,
     }
 }
 

@@ -5,7 +5,7 @@ use super::chain::{Chain, ChainTruth, Term};
 use super::{Passes, compare, run};
 use crate::autograd::Tape;
 use crate::autograd::executor::parity;
-use crate::network::Supernet;
+use crate::network::{Supernet, Variant};
 use crate::ops::cuda::Precision;
 use crate::oracle::draw::uniform;
 use crate::oracle::ops::Pool;
@@ -48,9 +48,26 @@ pub fn check_supernet_kernels(space: Space, channels: usize, name: &str) {
     let cells = if space == Space::Darts { 3 } else { 1 };
     let supernet = Supernet::record(space, channels, cells, classes, batch, [side; 2])
         .expect("the sizes are allowed");
-    let images = drawn("supernet images", batch * side * side * 3);
+    check_tape_of(&supernet, name).unwrap_or_else(|e| panic!("{space:?}: {e}"));
+}
+
+/// As [`check_supernet_kernels`], of PC-DARTS' supernet with a quarter of the channels.
+pub fn check_partial_supernet_kernels(channels: usize, name: &str) {
+    let variant = Variant {
+        partial: Some(4),
+        ..Variant::default()
+    };
+    let supernet = Supernet::record_variant(Space::Darts, channels, 3, 4, 2, [8; 2], &variant)
+        .expect("the sizes are allowed");
+    let runs = supernet.tape.ops.iter().any(|op| op.name() == name);
+    assert!(runs, "PC-DARTS has {name}");
+    check_tape_of(&supernet, name).unwrap_or_else(|e| panic!("PC-DARTS: {e}"));
+}
+
+/// As [`check_tape_kernels`], of a supernet on two images of 8×8.
+fn check_tape_of(supernet: &Supernet, name: &str) -> Result<(), String> {
+    let images = drawn("supernet images", 2 * 8 * 8 * 3);
     check_tape_kernels(&supernet.tape, &images, &[1, 3], 0, name)
-        .unwrap_or_else(|e| panic!("{space:?}: {e}"));
 }
 
 /// As [`check_kernels`], of any tape.

@@ -1,6 +1,7 @@
 //! Whole supernets: every tensor of the gradient and of a product along (ω, α).
 
 use super::{POINTS, Truth, compare, nudged, run};
+use crate::network::Variant;
 use crate::ops::Span;
 use crate::oracle::network::{Direction, Parameters, Space, Supernet, draw_direction};
 use crate::oracle::network_checks::small;
@@ -47,9 +48,13 @@ fn round(values: &mut [f64]) {
     values.iter_mut().for_each(|x| *x = f64::from(*x as f32));
 }
 
-/// Engine and oracle on one network; `keep` chooses the tensors that v moves.
+/// Engine and oracle on one small network; `keep` chooses the tensors that v moves.
 fn check(space: Space, keep: impl Fn(&str) -> bool) {
-    let mut net = small(space);
+    check_net(small(space), keep);
+}
+
+fn check_net(mut net: Supernet, keep: impl Fn(&str) -> bool) {
+    let space = net.space;
     round(&mut net.images.data);
     let mut parameters = net.draw("weights");
     parameters.values_mut().for_each(|(_, data)| round(data));
@@ -63,9 +68,14 @@ fn check(space: Space, keep: impl Fn(&str) -> bool) {
     let [batch, height, width, _] = net.images.shape;
     let (channels, cells, classes) = (net.channels, net.cells, net.classes);
     let size = [height, width];
-    let recorded =
-        crate::network::Supernet::record(of_engine, channels, cells, classes, batch, size)
-            .expect("the sizes are allowed");
+    let variant = Variant {
+        partial: net.partial,
+        ..Variant::default()
+    };
+    let recorded = crate::network::Supernet::record_variant(
+        of_engine, channels, cells, classes, batch, size, &variant,
+    )
+    .expect("the sizes are allowed");
     let listed: Vec<_> = recorded
         .parameters
         .iter()
@@ -117,6 +127,16 @@ fn gradient_and_product_of_the_darts_supernet_match_the_oracle() {
 #[test]
 fn gradient_and_product_of_the_nasbench201_supernet_match_the_oracle() {
     check(Space::NasBench201, |_| true);
+}
+
+#[test]
+fn gradient_and_product_of_the_pc_darts_supernet_match_the_oracle() {
+    let net = Supernet {
+        channels: 4,
+        partial: Some(4),
+        ..small(Space::Darts)
+    };
+    check_net(net, |_| true);
 }
 
 #[test]

@@ -20,6 +20,18 @@ const EDGES: usize = 14;
 pub fn forward<T: Scalar>(net: &Supernet, weights: &mut impl Weights<T>) -> (T, Vec<T>) {
     let mut op_weights = |name| relax(&weights.tensor(name, &[EDGES, OPS]), OPS);
     let (normal, reduce) = (op_weights("alphas_normal"), op_weights("alphas_reduce"));
+    // Of DARTS every edge has weight one.
+    let mut edge_weights = |name| match net.partial {
+        None => vec![T::from(1.0); EDGES],
+        Some(_) => {
+            let beta = weights.tensor(name, &[EDGES]);
+            let into = |node: usize| &beta[node * (node + 3) / 2..(node + 1) * (node + 4) / 2];
+            (0..NODES)
+                .flat_map(|node| relax(into(node), node + 2))
+                .collect()
+        }
+    };
+    let edges = [edge_weights("betas_normal"), edge_weights("betas_reduce")];
     let images = Tensor::new(
         net.images.shape,
         net.images.data.iter().map(|&x| x.into()).collect(),
@@ -43,9 +55,11 @@ pub fn forward<T: Scalar>(net: &Supernet, weights: &mut impl Weights<T>) -> (T, 
             name: format!("cells.{index}"),
             channels,
             reduces,
+            partial: net.partial.unwrap_or(1),
         };
         let op_weights = if reduces { &reduce } else { &normal };
-        let output = cell.forward(weights, [&before, &last], reduced_before, op_weights);
+        let both = [op_weights.as_slice(), &edges[usize::from(reduces)]];
+        let output = cell.forward(weights, [&before, &last], reduced_before, both);
         (before, last, reduced_before) = (last, output, reduces);
     }
     classifier(weights, &last, false, net.classes, &net.labels)
@@ -55,6 +69,8 @@ struct Cell {
     name: String,
     channels: usize,
     reduces: bool,
+    /// One channel in so many goes through the ops.
+    partial: usize,
 }
 
 impl Cell {
@@ -63,7 +79,7 @@ impl Cell {
         weights: &mut impl Weights<T>,
         inputs: [&Tensor<T>; 2],
         reduced_before: bool,
-        op_weights: &[T],
+        [op_weights, edge_weights]: [&[T]; 2],
     ) -> Tensor<T> {
         let mut states: Vec<Tensor<T>> = Vec::new();
         for (i, input) in inputs.into_iter().enumerate() {
@@ -89,13 +105,45 @@ impl Cell {
             for (source, state) in states.iter().enumerate().take(2 + node) {
                 let stride = if self.reduces && source < 2 { 2 } else { 1 };
                 let row = &op_weights[edge * OPS..(edge + 1) * OPS];
-                let mixed = self.mixed_op(weights, edge, state, stride, row);
+                let mixed = self.partial_op(weights, edge, state, stride, row);
+                let mixed = mixed.map(|value| value * edge_weights[edge]);
                 sum = Some(sum.map_or(mixed.clone(), |sum| sum.plus(&mixed)));
                 edge += 1;
             }
             states.push(sum.expect("a node has inputs"));
         }
         Tensor::concatenate(&states[2..])
+    }
+
+    /// The mixed op of the first channels beside the others (at stride 2 their maxima of 2×2), shuffled.
+    fn partial_op<T: Scalar>(
+        &self,
+        weights: &mut impl Weights<T>,
+        edge: usize,
+        x: &Tensor<T>,
+        stride: usize,
+        op_weights: &[T],
+    ) -> Tensor<T> {
+        if self.partial == 1 {
+            return self.mixed_op(weights, edge, x, stride, op_weights);
+        }
+        let (groups, width) = (self.partial, self.channels / self.partial);
+        let part = |first: usize, channels: usize| {
+            let [n, h, w, _] = x.shape;
+            Tensor::build([n, h, w, channels], |[n, y, column, c]| {
+                x.at([n, y, column, first + c])
+            })
+        };
+        let mixed = self.mixed_op(weights, edge, &part(0, width), stride, op_weights);
+        let rest = part(width, self.channels - width);
+        let rest = match stride {
+            1 => rest,
+            _ => pool(&rest, Pool::Max2, stride),
+        };
+        let both = Tensor::concatenate(&[mixed, rest]);
+        Tensor::build(both.shape, |[n, y, column, c]| {
+            both.at([n, y, column, c % groups * width + c / groups])
+        })
     }
 
     fn mixed_op<T: Scalar>(
@@ -133,7 +181,7 @@ impl Cell {
         let skip = if stride == 1 {
             x.clone()
         } else {
-            let z = factorized_reduce(weights, &format!("{prefix}.3"), x, self.channels);
+            let z = factorized_reduce(weights, &format!("{prefix}.3"), x, x.shape[3]);
             norm(&z, None)
         };
         let pooled = [Pool::Max3, Pool::Average3].map(|kind| norm(&pool(x, kind, stride), None));

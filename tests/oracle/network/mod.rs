@@ -44,6 +44,8 @@ pub struct Supernet {
     pub channels: usize,
     /// Cells (DARTS) or cells a stage (NAS-Bench-201).
     pub cells: usize,
+    /// PC-DARTS' K, where that is the supernet; of DARTS only.
+    pub partial: Option<usize>,
     /// Classes of the linear layer.
     pub classes: usize,
     /// `[N, H, W, 3]`
@@ -107,7 +109,7 @@ pub fn draw_direction(
 
 /// True for α, false for ω.
 pub fn is_architecture(name: &str) -> bool {
-    name.starts_with("alphas_") || name == "arch_parameters"
+    name.starts_with("alphas_") || name.starts_with("betas_") || name == "arch_parameters"
 }
 
 fn component(direction: &Direction, name: &str, index: usize) -> f64 {

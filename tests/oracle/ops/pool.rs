@@ -13,16 +13,22 @@ pub enum Pool {
     Max3,
     /// Mean of 2×2, stride 2, no padding.
     Average2,
+    /// Maximum of 2×2, stride 2, no padding; among equals the first in row-major order.
+    Max2,
 }
 
-/// Pools each channel; `stride` is 2 for [`Pool::Average2`].
+/// Pools each channel; `stride` is 2 for the pools of 2×2.
 pub fn pool<T: Scalar>(x: &Tensor<T>, kind: Pool, stride: usize) -> Tensor<T> {
     let [n, h, w, c] = x.shape;
-    if kind == Pool::Average2 {
+    if matches!(kind, Pool::Average2 | Pool::Max2) {
         assert_eq!(stride, 2);
         return Tensor::build([n, h / 2, w / 2, c], |[image, row, column, channel]| {
             let corner = |dy, dx| x.at([image, 2 * row + dy, 2 * column + dx, channel]);
-            (corner(0, 0) + corner(0, 1) + corner(1, 0) + corner(1, 1)) * 0.25
+            let corners = [corner(0, 0), corner(0, 1), corner(1, 0), corner(1, 1)];
+            match kind {
+                Pool::Max2 => first_maximum(&corners),
+                _ => corners.iter().copied().sum::<T>() * 0.25,
+            }
         });
     }
     let window = Window::dense(3, stride);
