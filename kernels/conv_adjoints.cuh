@@ -32,8 +32,8 @@ __host__ __device__ constexpr bool has_taps(u32 parity_class) {
     return false;
 }
 
-// Half of a multiprocessor's threads where the sums fit 64 registers a thread.
-constexpr u32 RESIDENT_BLOCKS = OWN > (TENSOR ? 4 : 1) ? 2 : 4;
+// Half of a multiprocessor's threads where the sums fit 64 registers a thread; channels one by one take a few more.
+constexpr u32 RESIDENT_BLOCKS = TENSOR ? (OWN > 4 ? 2 : OWN > 2 && VECTOR == 1 ? 3 : 4) : OWN > 1 ? 2 : 4;
 
 // Where things lie in shared memory.
 template <class T> struct Tiles {

@@ -101,6 +101,35 @@ fn a_probe_on_the_gpu_matches_the_cpu() {
     }
 }
 
+/// Sums go through fixed trees: which block or warp comes first does not change a bit.
+#[test]
+fn a_probe_has_the_same_bits_whatever_the_order_of_blocks_and_warps() {
+    let Some(softcuda) = Softcuda::find("probes on a GPU") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let sizes = "--space nb201 --channels 8 --cells 1 --batch 2 --image-size 8 --neumann-terms 1 --gamma 0.001";
+    for precision in ["f32", "tf32", "bf16"] {
+        let bytes = ["1", "2"].map(|schedule| {
+            let out = folder.path().join(format!("{precision}-{schedule}"));
+            let flags = format!(
+                "probe {sizes} --precision {precision} --device cuda --out {}",
+                out.display()
+            );
+            let mut command = softcuda.command(NDARTS);
+            command
+                .env("SOFTCUDA_CHECKS", "off")
+                .env("SOFTCUDA_SCHEDULE", schedule);
+            succeeded(&run(&mut command, &flags));
+            std::fs::read(out).expect("a probe file")
+        });
+        assert!(
+            bytes[0] == bytes[1],
+            "{precision}: the schedule changes bits"
+        );
+    }
+}
+
 /// In bf16 a relu's input within 2⁻⁹ of 0 may fall on either side, and derivatives are off by the root of the
 /// share that did: what is held here is that a whole network is the same network. Each op and pass is held to
 /// 2·10⁻² by the unit tests.

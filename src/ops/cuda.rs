@@ -33,6 +33,9 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// All of them.
+    pub const ALL: [Precision; 3] = [Precision::F32, Precision::Tf32, Precision::Bf16];
+
     /// Bytes an element.
     pub fn bytes(self) -> usize {
         match self {

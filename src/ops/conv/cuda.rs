@@ -279,7 +279,8 @@ impl Conv {
                     by_threads()
                 }
         };
-        let Some(chunk) = [64, 32, 16, 8, 4].into_iter().find(fits) else {
+        let chunks: Vec<usize> = [64, 32, 16, 8, 4].into_iter().filter(fits).collect();
+        let Some(&fewest) = chunks.last() else {
             anyhow::bail!(
                 "{} of {} taps has no CUDA kernel: expected at most 64; use --device cpu",
                 self.window.kernel,
@@ -291,24 +292,24 @@ impl Conv {
             _ => self.window.padding().div_ceil(2) + self.window.padding() / 2,
         };
         let loaded = |rows: usize, columns: usize| (rows + reach) * (columns + reach);
-        // Bytes of a tap's weights, of a row of a, and of x̄ on its way from warps to threads.
-        let (matrix, a_row, x_row) = match operand.tensor() {
-            true => (
-                chunk * operand.row(columns),
-                operand.row(chunk),
-                FLOAT.row(chunk),
-            ),
-            false => (4 * columns * (chunk + 4), 4 * chunk, 0),
-        };
-        let resident = self.device_taps() * chunk * columns <= 4096;
-        let weights = if resident {
-            self.device_taps() * matrix
-        } else {
-            matrix
-        };
         // `coefficients` of `adjoint.cuh`.
         let table = (7 + 2 * sources) * self.cout;
-        let shape = |cells: usize| {
+        let shape = |chunk: usize, cells: usize| {
+            // Bytes of a tap's weights, of a row of a, and of x̄ on its way from warps to threads.
+            let (matrix, a_row, x_row) = match operand.tensor() {
+                true => (
+                    chunk * operand.row(columns),
+                    operand.row(chunk),
+                    FLOAT.row(chunk),
+                ),
+                false => (4 * columns * (chunk + 4), 4 * chunk, 0),
+            };
+            let resident = self.device_taps() * chunk * columns <= 4096;
+            let weights = if resident {
+                self.device_taps() * matrix
+            } else {
+                matrix
+            };
             let tiling = Tiling::new(self.cells(), cells, loaded);
             let region = tiling.tile[0] * loaded(tiling.tile[1], tiling.tile[2]);
             let tiles = copies * (region * operand.row(columns) + cells * a_row + weights);
@@ -323,14 +324,18 @@ impl Conv {
         };
         // From the largest: two cells a thread (on tensor cores four), down to a warp's worth of cells where few
         // channels leave many lines.
-        let (per_thread, fewest) = if operand.tensor() { (4, 16) } else { (2, 8) };
-        let largest = per_thread * THREADS / (chunk / 4);
-        let sizes = std::iter::successors(Some(largest), |cells| Some(cells / 2));
-        let sizes = sizes.take_while(|&cells| cells >= fewest);
-        let shapes: Vec<Shape> = sizes.filter(|&cells| cells <= 256).map(shape).collect();
-        let fits = |most: usize| shapes.iter().find(|s| s.shared <= most).copied();
-        let chosen = fits(SHARED).or_else(|| fits(MOST_SHARED));
-        chosen.map_or_else(|| self.too_large(shape(fewest)), Ok)
+        let (per_thread, smallest) = if operand.tensor() { (4, 16) } else { (2, 8) };
+        let fit = |chunk: usize| {
+            let largest = per_thread * THREADS / (chunk / 4);
+            let sizes = std::iter::successors(Some(largest), |cells| Some(cells / 2));
+            let sizes = sizes.take_while(|&cells| cells >= smallest);
+            let sizes = sizes.filter(|&cells| cells <= 256);
+            let shapes: Vec<Shape> = sizes.map(|cells| shape(chunk, cells)).collect();
+            let fits = |most: usize| shapes.iter().find(|s| s.shared <= most).copied();
+            fits(SHARED).or_else(|| fits(MOST_SHARED))
+        };
+        let chosen = chunks.into_iter().find_map(fit);
+        chosen.map_or_else(|| self.too_large(shape(fewest, smallest)), Ok)
     }
 
     fn too_large(&self, shape: Shape) -> anyhow::Result<Shape> {

@@ -30,6 +30,16 @@ pub fn check(chain: &Chain, salt: u32) -> Result<(), TestCaseError> {
 /// all three precisions. Does nothing, and says so, where there is neither. The batch is made large enough for
 /// sixteen values a channel: over two or three, an adjoint through batch norm is what rounding left.
 pub fn check_kernels(chain: &Chain, salt: u32, name: &str) -> Result<(), TestCaseError> {
+    check_kernels_in(&Precision::ALL, chain, salt, name)
+}
+
+/// As [`check_kernels`], in these precisions.
+pub fn check_kernels_in(
+    precisions: &[Precision],
+    chain: &Chain,
+    salt: u32,
+    name: &str,
+) -> Result<(), TestCaseError> {
     let [batch, height, width] = chain.size;
     let pixels = height.div_ceil(chain.stride) * width.div_ceil(chain.stride);
     let chain = &Chain {
@@ -38,7 +48,8 @@ pub fn check_kernels(chain: &Chain, salt: u32, name: &str) -> Result<(), TestCas
     };
     let (tape, _) = chain.record();
     let labels: Vec<u32> = chain.labels().iter().map(|&label| label as u32).collect();
-    check_tape_kernels(&tape, &chain.images().data, &labels, salt, name)
+    let images = chain.images().data;
+    check_tape_kernels(precisions, &tape, (&images, &labels), salt, name)
         .map_err(|e| TestCaseError::fail(format!("{e}\n{chain:?}")))
 }
 
@@ -49,7 +60,7 @@ pub fn check_supernet_kernels(space: Space, channels: usize, name: &str) {
     let supernet = Supernet::record(space, channels, cells, classes, batch, [side; 2])
         .expect("the sizes are allowed");
     let images = drawn("supernet images", batch * side * side * 3);
-    check_tape_kernels(&supernet.tape, &images, &[1, 3], 0, name)
+    check_tape_kernels(&Precision::ALL, &supernet.tape, (&images, &[1, 3]), 0, name)
         .unwrap_or_else(|e| panic!("{space:?}: {e}"));
 }
 
@@ -58,9 +69,9 @@ pub fn check_supernet_kernels(space: Space, channels: usize, name: &str) {
 /// # Errors
 /// What differs.
 pub fn check_tape_kernels(
+    precisions: &[Precision],
     tape: &Tape,
-    images: &[f64],
-    labels: &[u32],
+    (images, labels): (&[f64], &[u32]),
     salt: u32,
     name: &str,
 ) -> Result<(), String> {
@@ -75,7 +86,7 @@ pub fn check_tape_kernels(
         theta: &single(&drawn(&format!("theta {salt}"), tape.theta_len())),
         direction: &single(&drawn(&format!("direction {salt}"), tape.theta_len())),
     };
-    for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
+    for &precision in precisions {
         let checked = parity::check(&gpu, &case, name, precision);
         checked.map_err(|e| format!("{precision:?}: {e}"))?;
     }
