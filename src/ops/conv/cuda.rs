@@ -136,10 +136,9 @@ struct Shape {
     shared: usize,
 }
 
-/// Output channels of a block: even shares of at most 64, in whole groups.
-fn columns(cout: usize, group: usize) -> usize {
-    cout.div_ceil(cout.div_ceil(MOST_COLUMNS))
-        .next_multiple_of(group)
+/// Output channels of a block: even shares of at most `most`, in whole groups.
+fn columns(cout: usize, most: usize, group: usize) -> usize {
+    cout.div_ceil(cout.div_ceil(most)).next_multiple_of(group)
 }
 
 /// What operands of products are in shared memory, and so who multiplies them: the kernels' OPERAND.
@@ -195,7 +194,13 @@ impl Conv {
 
     /// The specialisation of forward or tangent.
     fn forward_shape(&self, dot: bool, operand: Operand) -> anyhow::Result<Shape> {
-        let (columns, copies) = (columns(self.cout, 8), 1 + usize::from(dot));
+        let copies = 1 + usize::from(dot);
+        // On tensor cores nine taps of W and Ẇ for 64 channels would leave no room for a tile.
+        let most = match operand.tensor() && dot && self.window.kernel > 2 {
+            true => MOST_COLUMNS / 2,
+            false => MOST_COLUMNS,
+        };
+        let columns = columns(self.cout, most, 8);
         let lines = THREADS / (columns / 4);
         // A 3×3 loads nine weights an input channel: fewer channels a step.
         let most = if self.window.kernel > 2 { 32 } else { 64 } / operand.bytes;
@@ -261,7 +266,10 @@ impl Conv {
     /// The specialisation of backward or tangent_backward, for an output with `sources` readers.
     fn backward_shape(&self, dot: bool, sources: usize, operand: Operand) -> anyhow::Result<Shape> {
         let group = if operand.tensor() { 16 } else { 8 };
-        let (columns, copies) = (columns(self.cout, group), 1 + usize::from(dot));
+        let (columns, copies) = (
+            columns(self.cout, MOST_COLUMNS, group),
+            1 + usize::from(dot),
+        );
         let least = if operand.tensor() { 16 } else { 4 };
         let most = self.cin.next_power_of_two().clamp(least, 64);
         let fits = |c: &usize| {
