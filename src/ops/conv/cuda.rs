@@ -302,7 +302,9 @@ impl Conv {
         let loaded = |rows: usize, columns: usize| (rows + reach) * (columns + reach);
         // `coefficients` of `adjoint.cuh`.
         let table = (7 + 2 * sources) * self.cout;
-        let shape = |chunk: usize, cells: usize| {
+        let shape = |chunk: usize, most: usize| {
+            // Warps take cells by sixteens, of which the tile may have fewer.
+            let cells = if operand.tensor() { most.max(16) } else { most };
             // Bytes of a tap's weights, of a row of a, and of x̄ on its way from warps to threads.
             let (matrix, a_row, x_row) = match operand.tensor() {
                 true => (
@@ -318,7 +320,7 @@ impl Conv {
             } else {
                 matrix
             };
-            let tiling = Tiling::new(self.cells(), cells, loaded);
+            let tiling = Tiling::new(self.cells(), most, loaded);
             let region = tiling.tile[0] * loaded(tiling.tile[1], tiling.tile[2]);
             let tiles = copies * (region * operand.row(columns) + cells * a_row + weights);
             let shared = tiles + cells * x_row + 4 * (table + 3 * cells + region);
@@ -332,7 +334,7 @@ impl Conv {
         };
         // From the largest: two cells a thread (on tensor cores four), down to a warp's worth of cells where few
         // channels leave many lines.
-        let (per_thread, smallest) = if operand.tensor() { (4, 16) } else { (2, 8) };
+        let (per_thread, smallest) = (if operand.tensor() { 4 } else { 2 }, 8);
         let fit = |chunk: usize| {
             let largest = per_thread * THREADS / (chunk / 4);
             let sizes = std::iter::successors(Some(largest), |cells| Some(cells / 2));
