@@ -50,12 +50,12 @@ say "" "== Correctness =="
 python=target/venv/bin/python
 for space in nb201 darts; do
     depth=$([ $space = darts ] && echo 3 || echo 1)
-    for precision in f32 bf16; do
+    for precision in f32 tf32 bf16; do
         for terms in 0 1 3; do
-            [ $precision = bf16 ] && [ $terms != 1 ] && continue
+            [ $precision != f32 ] && [ $terms != 1 ] && continue
             file=$files/$space-$precision-$terms.safetensors
             for where in "$device" cpu; do
-                [ $precision = bf16 ] && [ $where = cpu ] && continue
+                [ $precision != f32 ] && [ $where = cpu ] && continue
                 run "$ndarts" probe --space $space --channels $probed_channels --cells "$depth" --batch $probed_batch \
                     --gamma 0.001 --neumann-terms $terms --device "$where" --precision $precision --out "$file"
                 if [ $precision = f32 ] && [ -x $python ]; then
@@ -76,7 +76,7 @@ else
 fi
 
 say "" "== Times ==" ${note:+"$note"}
-for precision in f32 bf16; do
+for precision in f32 tf32 bf16; do
     sizes=(--space darts --channels "$channels" --cells "$cells" --device "$device" --precision $precision)
     run "$ndarts" bench "${sizes[@]}" --batch "$batch" --iters "$iters" --what step,forward
     run "$ndarts" bench "${sizes[@]}" --batch "$small" --iters "$iters" --what hvp,hypergrad,es --neumann-terms 3
@@ -98,7 +98,7 @@ else
 fi
 
 say "" "== Kernels ==" ${note:+"$note"}
-for precision in f32 bf16; do
+for precision in f32 tf32 bf16; do
     run "$ndarts" profile --space darts --channels "$channels" --cells "$cells" --batch "$batch" --device "$device" \
         --precision $precision
 done

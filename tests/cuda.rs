@@ -101,6 +101,38 @@ fn a_probe_on_the_gpu_matches_the_cpu() {
     }
 }
 
+/// Sums go through fixed trees: which block or warp comes first does not change a bit.
+#[test]
+fn a_probe_has_the_same_bits_whatever_the_order_of_blocks_and_warps() {
+    let Some(softcuda) = Softcuda::find("probes on a GPU") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let sizes = "--space nb201 --channels 8 --cells 1 --batch 2 --image-size 8 --neumann-terms 1 --gamma 0.001";
+    for precision in ["f32", "tf32", "bf16"] {
+        let [first, second] = ["1", "2"].map(|schedule| {
+            let out = folder.path().join(format!("{precision}-{schedule}"));
+            let flags = format!(
+                "probe {sizes} --precision {precision} --device cuda --out {}",
+                out.display()
+            );
+            let mut command = softcuda.command(NDARTS);
+            command.env("SOFTCUDA_CHECKS", "off");
+            command.env("SOFTCUDA_SCHEDULE", schedule);
+            succeeded(&run(&mut command, &flags));
+            groups(&out)
+        });
+        assert!(first.keys().eq(second.keys()));
+        for (name, values) in &first {
+            let same = values
+                .iter()
+                .map(|x| x.to_bits())
+                .eq(second[name].iter().map(|x| x.to_bits()));
+            assert!(same, "{precision}: the schedule changes bits of {name}");
+        }
+    }
+}
+
 /// In bf16 a relu's input within 2⁻⁹ of 0 may fall on either side, and derivatives are off by the root of the
 /// share that did: what is held here is that a whole network is the same network. Each op and pass is held to
 /// 2·10⁻² by the unit tests.
@@ -324,13 +356,10 @@ fn a_gpu_that_cannot_be_had_is_said_in_a_sentence() {
     let old = [("SOFTCUDA_DRIVER_VERSION", "11.4")];
     refused(&softcuda, &cuda, &old, &["too old", "12.0", "11.4"]);
     let turing = [("SOFTCUDA_DEVICE", "sm_75")];
-    let bf16 = format!("{cuda} --precision bf16");
-    refused(
-        &softcuda,
-        &bf16,
-        &turing,
-        &["--precision bf16", "8.0", "7.5"],
-    );
+    for precision in ["--precision tf32", "--precision bf16"] {
+        let flags = format!("{cuda} {precision}");
+        refused(&softcuda, &flags, &turing, &[precision, "8.0", "7.5"]);
+    }
     // On a machine with NVIDIA's driver there is one anyway.
     if !Path::new("/dev/nvidiactl").exists() {
         let no_driver = [("LD_LIBRARY_PATH", "/nowhere")];

@@ -11,13 +11,13 @@ use ndarts::network::{Supernet, Variant};
 use ndarts::ops::cuda::Precision;
 use ndarts::space::Space;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Architectures of the GPUs that are supported.
 const ARCHITECTURES: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
-/// The first with bf16 arithmetic.
-const FIRST_BF16: u32 = 80;
+/// The first whose tensor cores multiply bf16 and TF32.
+const FIRST_TENSOR_CORES: u32 = 80;
 
 fn installed() -> Option<&'static Nvrtc> {
     match nvrtc() {
@@ -75,8 +75,8 @@ fn compiles(architectures: &[u32], channels: &[usize]) {
             println!("skipped: kernels for sm_{arch}, which NVRTC {major}.{minor} does not know");
             continue;
         }
-        for precision in [Precision::F32, Precision::Bf16] {
-            if precision == Precision::F32 || arch >= FIRST_BF16 {
+        for precision in Precision::ALL {
+            if precision == Precision::F32 || arch >= FIRST_TENSOR_CORES {
                 let wanted = specialised(precision, channels);
                 let images = compile(&wanted, Target::Ptx(arch), Cache::of_user().as_ref());
                 let images = images.unwrap_or_else(|e| panic!("sm_{arch}, {precision:?}: {e:#}"));
@@ -101,14 +101,29 @@ fn every_specialisation_compiles_for_every_supported_gpu() {
     compiles(&ARCHITECTURES, &ALL_CHANNELS);
 }
 
-/// ptxas beside NVRTC, or on the path.
-fn ptxas(nvrtc: &Nvrtc) -> Option<PathBuf> {
-    let beside = nvrtc.path.parent()?.join("../bin/ptxas");
+/// `ptxas` or `nvdisasm` beside NVRTC, or on the path.
+fn tool(nvrtc: &Nvrtc, name: &str) -> Option<PathBuf> {
+    let beside = nvrtc.path.parent()?.join("../bin").join(name);
     if beside.is_file() {
         return Some(beside);
     }
-    let on_path = Command::new("ptxas").arg("--version").output();
-    on_path.ok().map(|_| "ptxas".into())
+    let on_path = Command::new(name).arg("--version").output();
+    on_path.ok().map(|_| name.into())
+}
+
+/// Assembles PTX for sm_90 to `cubin`; what ptxas says of registers.
+fn assemble(ptxas: &Path, specialisation: &Specialisation, image: &[u8], cubin: &Path) -> String {
+    let file = cubin.with_extension("ptx");
+    let text = image.strip_suffix(&[0]).unwrap_or(image);
+    std::fs::write(&file, text).expect("a file");
+    let out = Command::new(ptxas)
+        .args(["-arch=sm_90", "-v", "-o"])
+        .args([cubin, &file])
+        .output()
+        .expect("ptxas runs");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{specialisation:?}: {said}");
+    said.into_owned()
 }
 
 #[test]
@@ -124,28 +139,19 @@ fn no_kernel_spills_registers_on_sm_90() {
 
 fn spill_nothing(channels: &[usize]) {
     let Some(nvrtc) = installed() else { return };
-    let Some(ptxas) = ptxas(nvrtc) else {
+    let Some(ptxas) = tool(nvrtc, "ptxas") else {
         println!("skipped: register spills: ptxas was not found; `pip install nvidia-cuda-nvcc`");
         return;
     };
     let mut spilling = Vec::new();
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in Precision::ALL {
         let all = specialised(precision, channels);
         let images = compile(&all, Target::Ptx(90), Cache::of_user().as_ref());
         let images = images.expect("kernels compile");
         for (specialisation, image) in all.iter().zip(images) {
             let folder = tempfile::tempdir().expect("a folder");
-            let file = folder.path().join("kernel.ptx");
-            let text = image.strip_suffix(&[0]).unwrap_or(&image);
-            std::fs::write(&file, text).expect("a file");
-            let out = Command::new(&ptxas)
-                .args(["-arch=sm_90", "-v", "-o"])
-                .arg(folder.path().join("kernel.cubin"))
-                .arg(&file)
-                .output()
-                .expect("ptxas runs");
-            let said = String::from_utf8_lossy(&out.stderr);
-            assert!(out.status.success(), "{specialisation:?}: {said}");
+            let cubin = folder.path().join("kernel.cubin");
+            let said = assemble(&ptxas, specialisation, &image, &cubin);
             let kernels = said.split("Function properties for ").skip(1);
             // As a word, so that "10 bytes" is none.
             let clean = |of: &&str| of.contains(" 0 bytes spill stores, 0 bytes spill loads");
@@ -157,4 +163,51 @@ fn spill_nothing(channels: &[usize]) {
         }
     }
     assert!(spilling.is_empty(), "{}", spilling.join("\n"));
+}
+
+/// Of a NAS-Bench-201 supernet of eight channels: 3 → 8 for the images, and 1×1 and 3×3 of 8, 16 and 32 channels.
+#[test]
+fn convolutions_in_tf32_and_bf16_multiply_on_tensor_cores() {
+    let Some(nvrtc) = installed() else { return };
+    let (Some(ptxas), Some(nvdisasm)) = (tool(nvrtc, "ptxas"), tool(nvrtc, "nvdisasm")) else {
+        println!("skipped: tensor cores: ptxas or nvdisasm was not found; `make wheels`");
+        return;
+    };
+    let supernet = Supernet::record(Space::NasBench201, 8, 1, 10, 4, [8, 8]).expect("sizes");
+    let folder = tempfile::tempdir().expect("a folder");
+    let cubin = folder.path().join("kernel.cubin");
+    for precision in Precision::ALL {
+        let all = specialisations(&supernet.tape, precision).expect("kernels");
+        let all: Vec<_> = all
+            .into_iter()
+            .filter(|kernel| kernel.file == "conv")
+            .collect();
+        let images = compile(&all, Target::Ptx(90), Cache::of_user().as_ref());
+        let (mut with, mut without) = (0, 0);
+        for (kernel, image) in all.iter().zip(images.expect("kernels compile")) {
+            assemble(&ptxas, kernel, &image, &cubin);
+            let out = Command::new(&nvdisasm).arg(&cubin).output();
+            let out = out.expect("nvdisasm runs");
+            assert!(out.status.success(), "{kernel:?}");
+            let code = String::from_utf8_lossy(&out.stdout);
+            let products = code.matches("HMMA.").count();
+            let wanted = precision
+                .tensor()
+                .is_some_and(|name| kernel.definitions["OPERAND"] == name);
+            assert_eq!(wanted, products > 0, "{products} HMMA in {kernel:?}");
+            if wanted {
+                with += 1;
+            } else {
+                without += 1;
+            }
+        }
+        println!(
+            "{precision:?}: {with} kernels of conv on tensor cores, {without} by multiply-adds"
+        );
+        // The convolution of the images has three input channels, and no tangent reaches them.
+        assert!(
+            precision == Precision::F32 || with > 3 * without,
+            "{precision:?}"
+        );
+    }
 }

@@ -11,7 +11,9 @@
 use super::Conv;
 use crate::device::cuda::launch::Kernel;
 use crate::layout_test;
-use crate::ops::cuda::{Adjoint, Encoder, Floats, Header, Input, Pixels, Tickets, narrow};
+use crate::ops::cuda::{
+    Adjoint, Encoder, Floats, Header, Input, Pixels, Precision, Tickets, narrow,
+};
 use crate::ops::{ActivationId, Moments, Pass, Role};
 use bytemuck::{Pod, Zeroable};
 
@@ -134,15 +136,38 @@ struct Shape {
     shared: usize,
 }
 
-/// Rows of shared memory begin an odd number of float4 apart.
-fn row_len(channels: usize) -> usize {
-    ((channels / 4) | 1) * 4
+/// Output channels of a block: even shares of at most `most`, in whole groups.
+fn columns(cout: usize, most: usize, group: usize) -> usize {
+    cout.div_ceil(cout.div_ceil(most)).next_multiple_of(group)
 }
 
-/// Output channels of a block: even shares of at most 64, in whole groups of eight.
-fn columns(cout: usize) -> usize {
-    cout.div_ceil(cout.div_ceil(MOST_COLUMNS))
-        .next_multiple_of(8)
+/// What operands of products are in shared memory, and so who multiplies them: the kernels' OPERAND.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Operand {
+    name: &'static str,
+    bytes: usize,
+}
+
+/// Exact multiply-adds by threads.
+const FLOAT: Operand = Operand {
+    name: "float",
+    bytes: 4,
+};
+
+impl Operand {
+    fn tensor(self) -> bool {
+        self != FLOAT
+    }
+
+    /// Channels that a product on tensor cores takes at once: 32 bytes.
+    fn depth(self) -> usize {
+        32 / self.bytes
+    }
+
+    /// Bytes from a row of shared memory to the next: `tile_row` of `mma.cuh`.
+    fn row(self, channels: usize) -> usize {
+        ((channels * self.bytes).div_ceil(16) | 1) * 16
+    }
 }
 
 impl Conv {
@@ -156,13 +181,31 @@ impl Conv {
         [self.batch, rows, columns]
     }
 
+    /// Tensor cores where the precision asks for them and less than half of a step would be padding.
+    fn operand(&self, precision: Precision) -> Operand {
+        match precision.tensor() {
+            Some(name) if self.cin >= 8 && self.cout >= 8 => Operand {
+                name,
+                bytes: precision.bytes(),
+            },
+            _ => FLOAT,
+        }
+    }
+
     /// The specialisation of forward or tangent.
-    fn forward_shape(&self, dot: bool) -> anyhow::Result<Shape> {
-        let (columns, copies) = (columns(self.cout), 1 + usize::from(dot));
+    fn forward_shape(&self, dot: bool, operand: Operand) -> anyhow::Result<Shape> {
+        let copies = 1 + usize::from(dot);
+        // On tensor cores nine taps of W and Ẇ for 64 channels would leave no room for a tile.
+        let most = match operand.tensor() && dot && self.window.kernel > 2 {
+            true => MOST_COLUMNS / 2,
+            false => MOST_COLUMNS,
+        };
+        let columns = columns(self.cout, most, 8);
         let lines = THREADS / (columns / 4);
         // A 3×3 loads nine weights an input channel: fewer channels a step.
-        let most = if self.window.kernel > 2 { 8 } else { 16 };
-        let widest = self.cin.next_power_of_two().clamp(4, most);
+        let most = if self.window.kernel > 2 { 32 } else { 64 } / operand.bytes;
+        let least = if operand.tensor() { operand.depth() } else { 4 };
+        let widest = self.cin.next_power_of_two().clamp(least, most);
         // As in the kernel: a 1×1 keeps only the pixels it looks at.
         let step = if self.window.kernel == 1 {
             1
@@ -173,15 +216,19 @@ impl Conv {
         let loaded = |rows: usize, columns: usize| {
             ((rows - 1) * step + kernel) * ((columns - 1) * step + kernel)
         };
-        let shape = |chunk: usize, pixels: usize| {
-            let cells = pixels * lines;
+        let shape = |chunk: usize, cells: usize| {
             let tiling = Tiling::new(self.cells(), cells, loaded);
             let region = tiling.tile[0] * loaded(tiling.tile[1], tiling.tile[2]);
-            let weights = self.device_taps() * chunk * columns;
-            let tiles = 4 * (copies * (region * row_len(chunk) + weights) + region);
+            // Tensor cores take W transposed, and leave their sums in shared memory.
+            let (matrix, results) = match operand.tensor() {
+                true => (columns * operand.row(chunk), cells * FLOAT.row(columns)),
+                false => (4 * chunk * columns, 0),
+            };
+            let weights = self.device_taps() * matrix;
+            let tiles = copies * (region * operand.row(chunk) + weights) + 4 * region;
             // The statistics' tree, and the last block's doubles.
             let sums = 4 * (9 * THREADS + 3 * columns);
-            let shared = tiles.max(sums);
+            let shared = tiles.max(sums).max(results);
             Shape {
                 columns,
                 chunk,
@@ -191,10 +238,17 @@ impl Conv {
             }
         };
         let fills = |s: &Shape| s.tiling.count() * self.cout.div_ceil(columns) >= FILL;
-        // Cells a thread; in the tangent pass fewer, for its registers.
-        let pixels: &[usize] = if dot { &[2, 1] } else { &[4, 2, 1] };
+        // In the tangent pass fewer, for its registers.
+        let sizes: Vec<usize> = match (operand.tensor(), dot) {
+            (true, _) => [256, 128, 64, 32]
+                .into_iter()
+                .filter(|c| c * columns <= 8192)
+                .collect(),
+            (false, true) => vec![2 * lines, lines],
+            (false, false) => vec![4 * lines, 2 * lines, lines],
+        };
         let fit = |chunk: usize, most: usize| {
-            let shapes = pixels.iter().map(|&pixels| shape(chunk, pixels));
+            let shapes = sizes.iter().map(|&cells| shape(chunk, cells));
             let fitting: Vec<Shape> = shapes.filter(|s| s.shared <= most).collect();
             let filling = fitting.iter().find(|s| fills(s));
             filling.or(fitting.last()).copied()
@@ -202,24 +256,39 @@ impl Conv {
         // Fewer channels a step come last: a step then reads less than a sector of a pixel.
         let chunks = [widest, widest / 2, widest / 4]
             .into_iter()
-            .filter(|&chunk| chunk >= 4);
+            .filter(|&chunk| chunk >= least);
         let chosen = chunks
             .flat_map(|chunk| [(chunk, SHARED), (chunk, MOST_SHARED)])
             .find_map(|(chunk, most)| fit(chunk, most));
-        chosen.map_or_else(|| self.too_large(shape(4, 1)), Ok)
+        chosen.map_or_else(|| self.too_large(shape(least, lines.min(32))), Ok)
     }
 
     /// The specialisation of backward or tangent_backward, for an output with `sources` readers.
-    fn backward_shape(&self, dot: bool, sources: usize) -> anyhow::Result<Shape> {
-        let (columns, copies) = (columns(self.cout), 1 + usize::from(dot));
-        let pieces = |chunk: usize| self.device_taps() * (chunk / 4) * (columns / 4);
-        let most = self.cin.next_power_of_two().clamp(4, 64);
-        // One piece of W̄ a thread, in the tangent pass of half a size; where that were too few channels, more.
-        let few = if dot { THREADS / 2 } else { THREADS };
+    fn backward_shape(&self, dot: bool, sources: usize, operand: Operand) -> anyhow::Result<Shape> {
+        let group = if operand.tensor() { 16 } else { 8 };
+        let (columns, copies) = (
+            columns(self.cout, MOST_COLUMNS, group),
+            1 + usize::from(dot),
+        );
+        let least = if operand.tensor() { 16 } else { 4 };
+        let most = self.cin.next_power_of_two().clamp(least, 64);
         let fits = |c: &usize| {
-            *c <= most && (pieces(*c) <= few || (*c <= 16 && pieces(*c) <= 4 * THREADS))
+            let taps = self.device_taps();
+            // A warp has up to four pieces of W̄, 16 × 8; more where that were too few channels.
+            let by_warps = || *c == 16 || taps * (c / 16) * (columns / 8) <= 32;
+            // A thread has one, 4 × 4, in the tangent pass of half a size.
+            let pieces = taps * (c / 4) * (columns / 4);
+            let few = if dot { THREADS / 2 } else { THREADS };
+            let by_threads = || pieces <= few || (*c <= 16 && pieces <= 4 * THREADS);
+            (least..=most).contains(c)
+                && if operand.tensor() {
+                    by_warps()
+                } else {
+                    by_threads()
+                }
         };
-        let Some(chunk) = [64, 32, 16, 8, 4].into_iter().find(fits) else {
+        let chunks: Vec<usize> = [64, 32, 16, 8, 4].into_iter().filter(fits).collect();
+        let Some(&fewest) = chunks.last() else {
             anyhow::bail!(
                 "{} of {} taps has no CUDA kernel: expected at most 64; use --device cpu",
                 self.window.kernel,
@@ -231,20 +300,30 @@ impl Conv {
             _ => self.window.padding().div_ceil(2) + self.window.padding() / 2,
         };
         let loaded = |rows: usize, columns: usize| (rows + reach) * (columns + reach);
-        let matrix = columns * (chunk + 4);
-        let resident = self.device_taps() * chunk * columns <= 4096;
-        let weights = if resident {
-            self.device_taps() * matrix
-        } else {
-            matrix
-        };
         // `coefficients` of `adjoint.cuh`.
         let table = (7 + 2 * sources) * self.cout;
-        let shape = |cells: usize| {
-            let tiling = Tiling::new(self.cells(), cells, loaded);
+        let shape = |chunk: usize, most: usize| {
+            // Warps take cells by sixteens, of which the tile may have fewer.
+            let cells = if operand.tensor() { most.max(16) } else { most };
+            // Bytes of a tap's weights, of a row of a, and of x̄ on its way from warps to threads.
+            let (matrix, a_row, x_row) = match operand.tensor() {
+                true => (
+                    chunk * operand.row(columns),
+                    operand.row(chunk),
+                    FLOAT.row(chunk),
+                ),
+                false => (4 * columns * (chunk + 4), 4 * chunk, 0),
+            };
+            let resident = self.device_taps() * chunk * columns <= 4096;
+            let weights = if resident {
+                self.device_taps() * matrix
+            } else {
+                matrix
+            };
+            let tiling = Tiling::new(self.cells(), most, loaded);
             let region = tiling.tile[0] * loaded(tiling.tile[1], tiling.tile[2]);
-            let tiles = copies * (region * row_len(columns) + cells * chunk + weights);
-            let shared = 4 * (tiles + table + 3 * cells + region);
+            let tiles = copies * (region * operand.row(columns) + cells * a_row + weights);
+            let shared = tiles + cells * x_row + 4 * (table + 3 * cells + region);
             Shape {
                 columns,
                 chunk,
@@ -253,14 +332,20 @@ impl Conv {
                 shared: shared.max(16 * THREADS),
             }
         };
-        let lines = THREADS / (chunk / 4);
-        // From the largest: down to a warp's worth of cells where few channels leave many lines.
-        let sizes = std::iter::successors(Some(2 * lines), |cells| Some(cells / 2));
-        let sizes = sizes.take_while(|&cells| cells >= 8);
-        let shapes: Vec<Shape> = sizes.filter(|&cells| cells <= 256).map(shape).collect();
-        let fits = |most: usize| shapes.iter().find(|s| s.shared <= most).copied();
-        let chosen = fits(SHARED).or_else(|| fits(MOST_SHARED));
-        chosen.map_or_else(|| self.too_large(shape(8)), Ok)
+        // From the largest: two cells a thread (on tensor cores four), down to a warp's worth of cells where few
+        // channels leave many lines.
+        let (per_thread, smallest) = (if operand.tensor() { 4 } else { 2 }, 8);
+        let fit = |chunk: usize| {
+            let largest = per_thread * THREADS / (chunk / 4);
+            let sizes = std::iter::successors(Some(largest), |cells| Some(cells / 2));
+            let sizes = sizes.take_while(|&cells| cells >= smallest);
+            let sizes = sizes.filter(|&cells| cells <= 256);
+            let shapes: Vec<Shape> = sizes.map(|cells| shape(chunk, cells)).collect();
+            let fits = |most: usize| shapes.iter().find(|s| s.shared <= most).copied();
+            fits(SHARED).or_else(|| fits(MOST_SHARED))
+        };
+        let chosen = chunks.into_iter().find_map(fit);
+        chosen.map_or_else(|| self.too_large(shape(fewest, smallest)), Ok)
     }
 
     fn too_large(&self, shape: Shape) -> anyhow::Result<Shape> {
@@ -306,6 +391,7 @@ impl Conv {
         let outputs: Vec<ActivationId> = readers.map(|s| s.at).chain([self.output]).collect();
         Kernel::new("conv", entry)
             .define("PASS", pass)
+            .define("OPERAND", self.operand(encoder.precision()).name)
             .define("KERNEL", self.window.kernel)
             .define("STRIDE", self.window.stride)
             .define("VECTOR", encoder.vector(&[self.input]))
@@ -349,7 +435,7 @@ fn values(
     encoder: &mut Encoder,
 ) -> anyhow::Result<()> {
     let dot = pass == Pass::Tangent;
-    let shape = op.forward_shape(dot)?;
+    let shape = op.forward_shape(dot, op.operand(encoder.precision()))?;
     let grid = [shape.tiling.count(), op.cout.div_ceil(shape.columns)];
     let mut p = op.parameters(pass, encoder).tiled(&shape.tiling);
     p.output = encoder.pixels(op.output, if dot { Role::Tangent } else { Role::Value });
@@ -382,7 +468,7 @@ fn adjoints(
     let dot = pass == Pass::TangentBackward;
     let graph = encoder.graph();
     let sources = graph.activation(op.output).sources.len().max(1);
-    let shape = op.backward_shape(dot, sources)?;
+    let shape = op.backward_shape(dot, sources, op.operand(encoder.precision()))?;
     let blocks = op.cin.div_ceil(shape.chunk);
     let part = op.device_taps() * shape.chunk * shape.columns;
     let grid = [gradient_parts(op, sources, &shape, part * blocks), blocks];

@@ -1,7 +1,10 @@
 //! All four passes of dense convolution and factorized reduction against the oracle.
 
+use crate::ops::cuda::Precision;
 use crate::oracle::engine::chain::{Chain, Term};
-use crate::oracle::engine::ops::{check, check_kernels, config, conv_term, halved, sizes};
+use crate::oracle::engine::ops::{
+    check, check_kernels, check_kernels_in, config, conv_term, halved, sizes,
+};
 use proptest::prelude::*;
 
 proptest! {
@@ -18,6 +21,27 @@ proptest! {
     fn four_passes_of_factorized_reduce_match_the_oracle(chain in sizes(), salt in 0..1000u32) {
         let terms = vec![Term::Reduce; 1 + usize::from(chain.normalised_input)];
         check(&halved(Chain { terms, cout: chain.cout.max(2), ..chain }), salt)?;
+    }
+}
+
+proptest! {
+    // Each case compiles its kernels.
+    #![proptest_config(ProptestConfig { cases: 8, ..config() })]
+
+    #[test]
+    fn convolutions_of_drawn_sizes_on_the_device_match_the_cpu_in_every_precision(
+        chain in sizes(), term in conv_term(), precision in prop::sample::select(&Precision::ALL), salt in 0..1000u32,
+    ) {
+        let drawn = Chain { terms: vec![term], normalised_input: false, ..chain };
+        check_kernels_in(&[precision], &drawn, salt, "conv")?;
+    }
+
+    #[test]
+    fn factorized_reductions_of_drawn_sizes_on_the_device_match_the_cpu_in_every_precision(
+        chain in sizes(), precision in prop::sample::select(&Precision::ALL), salt in 0..1000u32,
+    ) {
+        let drawn = Chain { terms: vec![Term::Reduce], cout: chain.cout.max(2), ..chain };
+        check_kernels_in(&[precision], &halved(drawn), salt, "factorized_reduce")?;
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::Kind;
 use crate::autograd::Tape;
+use crate::ops::cuda::Precision;
 use crate::ops::{Scale, mix};
 use crate::oracle::engine::chain::{Chain, Term};
 use crate::oracle::engine::ops::{
@@ -102,5 +103,5 @@ fn more_pools_than_a_launch_takes_add_up_on_the_device() {
     tape.finish();
     let values = 0..batch * side * side * 3;
     let images: Vec<f64> = values.map(|i| (i * 37 % 101) as f64 / 50.0 - 1.0).collect();
-    check_tape_kernels(&tape, &images, &[0, 1, 1], 0, "pool").unwrap();
+    check_tape_kernels(&Precision::ALL, &tape, (&images, &[0, 1, 1]), 0, "pool").unwrap();
 }

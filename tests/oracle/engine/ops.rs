@@ -27,9 +27,19 @@ pub fn check(chain: &Chain, salt: u32) -> Result<(), TestCaseError> {
 }
 
 /// Every op called `name` of the chain, on a GPU or softcuda, against the same op on the CPU; in
-/// f32 and bf16. Does nothing, and says so, where there is neither. The batch is made large enough for
+/// all three precisions. Does nothing, and says so, where there is neither. The batch is made large enough for
 /// sixteen values a channel: over two or three, an adjoint through batch norm is what rounding left.
 pub fn check_kernels(chain: &Chain, salt: u32, name: &str) -> Result<(), TestCaseError> {
+    check_kernels_in(&Precision::ALL, chain, salt, name)
+}
+
+/// As [`check_kernels`], in these precisions.
+pub fn check_kernels_in(
+    precisions: &[Precision],
+    chain: &Chain,
+    salt: u32,
+    name: &str,
+) -> Result<(), TestCaseError> {
     let [batch, height, width] = chain.size;
     let pixels = height.div_ceil(chain.stride) * width.div_ceil(chain.stride);
     let chain = &Chain {
@@ -38,7 +48,8 @@ pub fn check_kernels(chain: &Chain, salt: u32, name: &str) -> Result<(), TestCas
     };
     let (tape, _) = chain.record();
     let labels: Vec<u32> = chain.labels().iter().map(|&label| label as u32).collect();
-    check_tape_kernels(&tape, &chain.images().data, &labels, salt, name)
+    let images = chain.images().data;
+    check_tape_kernels(precisions, &tape, (&images, &labels), salt, name)
         .map_err(|e| TestCaseError::fail(format!("{e}\n{chain:?}")))
 }
 
@@ -67,7 +78,7 @@ pub fn check_partial_supernet_kernels(channels: usize, name: &str) {
 /// As [`check_tape_kernels`], of a supernet on two images of 8×8.
 fn check_tape_of(supernet: &Supernet, name: &str) -> Result<(), String> {
     let images = drawn("supernet images", 2 * 8 * 8 * 3);
-    check_tape_kernels(&supernet.tape, &images, &[1, 3], 0, name)
+    check_tape_kernels(&Precision::ALL, &supernet.tape, (&images, &[1, 3]), 0, name)
 }
 
 /// As [`check_kernels`], of any tape.
@@ -75,9 +86,9 @@ fn check_tape_of(supernet: &Supernet, name: &str) -> Result<(), String> {
 /// # Errors
 /// What differs.
 pub fn check_tape_kernels(
+    precisions: &[Precision],
     tape: &Tape,
-    images: &[f64],
-    labels: &[u32],
+    (images, labels): (&[f64], &[u32]),
     salt: u32,
     name: &str,
 ) -> Result<(), String> {
@@ -92,7 +103,7 @@ pub fn check_tape_kernels(
         theta: &single(&drawn(&format!("theta {salt}"), tape.theta_len())),
         direction: &single(&drawn(&format!("direction {salt}"), tape.theta_len())),
     };
-    for precision in [Precision::F32, Precision::Bf16] {
+    for &precision in precisions {
         let checked = parity::check(&gpu, &case, name, precision);
         checked.map_err(|e| format!("{precision:?}: {e}"))?;
     }
