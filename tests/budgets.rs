@@ -62,7 +62,7 @@ fn no_launch_wants_more_shared_memory_than_every_gpu_has() {
             let supernet = Supernet::record(space, channels, cells, 10, 8, [32, 32]);
             let tape = supernet.expect("sizes").tape;
             for &pass in Mode::Products.passes() {
-                for precision in [Precision::F32, Precision::Bf16] {
+                for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
                     let what = format!("{space:?}, {channels} channels, {pass:?}, {precision:?}");
                     let recorded = record(&tape, Mode::Products, pass, (precision, 1));
                     let recorded = recorded.unwrap_or_else(|e| panic!("{what}: {e:#}"));

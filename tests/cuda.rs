@@ -324,13 +324,10 @@ fn a_gpu_that_cannot_be_had_is_said_in_a_sentence() {
     let old = [("SOFTCUDA_DRIVER_VERSION", "11.4")];
     refused(&softcuda, &cuda, &old, &["too old", "12.0", "11.4"]);
     let turing = [("SOFTCUDA_DEVICE", "sm_75")];
-    let bf16 = format!("{cuda} --precision bf16");
-    refused(
-        &softcuda,
-        &bf16,
-        &turing,
-        &["--precision bf16", "8.0", "7.5"],
-    );
+    for precision in ["--precision tf32", "--precision bf16"] {
+        let flags = format!("{cuda} {precision}");
+        refused(&softcuda, &flags, &turing, &[precision, "8.0", "7.5"]);
+    }
     // On a machine with NVIDIA's driver there is one anyway.
     if !Path::new("/dev/nvidiactl").exists() {
         let no_driver = [("LD_LIBRARY_PATH", "/nowhere")];

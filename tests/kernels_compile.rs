@@ -16,8 +16,10 @@ use std::process::Command;
 
 /// Architectures of the GPUs that are supported.
 const ARCHITECTURES: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
-/// The first with bf16 arithmetic.
-const FIRST_BF16: u32 = 80;
+/// The first whose tensor cores multiply bf16 and TF32.
+const FIRST_TENSOR_CORES: u32 = 80;
+/// All of them.
+const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Tf32, Precision::Bf16];
 
 fn installed() -> Option<&'static Nvrtc> {
     match nvrtc() {
@@ -63,8 +65,8 @@ fn compiles(architectures: &[u32], channels: &[usize]) {
             println!("skipped: kernels for sm_{arch}, which NVRTC {major}.{minor} does not know");
             continue;
         }
-        for precision in [Precision::F32, Precision::Bf16] {
-            if precision == Precision::F32 || arch >= FIRST_BF16 {
+        for precision in PRECISIONS {
+            if precision == Precision::F32 || arch >= FIRST_TENSOR_CORES {
                 let wanted = specialised(precision, channels);
                 let images = compile(&wanted, Target::Ptx(arch), Cache::of_user().as_ref());
                 let images = images.unwrap_or_else(|e| panic!("sm_{arch}, {precision:?}: {e:#}"));
@@ -117,7 +119,7 @@ fn spill_nothing(channels: &[usize]) {
         return;
     };
     let mut spilling = Vec::new();
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in PRECISIONS {
         let all = specialised(precision, channels);
         let images = compile(&all, Target::Ptx(90), Cache::of_user().as_ref());
         let images = images.expect("kernels compile");

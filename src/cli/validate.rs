@@ -117,7 +117,7 @@ impl Check<'_> {
             s.precision == Precision::F32 || s.device != "cpu",
             "precision",
             "f32 on the CPU, or --device cuda[:N]",
-            "bf16 beside --device cpu",
+            format_args!("{} beside --device cpu", s.precision.name()),
         )?;
         self.that(
             s.lr_min <= s.lr,

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::device::cuda::launch::Header;
 
-/// Element type of activations in device memory. θ, α, statistics, gradients and everything else
-/// stay f32, and all arithmetic is f32.
+/// Element type of activations in device memory, and what matrix products round their operands to.
+/// θ, α, statistics, gradients and everything else stay f32, and so do all sums.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum,
 )]
@@ -26,7 +26,9 @@ pub enum Precision {
     /// f32
     #[default]
     F32,
-    /// bfloat16; a GPU only
+    /// f32 in memory, products on tensor cores with operands rounded to TF32; a GPU only
+    Tf32,
+    /// bfloat16 in memory and in products on tensor cores; a GPU only
     Bf16,
 }
 
@@ -34,7 +36,7 @@ impl Precision {
     /// Bytes an element.
     pub fn bytes(self) -> usize {
         match self {
-            Precision::F32 => 4,
+            Precision::F32 | Precision::Tf32 => 4,
             Precision::Bf16 => 2,
         }
     }
@@ -43,6 +45,7 @@ impl Precision {
     pub fn name(self) -> &'static str {
         match self {
             Precision::F32 => "f32",
+            Precision::Tf32 => "tf32",
             Precision::Bf16 => "bf16",
         }
     }
@@ -50,8 +53,18 @@ impl Precision {
     /// The kernels' STORAGE.
     pub fn storage(self) -> &'static str {
         match self {
-            Precision::F32 => "float",
+            Precision::F32 | Precision::Tf32 => "float",
             Precision::Bf16 => "bf16",
+        }
+    }
+
+    /// What a product on tensor cores rounds its operands to, as a type of `mma.cuh`; none in f32,
+    /// whose products are exact fused multiply-adds.
+    pub fn tensor(self) -> Option<&'static str> {
+        match self {
+            Precision::F32 => None,
+            Precision::Tf32 => Some("tf32"),
+            Precision::Bf16 => Some("bf16"),
         }
     }
 }

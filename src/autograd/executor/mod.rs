@@ -66,18 +66,19 @@ impl Executor {
     /// As [`Executor::new`], with activations in `precision`.
     ///
     /// # Errors
-    /// bf16 on a device without it; the message names the flag.
+    /// tf32 or bf16 on a device without tensor cores for it; the message names the flag.
     pub fn with_precision(
         tape: Tape,
         device: Device,
         precision: Precision,
     ) -> anyhow::Result<Executor> {
-        if precision == Precision::Bf16 {
+        if precision != Precision::F32 {
             match &device {
                 Device::Cpu => anyhow::bail!(
-                    "--precision bf16: expected --device cuda[:N], as the CPU computes in f32, found cpu"
+                    "--precision {}: expected --device cuda[:N], as the CPU computes in f32, found cpu",
+                    precision.name()
                 ),
-                Device::Cuda(gpu) => cuda::check_bf16(gpu)?,
+                Device::Cuda(gpu) => cuda::check_tensor_cores(gpu, precision)?,
             }
         }
         Ok(Executor::on(tape, device, precision))

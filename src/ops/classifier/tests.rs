@@ -72,7 +72,7 @@ fn check_kernels(size: [usize; 3], channels: usize, classes: usize, relu: bool) 
         theta: &spread(89, tape.theta_len()),
         direction: &spread(131, tape.theta_len()),
     };
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
         parity::check(&gpu, &case, "classifier", precision).unwrap();
     }
 }

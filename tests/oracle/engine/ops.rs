@@ -27,7 +27,7 @@ pub fn check(chain: &Chain, salt: u32) -> Result<(), TestCaseError> {
 }
 
 /// Every op called `name` of the chain, on a GPU or softcuda, against the same op on the CPU; in
-/// f32 and bf16. Does nothing, and says so, where there is neither. The batch is made large enough for
+/// all three precisions. Does nothing, and says so, where there is neither. The batch is made large enough for
 /// sixteen values a channel: over two or three, an adjoint through batch norm is what rounding left.
 pub fn check_kernels(chain: &Chain, salt: u32, name: &str) -> Result<(), TestCaseError> {
     let [batch, height, width] = chain.size;
@@ -75,7 +75,7 @@ pub fn check_tape_kernels(
         theta: &single(&drawn(&format!("theta {salt}"), tape.theta_len())),
         direction: &single(&drawn(&format!("direction {salt}"), tape.theta_len())),
     };
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
         let checked = parity::check(&gpu, &case, name, precision);
         checked.map_err(|e| format!("{precision:?}: {e}"))?;
     }

@@ -35,8 +35,8 @@ pub use recording::{Recorded, record, specialisations};
 /// Programs that are kept; more means that vectors come and go, and all start anew.
 const MOST_PROGRAMS: usize = 64;
 
-/// Compute capability from which GPUs have bf16 arithmetic.
-const FIRST_BF16: u32 = 80;
+/// Compute capability from which tensor cores multiply bf16 and TF32.
+const FIRST_TENSOR_CORES: u32 = 80;
 
 /// The vectors that a pass runs on, by address; 0 where it takes none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -83,13 +83,14 @@ pub(super) struct Cuda {
     series: Option<(usize, Buffer)>,
 }
 
-/// Refuses bf16 on a GPU that lacks it.
-pub(super) fn check_bf16(gpu: &Gpu) -> anyhow::Result<()> {
+/// Refuses bf16 and TF32 on a GPU that lacks them.
+pub(super) fn check_tensor_cores(gpu: &Gpu, precision: Precision) -> anyhow::Result<()> {
     let description = gpu.description();
     anyhow::ensure!(
-        description.compute >= FIRST_BF16,
-        "--precision bf16: expected a GPU of compute capability 8.0 or newer, found {} of {}.{}; use \
+        description.compute >= FIRST_TENSOR_CORES,
+        "--precision {}: expected a GPU of compute capability 8.0 or newer, found {} of {}.{}; use \
          --precision f32",
+        precision.name(),
         description.name,
         description.compute / 10,
         description.compute % 10
@@ -139,7 +140,7 @@ impl Cuda {
         staging.send(&self.gpu, |to| {
             let (to_images, to_labels) = to.split_at_mut(labels_at);
             match precision {
-                Precision::F32 => {
+                Precision::F32 | Precision::Tf32 => {
                     let from: &[u8] = bytemuck::cast_slice(images);
                     to_images[..from.len()].copy_from_slice(from);
                 }
