@@ -101,6 +101,46 @@ fn a_probe_on_the_gpu_matches_the_cpu() {
     }
 }
 
+/// Four passes and the update of every op of both spaces: what blocks and warps leave to each other goes by fixed
+/// trees, so that the order in which they run changes no bit.
+#[test]
+fn a_probe_has_the_same_bits_whatever_the_order_of_blocks_and_warps() {
+    let Some(softcuda) = Softcuda::find("the order of blocks and warps") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    for space in ["--space nb201 --cells 1", "--space darts --cells 3"] {
+        for precision in ["f32", "tf32", "bf16"] {
+            let probe = |seed: Option<&str>| {
+                let out = folder.path().join("probe");
+                let mut command = softcuda.command(NDARTS);
+                command.env("SOFTCUDA_CHECKS", "off");
+                command.envs(seed.map(|seed| ("SOFTCUDA_SCHEDULE", seed)));
+                let arguments = format!(
+                    "probe {space} --channels 3 --batch 3 --image-size 8 --neumann-terms 1 --gamma 0.001 \
+                     --device cuda --precision {precision} --out {}",
+                    out.display()
+                );
+                succeeded(&run(&mut command, &arguments));
+                let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
+                let groups = groups(&out).into_iter();
+                groups
+                    .map(|(name, values)| (name, bits(values)))
+                    .collect::<BTreeMap<String, Vec<u32>>>()
+            };
+            let in_order = probe(None);
+            assert!(in_order["hvp"].iter().any(|&bits| bits != 0));
+            for seed in ["1", "2"] {
+                let shuffled = probe(Some(seed));
+                for (name, bits) in &in_order {
+                    let same = bits == &shuffled[name];
+                    assert!(same, "{space}, {precision}, seed {seed}: {name} differs");
+                }
+            }
+        }
+    }
+}
+
 /// In bf16 a relu's input within 2⁻⁹ of 0 may fall on either side, and derivatives are off by the root of the
 /// share that did: what is held here is that a whole network is the same network. Each op and pass is held to
 /// 2·10⁻² by the unit tests.

@@ -1,4 +1,5 @@
-//! Every kernel that the two spaces use compiles for every supported GPU, and none spills registers.
+//! Every kernel that the two spaces use compiles for every supported GPU, and none spills registers; what should
+//! multiply on tensor cores does.
 //!
 //! Every test run takes a part of them, `make counts` all. NVRTC compiles on any machine; where it is not installed the tests say that they were skipped.
 
@@ -11,7 +12,7 @@ use ndarts::network::Supernet;
 use ndarts::ops::cuda::Precision;
 use ndarts::space::Space;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Architectures of the GPUs that are supported.
@@ -91,14 +92,14 @@ fn every_specialisation_compiles_for_every_supported_gpu() {
     compiles(&ARCHITECTURES, &ALL_CHANNELS);
 }
 
-/// ptxas beside NVRTC, or on the path.
-fn ptxas(nvrtc: &Nvrtc) -> Option<PathBuf> {
-    let beside = nvrtc.path.parent()?.join("../bin/ptxas");
+/// A tool of the CUDA toolkit beside NVRTC, or on the path.
+fn tool(nvrtc: &Nvrtc, name: &str) -> Option<PathBuf> {
+    let beside = nvrtc.path.parent()?.join("../bin").join(name);
     if beside.is_file() {
         return Some(beside);
     }
-    let on_path = Command::new("ptxas").arg("--version").output();
-    on_path.ok().map(|_| "ptxas".into())
+    let on_path = Command::new(name).arg("--version").output();
+    on_path.ok().map(|_| name.into())
 }
 
 #[test]
@@ -112,13 +113,14 @@ fn no_kernel_spills_registers_on_sm_90() {
     spill_nothing(&ALL_CHANNELS);
 }
 
-fn spill_nothing(channels: &[usize]) {
+/// Machine code of everything at these channels for sm_90: `each(specialisation, what ptxas said, the file)`.
+/// Nothing where NVRTC or ptxas is missing.
+fn assembled(channels: &[usize], mut each: impl FnMut(&Specialisation, &str, &Path)) {
     let Some(nvrtc) = installed() else { return };
-    let Some(ptxas) = ptxas(nvrtc) else {
-        println!("skipped: register spills: ptxas was not found; `pip install nvidia-cuda-nvcc`");
+    let Some(ptxas) = tool(nvrtc, "ptxas") else {
+        println!("skipped: machine code: ptxas was not found; `pip install nvidia-cuda-nvcc`");
         return;
     };
-    let mut spilling = Vec::new();
     for precision in PRECISIONS {
         let all = specialised(precision, channels);
         let images = compile(&all, Target::Ptx(90), Cache::of_user().as_ref());
@@ -126,25 +128,64 @@ fn spill_nothing(channels: &[usize]) {
         for (specialisation, image) in all.iter().zip(images) {
             let folder = tempfile::tempdir().expect("a folder");
             let file = folder.path().join("kernel.ptx");
+            let code = folder.path().join("kernel.cubin");
             let text = image.strip_suffix(&[0]).unwrap_or(&image);
             std::fs::write(&file, text).expect("a file");
             let out = Command::new(&ptxas)
                 .args(["-arch=sm_90", "-v", "-o"])
-                .arg(folder.path().join("kernel.cubin"))
-                .arg(&file)
+                .args([&code, &file])
                 .output()
                 .expect("ptxas runs");
             let said = String::from_utf8_lossy(&out.stderr);
             assert!(out.status.success(), "{specialisation:?}: {said}");
-            let kernels = said.split("Function properties for ").skip(1);
-            // As a word, so that "10 bytes" is none.
-            let clean = |of: &&str| of.contains(" 0 bytes spill stores, 0 bytes spill loads");
-            for kernel in kernels.filter(|kernel| !clean(kernel)) {
-                let mut lines = kernel.lines().map(str::trim);
-                let (name, frame) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
-                spilling.push(format!("{name}: {frame} ({specialisation:?})"));
-            }
+            each(specialisation, &said, &code);
         }
     }
+}
+
+fn spill_nothing(channels: &[usize]) {
+    let mut spilling = Vec::new();
+    assembled(channels, |specialisation, said, _| {
+        let kernels = said.split("Function properties for ").skip(1);
+        // As a word, so that "10 bytes" is none.
+        let clean = |of: &&str| of.contains(" 0 bytes spill stores, 0 bytes spill loads");
+        for kernel in kernels.filter(|kernel| !clean(kernel)) {
+            let mut lines = kernel.lines().map(str::trim);
+            let (name, frame) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+            spilling.push(format!("{name}: {frame} ({specialisation:?})"));
+        }
+    });
     assert!(spilling.is_empty(), "{}", spilling.join("\n"));
+}
+
+/// Files all of whose kernels multiply on tensor cores in tf32 and bf16.
+const ON_TENSOR_CORES: [&str; 1] = ["separable"];
+
+#[test]
+fn products_are_on_tensor_cores_in_tf32_and_bf16_and_exact_in_f32() {
+    let Some(nvdisasm) = installed().and_then(|nvrtc| tool(nvrtc, "nvdisasm")) else {
+        println!(
+            "skipped: tensor cores: nvdisasm was not found; `pip install nvidia-cuda-nvdisasm`"
+        );
+        return;
+    };
+    let mut wrong = Vec::new();
+    assembled(&FEW_CHANNELS, |specialisation, _, code| {
+        if !ON_TENSOR_CORES.contains(&specialisation.file) {
+            return;
+        }
+        let out = Command::new(&nvdisasm).arg("-c").arg(code).output();
+        let out = out.expect("nvdisasm runs");
+        let text = String::from_utf8_lossy(&out.stdout);
+        let expected = specialisation.definitions.contains_key("TENSOR");
+        let kernels: Vec<&str> = text.split("\n.text.").skip(1).collect();
+        assert!(!kernels.is_empty(), "{specialisation:?}: no code");
+        for kernel in kernels {
+            if kernel.contains("HMMA") != expected {
+                let name = kernel.split(':').next().unwrap_or("");
+                wrong.push(format!("{name} of {specialisation:?}"));
+            }
+        }
+    });
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
