@@ -20,13 +20,14 @@
 //   so no more of d̄ than a strip is ever kept, and a tile may be as large as the state and ā allow: its
 //   seams, where all is computed twice, are few. Chunks of channels have no seams; what they read twice
 //   is z̄, so they are preferred.
-// - Products are of two to four pixels × four channels a thread, P̄ of four channels × four, taps of two
-//   pixels, so that a load from shared memory serves several FMAs.
+// - Taps are of two pixels a thread, and products in f32 of two to four pixels × four channels (`separable_fma.cuh`), so
+//   that a load from shared memory serves several FMAs. In tf32 and bf16 products are on tensor cores, 16 × 16 sums
+//   a warp (`separable_mma.cuh`). Both are between the same barriers, over the same tiles of floats.
 // - The tangent passes compute value and tangent (d and ḋ, z̄ and z̄˙) from one load of each input.
 //
 // LAYOUT. A pixel's channels lie together in shared memory, padded to quads; neighbouring threads
 // take neighbouring quads, then neighbouring pixels, so a warp reads 512 successive bytes. Rows of
-// d and z̄ are one quad longer, so that threads on different pixels meet different banks. The
+// d and z̄ are an odd number of quads, so that threads on different pixels meet different banks. The
 // state's tile has columns outside the image, of zeros, so that no tap asks for its column; rows outside
 // are left out, because at an 8×8 image and dilated 5×5 windows they would be as many as those inside.
 // What a block's threads have in common is in shared memory too (`Stage`): 64 registers a thread are
@@ -38,21 +39,21 @@
 //
 // The tables that the host writes, the geometry of tiles and the loads are in `separable.cuh`.
 //
-// Definitions: VECTOR, and THREADS.
+// Definitions: VECTOR, THREADS, and in tf32 and bf16 TENSOR, the type that products round their operands to.
 #include "separable.cuh"
+#ifdef TENSOR
+#include "separable_mma.cuh"
+#else
+#include "separable_fma.cuh"
+#endif
 
-// A thread that takes N of `count` pixels takes those that are this far apart.
-template <int N> __device__ __forceinline__ u32 span_of(u32 count) {
-    return (count + N - 1) / N;
-}
-
-// d (and ḋ) of a strip of outputs, Σ a[tap]·w_tap, as [pixels, d_columns + 4] from column c0 on; zero at those
+// d (and ḋ) of a strip of outputs, Σ a[tap]·w_tap, as [pixels, row_of(d_columns)] from column c0 on; zero at those
 // that are not the tile's own. A thread takes one quad of channels at N outputs, which share the loads of
 // weights.
 template <bool TANGENT, int N>
 __device__ __forceinline__ void depthwise(const Stage& s, const Strip& strip, u32 c0) {
     const u32 chunk = s.group.chunk, quads = chunk >> 2, rows = THREADS / quads;
-    const u32 q = threadIdx.x % quads, row = threadIdx.x / quads;
+    const u32 id = thread(), q = id % quads, row = id / quads;
     if (row >= rows || c0 + 4 * q >= s.d_columns) return;
     const Rectangle& reach = s.tile.reach;
     const u32 step = s.branch.dilation * chunk, line_step = s.branch.dilation * reach.width * chunk - s.branch.kernel * step;
@@ -102,7 +103,7 @@ __device__ __forceinline__ void depthwise(const Stage& s, const Strip& strip, u3
 #pragma unroll
         for (int n = 0; n < N; ++n) {
             if (u + n * span < strip.pixels()) {
-                const u32 to = (u + n * span) * (s.d_columns + 4) + c0 + 4 * q;
+                const u32 to = (u + n * span) * row_of(s.d_columns) + c0 + 4 * q;
                 store<4>(room(s.group.d + to), sum[n]);
                 if constexpr (TANGENT) store<4>(room(s.d_dot + to), dot[n]);
             }
@@ -125,43 +126,6 @@ __device__ __forceinline__ void depthwise(const Stage& s, const Strip& strip, u3
         }                                                                                            \
     } while (0)
 
-// sum[n] += Σ_k x[rows of n][k]·m[k][four columns], over `depth` k's (whole quads).
-template <int N>
-__device__ __forceinline__ void
-product(Lanes<4> (&sum)[N], const float* const* x, const float* m, u32 columns, u32 depth) {
-#pragma unroll 1
-    for (u32 k = 0; k < depth; k += 4) {
-        Lanes<4> value[N];
-#pragma unroll
-        for (int n = 0; n < N; ++n) value[n] = quad(x[n] + k);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const Lanes<4> row = quad(m + (k + i) * columns);
-#pragma unroll
-            for (int n = 0; n < N; ++n) multiply_add(sum[n], value[n][i], row);
-        }
-    }
-}
-
-// z (or ż) at a thread's two pixels of a strip: d·P, or ḋ·P + d·Ṗ, over channels c0 ….
-template <bool TANGENT>
-__device__ __forceinline__ void pointwise(const Stage& s, u32 count, u32 c0, Lanes<4> (&z)[2]) {
-    const Place at(s.depth);
-    const u32 span = span_of<2>(count);
-    if (at.row >= min(at.rows, span)) return;
-    const u32 step = s.d_columns + 4, second = min(at.row + span, count - 1);
-    const u32 from[2] = {at.row * step + c0, second * step + c0};
-    const float* const x[2] = {room(s.group.d + from[0]), room(s.group.d + from[1])};
-    const u32 depth = min(s.group.chunk, s.d_columns - c0);
-    if constexpr (TANGENT) {
-        const float* const x_dot[2] = {room(s.d_dot + from[0]), room(s.d_dot + from[1])};
-        product<2>(z, x_dot, room(s.pointwise + 4 * at.q), s.depth, depth);
-        product<2>(z, x, room(s.pointwise_dot + 4 * at.q), s.depth, depth);
-    } else {
-        product<2>(z, x, room(s.pointwise + 4 * at.q), s.depth, depth);
-    }
-}
-
 // d (and ḋ) of a strip in all channels. State and weights stay from strip to strip where all channels fit.
 template <bool TANGENT>
 __device__ __forceinline__ void strip_depthwise(const Stage& s, const Strip& strip, bool begins) {
@@ -180,22 +144,23 @@ __device__ __forceinline__ void strip_depthwise(const Stage& s, const Strip& str
     }
 }
 
-// z (or ż) of a strip.
+// z (or ż) of a strip, each thread's two pixels.
 template <bool TANGENT>
 __device__ __forceinline__ void strip_pointwise(const Stage& s, u32 count, bool begins, Lanes<4> (&z)[2]) {
     const Group& g = s.group;
     const Branch& b = s.branch;
+    Values values;
 #pragma unroll 1
     for (u32 c0 = 0; c0 < g.channels; c0 += g.chunk) {
         if (begins || g.chunk < g.channels) {
-            load_pointwise(at(b.pointwise), c0, g.channels, g.chunk, b.channels, room(s.pointwise));
-            if constexpr (TANGENT)
-                load_pointwise(at(b.pointwise_tangent), c0, g.channels, g.chunk, b.channels, room(s.pointwise_dot));
+            load_pointwise<false>(s, at(b.pointwise), c0, room(s.pointwise));
+            if constexpr (TANGENT) load_pointwise<false>(s, at(b.pointwise_tangent), c0, room(s.pointwise_dot));
             __syncthreads();
         }
-        pointwise<TANGENT>(s, count, c0, z);
+        values.template add<TANGENT>(s, count, c0);
         __syncthreads(); // what is overwritten next was read
     }
+    values.hand_over(s, count, z);
 }
 
 // What a thread gathers for the statistics of its quad of channels.
@@ -258,7 +223,7 @@ write_statistics(const Separable& p, const Stage& s, const Gathered<TANGENT>& ga
     __syncthreads();
     float* partials = at(p.workspace) + g.partials + b.partial;
     float* slot = partials + (blockIdx.x - g.first_block) * g.slot;
-    for (u32 i = threadIdx.x; i < (TANGENT ? 2 : 3) * b.channels; i += THREADS)
+    for (u32 i = thread(); i < (TANGENT ? 2 : 3) * b.channels; i += THREADS)
         slot[i] = rows[(i / b.channels) * s.depth + i % b.channels];
     if (!last_block(at(p.tickets) + b.ticket, g.tiles)) return;
     double* wide = reinterpret_cast<double*>(rows);
@@ -289,7 +254,7 @@ template <bool TANGENT> __device__ __forceinline__ void values(const Separable& 
         for (u32 first = 0; first < s.own.height; first += s.branch.lines) {
             const Strip strip{s.own, first, s.branch.lines};
             strip_depthwise<TANGENT>(s, strip, first == 0);
-            Lanes<4> z[2] = {splat<4>(0.0f), splat<4>(0.0f)};
+            Lanes<4> z[2];
             strip_pointwise<TANGENT>(s, strip.pixels(), first == 0, z);
             write_outputs<TANGENT>(s, strip, z, gathered);
         }
@@ -307,17 +272,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) separable_tangent(const
     values<true>(p);
 }
 
-// Floats into d̄ of a pixel of the strip, or of a column beside it.
-__device__ __forceinline__ u32 bar_at(const Stage& s, const Strip& strip, int y, int x) {
-    return (u32)((y - strip.top()) * (int)s.around.width + x - s.around.left) * s.group.chunk;
-}
-
-// z̄ (and z̄˙) of a strip, as [pixels, depth + 4].
+// z̄ (and z̄˙) of a strip, as [pixels, row_of(depth)].
 template <bool TANGENT> __device__ __forceinline__ void load_adjoint(const Stage& s, const Strip& strip) {
     const Branch& b = s.branch;
     const u32 wide = s.depth / VECTOR;
 #pragma unroll 1
-    for (u32 i = threadIdx.x; i < strip.pixels() * wide; i += THREADS) {
+    for (u32 i = thread(); i < strip.pixels() * wide; i += THREADS) {
         const u32 c = VECTOR * (i % wide), u = i / wide;
         const u32 y = (u32)strip.y(u), x = (u32)strip.x(u);
         Lanes<VECTOR> bar = splat<VECTOR>(0.0f), bar_dot = bar;
@@ -325,113 +285,10 @@ template <bool TANGENT> __device__ __forceinline__ void load_adjoint(const Stage
             const u32 pixel = (s.tile.image * b.height + y) * b.width + x;
             adjoint<TANGENT, VECTOR>(b.adjoint, room(s.group.table), b.channels, pixel, c, bar, bar_dot);
         }
-        const u32 to = u * (s.depth + 4) + c;
+        const u32 to = u * row_of(s.depth) + c;
         store<VECTOR>(room(s.group.z + to), bar);
         if constexpr (TANGENT) store<VECTOR>(room(s.z_dot + to), bar_dot);
     }
-}
-
-// d̄ (and d̄˙) of a strip from z̄·Pᵀ, at N pixels a thread.
-template <bool TANGENT> __device__ __forceinline__ void pointwise_transposed(const Stage& s, const Strip& strip) {
-    constexpr int N = TANGENT ? 2 : 4;
-    const Group& g = s.group;
-    const Place at(g.chunk);
-    if (at.row >= at.rows) return;
-    const u32 step = s.depth + 4, count = strip.pixels(), span = span_of<N>(count);
-#pragma unroll 1
-    for (u32 u = at.row; u < span; u += at.rows) {
-        // The sum of up to two products, of z̄ or z̄˙ at x and P or Ṗ at m.
-        const auto write = [&](u32 to, u32 x0, u32 m0, u32 x1, u32 m1) {
-            Lanes<4> sum[N];
-#pragma unroll
-            for (int n = 0; n < N; ++n) sum[n] = splat<4>(0.0f);
-#pragma unroll 1
-            for (u32 turn = 0; turn < (x1 ? 2 : 1); ++turn) {
-                const float* x[N];
-#pragma unroll
-                for (int n = 0; n < N; ++n) x[n] = room((turn ? x1 : x0) + min(u + n * span, count - 1) * step);
-                product<N>(sum, x, room((turn ? m1 : m0) + 4 * at.q), g.chunk, s.depth);
-            }
-#pragma unroll
-            for (int n = 0; n < N; ++n) {
-                const u32 v = u + n * span;
-                const int y = strip.y(v), x = strip.x(v);
-                if (v < count) store<4>(room(to + bar_at(s, strip, y, x) + 4 * at.q), sum[n]);
-            }
-        };
-        write(g.bar, g.z, s.pointwise, 0, 0);
-        if constexpr (TANGENT) write(s.bar_dot, s.z_dot, s.pointwise, g.z, s.pointwise_dot);
-    }
-}
-
-// A thread's share of P̄: four channels in × four out, over every so-manieth pixel of a strip. `splits` threads
-// of a warp share an element; they are neighbours, on neighbouring pixels.
-struct Outer {
-    u32 splits, split, c, o;
-    bool live;
-
-    __device__ __forceinline__ Outer(u32 chunk, u32 cout) {
-        const u32 across = quads_of(cout), elements = (chunk >> 2) * across;
-        splits = 1;
-        while (splits < 32 && 2 * splits * elements <= THREADS) splits <<= 1;
-        split = threadIdx.x % splits;
-        const u32 element = threadIdx.x / splits;
-        live = element < elements;
-        c = 4 * (element / across), o = 4 * (element % across);
-    }
-
-    // sum += Σ_u xᵤ[c …]·yᵤ[o …]
-    __device__ __forceinline__ void
-    add(float (&sum)[16], u32 count, const float* x, u32 x_step, const float* y, u32 y_step) const {
-        if (!live) return;
-#pragma unroll 1
-        for (u32 u = split; u < count; u += splits) {
-            const Lanes<4> left = quad(x + u * x_step + c), right = quad(y + u * y_step + o);
-#pragma unroll
-            for (int i = 0; i < 16; ++i) sum[i] = fmaf(left[i / 4], right[i % 4], sum[i]);
-        }
-    }
-
-    // Adds the sums over the splits to [chunk, width]. In each step two threads halve what they hold: one
-    // takes the sums of the first half, the other those of the second.
-    __device__ __forceinline__ void finish(float (&sum)[16], u32 width, float* to) const {
-        halve<16>(sum, width, to + c * width + o, splits >> 1, 0);
-    }
-
-    template <int HELD>
-    __device__ __forceinline__ void halve(float (&sum)[16], u32 width, float* to, u32 distance, u32 first) const {
-        if constexpr (HELD > 1) {
-            if (distance > 0) {
-                const bool upper = (split & distance) != 0;
-#pragma unroll
-                for (int i = 0; i < HELD / 2; ++i) {
-                    const float give = upper ? sum[i] : sum[i + HELD / 2], keep = upper ? sum[i + HELD / 2] : sum[i];
-                    sum[i] = keep + __shfl_xor_sync(0xffffffffu, give, distance);
-                }
-                halve<HELD / 2>(sum, width, to, distance >> 1, first + (upper ? HELD / 2 : 0));
-                return;
-            }
-        } else {
-            // More threads than elements: both hold the sum, and one writes.
-            for (u32 d = distance; d > 0; d >>= 1) sum[0] += __shfl_xor_sync(0xffffffffu, sum[0], d);
-        }
-        if (!live || (HELD == 1 && distance > 0 && (split & (2 * distance - 1)) != 0)) return;
-#pragma unroll
-        for (int i = 0; i < HELD; ++i) to[((first + i) >> 2) * width + ((first + i) & 3)] += sum[i];
-    }
-};
-
-// Adds to P̄ what a strip's outputs give.
-template <bool TANGENT> __device__ __forceinline__ void outer_product(const Stage& s, u32 count) {
-    const Group& g = s.group;
-    const Outer outer(g.chunk, s.branch.channels);
-    float sum[16];
-#pragma unroll
-    for (int i = 0; i < 16; ++i) sum[i] = 0.0f;
-    const u32 step = g.chunk + 4, z_step = s.depth + 4;
-    outer.add(sum, count, room(TANGENT ? s.d_dot : g.d), step, room(g.z), z_step);
-    if constexpr (TANGENT) outer.add(sum, count, room(g.d), step, room(s.z_dot), z_step);
-    outer.finish(sum, s.depth, room(g.products));
 }
 
 // Adds to w̄ what the strip's outputs give that are this tile's own: Σ d̄[o]·a[o + tap], and in
@@ -440,14 +297,14 @@ template <int K, bool TANGENT> __device__ __forceinline__ void tap_sums(const St
     constexpr int W = K > most_taps(TANGENT) ? (K + 1) / 2 : K, SEGMENTS = (K + W - 1) / W;
     const u32 chunk = s.group.chunk;
     const TapRows share(K, most_taps(TANGENT), chunk);
-    const u32 lane = threadIdx.x & 31, in_warp = 32 / share.wide;
+    const u32 id = thread(), lane = id & 31, in_warp = 32 / share.wide;
     const Rectangle &around = s.around, &reach = s.tile.reach;
     Rectangle own = s.own;
     clip(max(own.top, strip.top()), min(own.top + (int)own.height, strip.top() + (int)strip.height()), s.branch.height,
          own.top, own.height);
     if (own.pixels() == 0) return;
 #pragma unroll 1
-    for (u32 job = threadIdx.x >> 5; job < share.jobs; job += THREADS / 32) {
+    for (u32 job = id >> 5; job < share.jobs; job += THREADS / 32) {
         const u32 part = job % share.parts, slice = job / share.parts % share.slices;
         const int segment = (int)(job / share.parts / share.slices), ky = segment / SEGMENTS, begin = segment % SEGMENTS * W;
         const u32 q4 = 4 * (32 * slice + lane % share.wide);
@@ -576,14 +433,14 @@ template <bool TANGENT> __device__ __forceinline__ void transpose(const Stage& s
 
 // Sets `len` floats of shared memory, whole quads, to zero.
 __device__ __forceinline__ void clear(float* to, u32 len) {
-    for (u32 i = 4 * threadIdx.x; i < len; i += 4 * THREADS) store<4>(to + i, splat<4>(0.0f));
+    for (u32 i = 4 * thread(); i < len; i += 4 * THREADS) store<4>(to + i, splat<4>(0.0f));
 }
 
 // Adds the sum of `parts` tables of `len` floats in shared memory, whole quads, to a slot's part; or
 // writes it, for a block's first tile.
 __device__ __forceinline__ void flush(const float* from, u32 parts, u32 len, float* slot, bool adds) {
 #pragma unroll 1
-    for (u32 i = 4 * threadIdx.x; i < len; i += 4 * THREADS) {
+    for (u32 i = 4 * thread(); i < len; i += 4 * THREADS) {
         Lanes<4> sum = quad(from + i);
         for (u32 part = 1; part < parts; ++part) {
             const Lanes<4> more = quad(from + part * len + i);
@@ -602,8 +459,8 @@ __device__ __forceinline__ void
 sum_slots(const float* from, u32 slots, u32 pitch, u32 len, double* scratch, Each each) {
     u32 wide = 32;
     while (wide < 128 && 4 * wide < len) wide <<= 1;
-    const u32 deep = THREADS / wide, column = threadIdx.x % wide, row = threadIdx.x / wide;
-    double* own = scratch + threadIdx.x;
+    const u32 id = thread(), deep = THREADS / wide, column = id % wide, row = id / wide;
+    double* own = scratch + id;
 #pragma unroll 1
     for (u32 first = 0; first < len; first += 4 * wide) {
         const u32 e = first + 4 * column;
@@ -647,8 +504,9 @@ __device__ __forceinline__ void set_share(const Separable& p, Stage& stage) {
 __device__ __forceinline__ void combine_gradients(const Separable& p, const Stage& s) {
     const Share& share = s.share;
     const Branch& b = s.branch;
-    const u32 chunk = s.group.chunk, channels = s.group.channels, c0 = share.c0, depth = s.depth;
-    const u32 tail = s.taps * chunk, len = tail + chunk * depth;
+    const u32 chunk = s.group.chunk, channels = s.group.channels, c0 = share.c0;
+    const ProductTable table(chunk, s.depth);
+    const u32 tail = s.taps * chunk, len = tail + table.len;
     if (!last_block(at(p.tickets) + b.ticket + share.part, share.sets)) return;
     double* scratch = reinterpret_cast<double*>(room(s.group.d));
     const float* from = share.slots + b.partial + share.part * len;
@@ -657,8 +515,8 @@ __device__ __forceinline__ void combine_gradients(const Separable& p, const Stag
             const u32 c = c0 + e % chunk;
             if (c < channels) at(b.depthwise_gradient)[e / chunk * channels + c] = sum;
         } else {
-            const u32 c = c0 + (e - tail) / depth, o = (e - tail) % depth;
-            if (c < channels && o < b.channels) at(b.pointwise_gradient)[c * b.channels + o] = sum;
+            const u32 row = table.channel_in(e - tail), c = c0 + row, o = table.channel_out(e - tail);
+            if (row < chunk && c < channels && o < b.channels) at(b.pointwise_gradient)[c * b.channels + o] = sum;
         }
     });
 }
@@ -684,17 +542,18 @@ __device__ __forceinline__ void branch_adjoint(const Stage& s) {
     const Branch& b = s.branch;
     const u32 c0 = share.c0;
     load_depthwise(at(b.depthwise), s.taps, c0, g.channels, g.chunk, room(g.weights));
-    load_transposed(at(b.pointwise), c0, g.channels, g.chunk, b.channels, room(s.pointwise));
+    load_pointwise<true>(s, at(b.pointwise), c0, room(s.pointwise));
     if constexpr (TANGENT) {
         load_depthwise(at(b.depthwise_tangent), s.taps, c0, g.channels, g.chunk, room(s.w_dot));
-        load_transposed(at(b.pointwise_tangent), c0, g.channels, g.chunk, b.channels, room(s.pointwise_dot));
+        load_pointwise<true>(s, at(b.pointwise_tangent), c0, room(s.pointwise_dot));
     }
     clear(room(g.taps), s.parts * s.taps * g.chunk);
     clear(room(g.bar), (TANGENT ? 2 : 1) * g.region * g.chunk); // for the columns outside the image
-    clear(room(g.products), g.chunk * s.depth);
+    clear(room(g.products), ProductTable(g.chunk, s.depth).floats());
     prepare<TANGENT>(b.adjoint, b.channels, room(g.table));
 #pragma unroll 1
     for (u32 first = 0; first < s.inside.height; first += b.lines) {
+        if constexpr (TANGENT) asm volatile("" : "+r"(first)); // else the compiler keeps −first beside it
         const Strip strip{s.inside, first, b.lines};
         depthwise<TANGENT, TANGENT ? 1 : 2>(s, strip, 0);
         load_adjoint<TANGENT>(s, strip);
@@ -706,10 +565,11 @@ __device__ __forceinline__ void branch_adjoint(const Stage& s) {
         transpose<TANGENT>(s, strip);
     }
     __syncthreads();
-    const u32 taps = s.taps * g.chunk, products = g.chunk * s.depth;
-    float* slot = share.slots + share.set * g.slot + b.partial + share.part * (taps + products);
+    const ProductTable table(g.chunk, s.depth); // not kept over the loop, where registers are dear
+    const u32 taps = s.taps * g.chunk;
+    float* slot = share.slots + share.set * g.slot + b.partial + share.part * (taps + table.len);
     flush(room(g.taps), s.parts, taps, slot, share.tile != share.set);
-    flush(room(g.products), 1, products, slot + taps, share.tile != share.set);
+    flush(room(g.products), table.parts, table.len, slot + taps, share.tile != share.set);
 }
 
 // Hands ā on: x̄ = 1[a > 0] ∘ ā to memory, and to the slot Σ x̄ and Σ x̄·a (in tangent_backward

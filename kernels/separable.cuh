@@ -38,7 +38,7 @@ struct Group {
     u32 partials, slot, slot_sums, ticket; // floats: the first slot, a slot's, and x̄'s sums in it
     u32 bar, weights, d, z;                // floats into shared memory; the state is at 0
     u32 table, taps, sum; // coefficients of the adjoint; w̄ [parts, k², chunk]; ā [tile, chunk]
-    u32 products;         // P̄ [chunk, depth]
+    u32 products;         // P̄, see `ProductTable`
     u32 region;           // pixels of a strip of d̄ with the columns outside, at most
     u32 unused;
 };
@@ -60,6 +60,11 @@ extern __shared__ float4 shared4[];
 
 __device__ __forceinline__ u32 quads_of(u32 channels) {
     return (channels + 3) >> 2;
+}
+// Floats from a row to the next where rows of `channels`, whole quads, are read side by side: an odd number of
+// quads, so that threads on neighbouring rows meet different banks.
+__host__ __device__ constexpr u32 row_of(u32 channels) {
+    return channels | 4;
 }
 __device__ __forceinline__ Lanes<4> quad(const float* shared) {
     return load<4>(shared);
@@ -167,6 +172,23 @@ __device__ __forceinline__ Rectangle outputs_around(const Branch& b, const Tile&
     return r;
 }
 
+// P in shared memory. FMA units read a row of the product's depth at a time, for all columns; tensor cores gather
+// from rows that lie along the depth.
+template <bool BACKWARD> __host__ __device__ constexpr bool is_transposed() {
+#ifdef TENSOR
+    return !BACKWARD;
+#else
+    return BACKWARD;
+#endif
+}
+__host__ __device__ constexpr u32 pointwise_row(u32 columns) {
+#ifdef TENSOR
+    return row_of(columns);
+#else
+    return columns;
+#endif
+}
+
 // Which part of a group a backward block takes: every `sets`th tile, and one chunk of channels.
 struct Share {
     float* slots; // the group's
@@ -187,15 +209,23 @@ struct Stage {
     Share share;
     u32 taps, depth; // k², and the output's channels in whole quads
     u32 parts;       // of w̄, see `TapRows`
+    u32 pointwise_row; // floats from a row of P in shared memory to the next, see `load_pointwise`
     u32 d_columns;   // channels in a row of d: all of them, or in the backward passes a chunk
     // Floats into shared memory, beside the group's.
     u32 state_dot, bar_dot, w_dot, pointwise, pointwise_dot, d_dot, z_dot;
 };
 
+// The thread's index, read anew: kept over a whole kernel, what is made of it would take registers from sums.
+__device__ __forceinline__ u32 thread() {
+    u32 x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
+
 template <class T> __device__ __forceinline__ void copy_words(const T& from, T& to) {
     const u32* words = reinterpret_cast<const u32*>(&from);
     u32* out = reinterpret_cast<u32*>(&to);
-    for (u32 i = threadIdx.x; i < sizeof(T) / 4; i += THREADS) out[i] = words[i];
+    for (u32 i = thread(); i < sizeof(T) / 4; i += THREADS) out[i] = words[i];
 }
 
 // Finds the block's group. Ends with a barrier.
@@ -238,6 +268,11 @@ struct Strip {
     __device__ __forceinline__ int x(u32 pixel) const { return of.left + (int)(pixel % of.width); }
 };
 
+// A thread that takes N of `count` pixels takes those that are this far apart.
+template <int N> __device__ __forceinline__ u32 span_of(u32 count) {
+    return (count + N - 1) / N;
+}
+
 // Sets the branch, with its adjoint's sources in the backward passes; a barrier must follow. The tile
 // is set.
 template <bool TANGENT, bool BACKWARD>
@@ -247,7 +282,7 @@ __device__ __forceinline__ void set_branch(const Branch& b, Stage& stage) {
     if constexpr (BACKWARD) {
         const u32* words = reinterpret_cast<const u32*>(b.adjoint.sources);
         u32* out = reinterpret_cast<u32*>(stage.sources);
-        for (u32 i = threadIdx.x; i < b.adjoint.count * (sizeof(Source) / 4); i += THREADS) out[i] = words[i];
+        for (u32 i = thread(); i < b.adjoint.count * (sizeof(Source) / 4); i += THREADS) out[i] = words[i];
         __syncthreads();
         if (threadIdx.x == 0) stage.branch.adjoint.sources = stage.sources;
     }
@@ -258,15 +293,17 @@ __device__ __forceinline__ void set_branch(const Branch& b, Stage& stage) {
         clip(around.left, around.left + (int)around.width, b.width, stage.inside.left, stage.inside.width);
         stage.taps = b.kernel * b.kernel;
         stage.depth = 4 * quads_of(b.channels);
-        if constexpr (BACKWARD) stage.parts = TapRows(b.kernel, most_taps(TANGENT), g.chunk).parts;
+        stage.parts = BACKWARD ? TapRows(b.kernel, most_taps(TANGENT), g.chunk).parts : 1;
         stage.state_dot = stage.tile.reach.pixels() * g.chunk;
         stage.bar_dot = g.bar + g.region * g.chunk;
         stage.w_dot = g.weights + stage.taps * g.chunk;
         stage.pointwise = g.weights + (TANGENT ? 2 : 1) * stage.taps * g.chunk;
-        stage.pointwise_dot = stage.pointwise + g.chunk * stage.depth;
+        const bool transposed = is_transposed<BACKWARD>();
+        stage.pointwise_row = pointwise_row(transposed ? g.chunk : stage.depth);
+        stage.pointwise_dot = stage.pointwise + (transposed ? stage.depth : g.chunk) * stage.pointwise_row;
         stage.d_columns = BACKWARD ? g.chunk : 4 * quads_of(g.channels);
-        stage.d_dot = g.d + g.subtile * (stage.d_columns + 4);
-        stage.z_dot = g.z + g.subtile * (stage.depth + 4);
+        stage.d_dot = g.d + g.subtile * row_of(stage.d_columns);
+        stage.z_dot = g.z + g.subtile * row_of(stage.depth);
     }
 }
 
@@ -280,8 +317,8 @@ struct Place {
     u32 q, row, rows;
 
     __device__ __forceinline__ explicit Place(u32 channels) {
-        const u32 quads = channels >> 2;
-        q = threadIdx.x % quads, row = threadIdx.x / quads, rows = THREADS / quads;
+        const u32 quads = channels >> 2, id = thread();
+        q = id % quads, row = id / quads, rows = THREADS / quads;
     }
 };
 
@@ -294,7 +331,7 @@ load_state(const Stage& stage, u32 c0) {
     const u32 wide = g.chunk / VECTOR, items = t.reach.pixels() * wide;
     float *a = room(0), *a_dot = room(items * VECTOR); // `state_dot` of a branch
 #pragma unroll 1
-    for (u32 i = threadIdx.x; i < items; i += THREADS) {
+    for (u32 i = thread(); i < items; i += THREADS) {
         const u32 c = c0 + VECTOR * (i % wide), at_pixel = i / wide;
         const u32 y = (u32)t.reach.top + at_pixel / t.reach.width;
         const u32 x = (u32)t.reach.left + at_pixel % t.reach.width;
@@ -318,30 +355,32 @@ load_state(const Stage& stage, u32 c0) {
 // Copies channels c0 … of w [k², C] to [k², chunk].
 __device__ __forceinline__ void
 load_depthwise(const float* w, u32 taps, u32 c0, u32 channels, u32 chunk, float* to) {
-    for (u32 i = threadIdx.x; i < taps * chunk; i += THREADS) {
+    for (u32 i = thread(); i < taps * chunk; i += THREADS) {
         const u32 c = c0 + i % chunk;
         to[i] = c < channels ? w[(i / chunk) * channels + c] : 0.0f;
     }
 }
 
-// Copies rows c0 … of P [C, Cout] to [chunk, quads(Cout)].
-__device__ __forceinline__ void
-load_pointwise(const float* p, u32 c0, u32 channels, u32 chunk, u32 cout, float* to) {
-    const u32 width = 4 * quads_of(cout);
-    for (u32 i = threadIdx.x; i < chunk * width; i += THREADS) {
-        const u32 c = c0 + i / width, o = i % width;
-        to[i] = c < channels && o < cout ? p[c * cout + o] : 0.0f;
+// Copies rows c0 … of P [C, Cout] as the pass's products read them: [chunk, depth], or transposed [depth, chunk].
+// In the latter a warp reads four rows of eight, which are whole sectors, and meets each bank eight times at most.
+template <bool BACKWARD> __device__ __forceinline__ void load_pointwise(const Stage& s, const float* p, u32 c0, float* to) {
+    const u32 chunk = s.group.chunk, channels = s.group.channels, cout = s.branch.channels, step = s.pointwise_row;
+    if constexpr (is_transposed<BACKWARD>()) {
+        const u32 eights = (s.depth + 7) >> 3;
+        for (u32 i = thread(); i < chunk * 8 * eights; i += THREADS) {
+            const u32 part = i >> 5;
+            const u32 row = 4 * (part / eights) + (i >> 3 & 3), c = c0 + row, o = 8 * (part % eights) + (i & 7);
+            if (o < s.depth) to[o * step + row] = c < channels && o < cout ? p[c * cout + o] : 0.0f;
+        }
+    } else {
+        for (u32 i = thread(); i < chunk * s.depth; i += THREADS) {
+            const u32 row = i / s.depth, c = c0 + row, o = i % s.depth;
+            to[row * step + o] = c < channels && o < cout ? p[c * cout + o] : 0.0f;
+        }
     }
 }
 
-// The same, transposed to [quads(Cout), chunk]. A warp reads four rows of eight, which are whole sectors, and
-// meets each bank eight times at most.
-__device__ __forceinline__ void
-load_transposed(const float* p, u32 c0, u32 channels, u32 chunk, u32 cout, float* to) {
-    const u32 width = 4 * quads_of(cout), eights = (width + 7) >> 3;
-    for (u32 i = threadIdx.x; i < chunk * 8 * eights; i += THREADS) {
-        const u32 part = i >> 5;
-        const u32 row = 4 * (part / eights) + (i >> 3 & 3), c = c0 + row, o = 8 * (part % eights) + (i & 7);
-        if (o < width) to[o * chunk + row] = c < channels && o < cout ? p[c * cout + o] : 0.0f;
-    }
+// Floats into d̄ of a pixel of the strip, or of a column beside it.
+__device__ __forceinline__ u32 bar_at(const Stage& s, const Strip& strip, int y, int x) {
+    return (u32)((y - strip.top()) * (int)s.around.width + x - s.around.left) * s.group.chunk;
 }

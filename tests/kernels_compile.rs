@@ -1,4 +1,5 @@
-//! Every kernel that the two spaces use compiles for every supported GPU, and none spills registers.
+//! Every kernel that the two spaces use compiles for every supported GPU, and none spills registers; what should
+//! multiply on tensor cores does.
 //!
 //! Every test run takes a part of them, `make counts` all. NVRTC compiles on any machine; where it is not installed the tests say that they were skipped.
 
@@ -101,7 +102,7 @@ fn every_specialisation_compiles_for_every_supported_gpu() {
     compiles(&ARCHITECTURES, &ALL_CHANNELS);
 }
 
-/// `ptxas` or `nvdisasm` beside NVRTC, or on the path.
+/// A tool of the CUDA toolkit beside NVRTC, or on the path.
 fn tool(nvrtc: &Nvrtc, name: &str) -> Option<PathBuf> {
     let beside = nvrtc.path.parent()?.join("../bin").join(name);
     if beside.is_file() {
@@ -109,21 +110,6 @@ fn tool(nvrtc: &Nvrtc, name: &str) -> Option<PathBuf> {
     }
     let on_path = Command::new(name).arg("--version").output();
     on_path.ok().map(|_| name.into())
-}
-
-/// Assembles PTX for sm_90 to `cubin`; what ptxas says of registers.
-fn assemble(ptxas: &Path, specialisation: &Specialisation, image: &[u8], cubin: &Path) -> String {
-    let file = cubin.with_extension("ptx");
-    let text = image.strip_suffix(&[0]).unwrap_or(image);
-    std::fs::write(&file, text).expect("a file");
-    let out = Command::new(ptxas)
-        .args(["-arch=sm_90", "-v", "-o"])
-        .args([cubin, &file])
-        .output()
-        .expect("ptxas runs");
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{specialisation:?}: {said}");
-    said.into_owned()
 }
 
 #[test]
@@ -137,77 +123,88 @@ fn no_kernel_spills_registers_on_sm_90() {
     spill_nothing(&ALL_CHANNELS);
 }
 
-fn spill_nothing(channels: &[usize]) {
+/// Machine code of everything at these channels for sm_90: `each(specialisation, what ptxas said, the file)`.
+/// Nothing where NVRTC or ptxas is missing.
+fn assembled(channels: &[usize], mut each: impl FnMut(&Specialisation, &str, &Path)) {
     let Some(nvrtc) = installed() else { return };
     let Some(ptxas) = tool(nvrtc, "ptxas") else {
-        println!("skipped: register spills: ptxas was not found; `pip install nvidia-cuda-nvcc`");
+        println!("skipped: machine code: ptxas was not found; `pip install nvidia-cuda-nvcc`");
         return;
     };
-    let mut spilling = Vec::new();
     for precision in Precision::ALL {
         let all = specialised(precision, channels);
         let images = compile(&all, Target::Ptx(90), Cache::of_user().as_ref());
         let images = images.expect("kernels compile");
         for (specialisation, image) in all.iter().zip(images) {
             let folder = tempfile::tempdir().expect("a folder");
-            let cubin = folder.path().join("kernel.cubin");
-            let said = assemble(&ptxas, specialisation, &image, &cubin);
-            let kernels = said.split("Function properties for ").skip(1);
-            // As a word, so that "10 bytes" is none.
-            let clean = |of: &&str| of.contains(" 0 bytes spill stores, 0 bytes spill loads");
-            for kernel in kernels.filter(|kernel| !clean(kernel)) {
-                let mut lines = kernel.lines().map(str::trim);
-                let (name, frame) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
-                spilling.push(format!("{name}: {frame} ({specialisation:?})"));
-            }
+            let file = folder.path().join("kernel.ptx");
+            let code = folder.path().join("kernel.cubin");
+            let text = image.strip_suffix(&[0]).unwrap_or(&image);
+            std::fs::write(&file, text).expect("a file");
+            let out = Command::new(&ptxas)
+                .args(["-arch=sm_90", "-v", "-o"])
+                .args([&code, &file])
+                .output()
+                .expect("ptxas runs");
+            let said = String::from_utf8_lossy(&out.stderr);
+            assert!(out.status.success(), "{specialisation:?}: {said}");
+            each(specialisation, &said, &code);
         }
     }
+}
+
+fn spill_nothing(channels: &[usize]) {
+    let mut spilling = Vec::new();
+    assembled(channels, |specialisation, said, _| {
+        let kernels = said.split("Function properties for ").skip(1);
+        // As a word, so that "10 bytes" is none.
+        let clean = |of: &&str| of.contains(" 0 bytes spill stores, 0 bytes spill loads");
+        for kernel in kernels.filter(|kernel| !clean(kernel)) {
+            let mut lines = kernel.lines().map(str::trim);
+            let (name, frame) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+            spilling.push(format!("{name}: {frame} ({specialisation:?})"));
+        }
+    });
     assert!(spilling.is_empty(), "{}", spilling.join("\n"));
 }
 
-/// Of a NAS-Bench-201 supernet of eight channels: 3 → 8 for the images, and 1×1 and 3×3 of 8, 16 and 32 channels.
+/// Whether its kernels are asked to multiply on tensor cores.
+fn on_tensor_cores(specialisation: &Specialisation) -> bool {
+    let defined = |name: &str| specialisation.definitions.get(name);
+    defined("TENSOR").is_some() || defined("OPERAND").is_some_and(|operand| operand != "float")
+}
+
 #[test]
-fn convolutions_in_tf32_and_bf16_multiply_on_tensor_cores() {
-    let Some(nvrtc) = installed() else { return };
-    let (Some(ptxas), Some(nvdisasm)) = (tool(nvrtc, "ptxas"), tool(nvrtc, "nvdisasm")) else {
-        println!("skipped: tensor cores: ptxas or nvdisasm was not found; `make wheels`");
+fn products_are_on_tensor_cores_in_tf32_and_bf16_and_exact_in_f32() {
+    let Some(nvdisasm) = installed().and_then(|nvrtc| tool(nvrtc, "nvdisasm")) else {
+        println!(
+            "skipped: tensor cores: nvdisasm was not found; `pip install nvidia-cuda-nvdisasm`"
+        );
         return;
     };
-    let supernet = Supernet::record(Space::NasBench201, 8, 1, 10, 4, [8, 8]).expect("sizes");
-    let folder = tempfile::tempdir().expect("a folder");
-    let cubin = folder.path().join("kernel.cubin");
-    for precision in Precision::ALL {
-        let all = specialisations(&supernet.tape, precision).expect("kernels");
-        let all: Vec<_> = all
-            .into_iter()
-            .filter(|kernel| kernel.file == "conv")
-            .collect();
-        let images = compile(&all, Target::Ptx(90), Cache::of_user().as_ref());
-        let (mut with, mut without) = (0, 0);
-        for (kernel, image) in all.iter().zip(images.expect("kernels compile")) {
-            assemble(&ptxas, kernel, &image, &cubin);
-            let out = Command::new(&nvdisasm).arg(&cubin).output();
-            let out = out.expect("nvdisasm runs");
-            assert!(out.status.success(), "{kernel:?}");
-            let code = String::from_utf8_lossy(&out.stdout);
-            let products = code.matches("HMMA.").count();
-            let wanted = precision
-                .tensor()
-                .is_some_and(|name| kernel.definitions["OPERAND"] == name);
-            assert_eq!(wanted, products > 0, "{products} HMMA in {kernel:?}");
-            if wanted {
-                with += 1;
-            } else {
-                without += 1;
+    let mut wrong = Vec::new();
+    // Of conv: with tensor cores, and without.
+    let mut dense = [0, 0];
+    assembled(&FEW_CHANNELS, |specialisation, _, code| {
+        if !["conv", "separable"].contains(&specialisation.file) {
+            return;
+        }
+        let out = Command::new(&nvdisasm).arg("-c").arg(code).output();
+        let out = out.expect("nvdisasm runs");
+        let text = String::from_utf8_lossy(&out.stdout);
+        let expected = on_tensor_cores(specialisation);
+        if specialisation.file == "conv" {
+            dense[usize::from(!expected)] += 1;
+        }
+        let kernels: Vec<&str> = text.split("\n.text.").skip(1).collect();
+        assert!(!kernels.is_empty(), "{specialisation:?}: no code");
+        for kernel in kernels {
+            if kernel.contains("HMMA") != expected {
+                let name = kernel.split(':').next().unwrap_or("");
+                wrong.push(format!("{name} of {specialisation:?}"));
             }
         }
-        println!(
-            "{precision:?}: {with} kernels of conv on tensor cores, {without} by multiply-adds"
-        );
-        // The convolution of the images has three input channels, and no tangent reaches them.
-        assert!(
-            precision == Precision::F32 || with > 3 * without,
-            "{precision:?}"
-        );
-    }
+    });
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(dense.iter().all(|&count| count > 0), "{dense:?}");
 }

@@ -31,6 +31,7 @@ pub mod update;
 
 use crate::device::View;
 use crate::device::simd::{LANES, padded};
+use std::any::Any;
 use std::sync::Mutex;
 
 /// Added to the variance in every batch norm, as in PyTorch.
@@ -304,7 +305,7 @@ impl Uses {
 }
 
 /// An entry of a tape.
-pub trait Op: Send + Sync {
+pub trait Op: Send + Sync + Any {
     /// The op's name, for messages and profiles.
     fn name(&self) -> &'static str;
     /// What a pass touches.

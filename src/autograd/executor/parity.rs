@@ -12,7 +12,7 @@
 //!
 //! The sums over an adjoint that an op stores (S₁, S₂ of `ops/adjoint.rs`) may cancel to any depth, and the
 //! kernels sum what they stored, the CPU what it had before: they are held to the sum of their terms' absolute
-//! values.
+//! values. So are the gradients of a separable convolution's weights (`ops/separable/terms.rs`).
 //!
 //! Run with `LD_LIBRARY_PATH=target/softcuda` where there is no GPU.
 
@@ -23,8 +23,14 @@ use crate::device::View;
 use crate::device::cuda::{Buffer, Gpu, Program};
 use crate::device::simd::padded;
 use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers};
-use crate::ops::{ActivationId, Moments, NORM_EPSILON, Outcome, Pass, Role};
+use crate::ops::separable::{self, Separable};
+use crate::ops::{
+    ActivationId, Graph, Moments, NORM_EPSILON, Op, Outcome, ParameterId, Pass, Role, Scale,
+};
 use half::bf16;
+use num_dual::Dual64;
+use std::any::Any;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 /// A tape with everything its passes run on.
@@ -96,7 +102,7 @@ pub fn check(gpu: &Arc<Gpu>, case: &Case, name: &str, precision: Precision) -> R
                     .and_then(|d| d.run(case, (pass, i), &written))
                     .map_err(|e| format!("{pass:?} of {name} (op {i}): {e:#}"))?;
                 let expected = State::of(&cpu, tape, &gradient);
-                let found = compare(tape, (pass, i), &expected, &after, precision);
+                let found = compare(case, (pass, i), &expected, &after, precision);
                 found.map_err(|e| format!("{pass:?} of {name} (op {i}): {e}"))?;
                 if pass == Pass::Forward && !after.logits.is_empty() && name == "classifier" {
                     let expected = *outcome.lock().unwrap();
@@ -400,13 +406,94 @@ fn terms_of_sums(
     sums.into_iter().map(|x| x as f32).collect()
 }
 
+/// What an op's backward passes read, where the formulas may see it: everything as value and tangent.
+pub(crate) struct Snapshot<'a> {
+    case: &'a Case<'a>,
+    plan: &'a Plan,
+    small: &'a SmallBuffers,
+    state: &'a State,
+}
+
+impl Snapshot<'_> {
+    /// The shapes.
+    pub(crate) fn graph(&self) -> &Graph {
+        &self.case.tape.graph
+    }
+
+    /// Channel c of a pixel, in the two roles; the tangent of an input that has none is zero.
+    pub(crate) fn activation(
+        &self,
+        id: ActivationId,
+        roles: [Role; 2],
+        pixel: usize,
+        c: usize,
+    ) -> Dual64 {
+        let activation = self.graph().activation(id);
+        let (owner, first) = activation.slice_of.unwrap_or((id, 0));
+        let stride = self.graph().activation(owner).channels;
+        let [x, dot] = roles.map(|role| {
+            let from = self.plan.offsets[owner.0][role as usize];
+            let at = from.saturating_add(pixel * stride + first + c);
+            self.state.arena.get(at).map_or(0.0, |&x| f64::from(x))
+        });
+        Dual64::new(x, if activation.differentiable { dot } else { 0.0 })
+    }
+
+    /// Row 0 or 1 of an activation's moments at channel c.
+    pub(crate) fn moment(&self, id: ActivationId, kind: Moments, row: usize, c: usize) -> f64 {
+        let step = padded(self.graph().activation(id).channels);
+        let at = kind as usize * self.small.moments_len + self.small.moments[id.0];
+        f64::from(self.state.moments[at + row * step + c])
+    }
+
+    /// A source's factor at channel c.
+    pub(crate) fn scale(&self, scale: Scale, c: usize) -> Dual64 {
+        match scale {
+            Scale::One => Dual64::new(1.0, 0.0),
+            Scale::OpWeight(id, i) => {
+                let [s, dot] = [Role::Value, Role::Tangent].map(|role| {
+                    let at = role as usize * self.small.weights_len + self.small.weights[id.0];
+                    f64::from(self.state.weights[at + i])
+                });
+                Dual64::new(s, dot)
+            }
+            Scale::Gain(id) => self.parameter(id)[c],
+        }
+    }
+
+    /// A parameter, and its part of the direction.
+    pub(crate) fn parameter(&self, id: ParameterId) -> Vec<Dual64> {
+        let span = self.graph().parameters[id.0];
+        let range = span.offset..span.offset + span.len;
+        let pairs = range.map(|i| [self.case.theta[i], self.case.direction[i]].map(f64::from));
+        pairs.map(|[x, dot]| Dual64::new(x, dot)).collect()
+    }
+}
+
+/// Σ|terms| of the gradients that the op leaves in this pass, where its formulas know them.
+fn gradient_terms(pass: Pass, op: &dyn Op, at: &Snapshot) -> HashMap<usize, Vec<f32>> {
+    let op: &dyn Any = op;
+    let part = match pass {
+        Pass::Forward | Pass::Tangent => return HashMap::new(),
+        Pass::Backward => |x: &Dual64| x.re as f32,
+        Pass::TangentBackward => |x: &Dual64| x.eps as f32,
+    };
+    let op = op.downcast_ref::<Separable>();
+    let found = op.map_or_else(Vec::new, |op| separable::terms::gradient_terms(op, at));
+    let found = found.into_iter();
+    found
+        .map(|(id, terms)| (id.0, terms.iter().map(part).collect()))
+        .collect()
+}
+
 fn compare(
-    tape: &Tape,
+    case: &Case,
     (pass, i): (Pass, usize),
     expected: &State,
     found: &State,
     precision: Precision,
 ) -> Result<(), String> {
+    let tape = case.tape;
     let [values, others] = tolerances(precision);
     let tolerance = if pass == Pass::Forward {
         values
@@ -480,14 +567,19 @@ fn compare(
             &found.weights[range],
         )?;
     }
+    let snapshot = Snapshot {
+        case,
+        plan: &plan,
+        small: &small,
+        state: expected,
+    };
+    let terms = gradient_terms(pass, tape.ops[i].as_ref(), &snapshot);
     for (id, span) in tape.graph.parameters.iter().enumerate() {
         let range = span.offset..span.offset + span.len;
         let what = format!("the gradient of parameter {id}");
-        judge(
-            &what,
-            &expected.gradient[range.clone()],
-            &found.gradient[range],
-        )?;
+        let gradient = &expected.gradient[range.clone()];
+        let scale = terms.get(&id).map_or(gradient, Vec::as_slice);
+        judge_beside(&what, gradient, &found.gradient[range], scale)?;
     }
     judge("logits", &expected.logits, &found.logits)
 }

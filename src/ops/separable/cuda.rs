@@ -136,6 +136,8 @@ struct Task<'a> {
     groups: usize,
     /// f32 of shared memory that a block may use.
     shared: usize,
+    /// Products on tensor cores.
+    tensor: bool,
 }
 
 /// How a group's image is cut, and where its pieces lie in shared memory (f32).
@@ -213,7 +215,13 @@ impl Cut {
         let (own, reach) = pixels(group, (rows, columns));
         let threads_out = THREADS.checked_div(out / 4).filter(|&t| t > 0)?;
         THREADS.checked_div(chunk / 4).filter(|&t| t > 0)?;
-        if subtile > 2 * threads_out {
+        // A thread holds the sums of two pixels of a strip, a warp on tensor cores a block of them.
+        let fits = if task.tensor {
+            sixteens(subtile) * sixteens(out) <= THREADS / 32
+        } else {
+            subtile <= 2 * threads_out
+        };
+        if !fits {
             return None;
         }
         let side = [rows.min(group.size[0]), columns.min(group.size[1])];
@@ -234,11 +242,12 @@ impl Cut {
             ..Cut::default()
         };
         cut.weights = cut.bar;
-        cut.d = cut.weights + copies * (taps + out) * chunk;
+        cut.d = cut.weights + copies * (taps * chunk + pointwise_len(task, chunk, out));
         // What `statistics.cuh` asks for, of one pass or the other.
         let scratch = if is_tangent(task.pass) { 4 } else { 9 } * THREADS + 3 * out;
-        let whole = quads(group.channels);
-        cut.shared = cut.d + (copies * subtile * (whole + 4)).max(scratch);
+        let d = copies * subtile * row(quads(group.channels));
+        // On tensor cores z passes through d's room.
+        cut.shared = cut.d + d.max(subtile * row(out)).max(scratch);
         let count: usize = strips.iter().map(Strips::count).sum();
         // In more than one pass each strip loads all again.
         let (states, all) = if passes > 1.0 {
@@ -264,7 +273,7 @@ impl Cut {
         let (own, reach) = pixels(group, (rows, columns));
         THREADS.checked_div(chunk / 4).filter(|&t| t > 0)?;
         // `Outer` of the kernels: sixteen elements of P̄ a thread.
-        if chunk * out > 16 * THREADS {
+        if !task.tensor && chunk * out > 16 * THREADS {
             return None;
         }
         let side = [rows.min(group.size[0]), columns.min(group.size[1])];
@@ -285,13 +294,15 @@ impl Cut {
             ..Cut::default()
         };
         cut.weights = cut.bar + copies * region * chunk;
-        cut.d = cut.weights + copies * (taps + out) * chunk;
-        cut.z = cut.d + copies * subtile * (chunk + 4);
-        cut.table = cut.z + copies * subtile * (out + 4);
+        cut.d = cut.weights + copies * (taps * chunk + pointwise_len(task, chunk, out));
+        cut.z = cut.d + copies * subtile * row(chunk);
+        cut.table = cut.z + copies * subtile * row(out);
         cut.taps = cut.table + (COEFFICIENTS + 2 * task.sources) * out;
         cut.products = cut.taps + parts * chunk;
         // Slots are summed, and the sums over x̄ gathered, where d and what follows it was.
-        cut.sum = (cut.products + out * chunk).max(cut.d + 8 * THREADS + 2 * chunk);
+        let products = products(task.tensor, chunk, out);
+        cut.sum =
+            (cut.products + products.len * products.parts).max(cut.d + 8 * THREADS + 2 * chunk);
         cut.shared = cut.sum + own * chunk;
 
         let chunks = group.channels.div_ceil(chunk);
@@ -365,6 +376,50 @@ fn most(group: &PlannedGroup, of: impl Fn(&PlannedBranch) -> usize) -> Option<us
     group.branches.iter().map(of).max()
 }
 
+/// `row_of` of `separable.cuh`: f32 from a row of whole quads to the next, an odd number of quads.
+fn row(channels: usize) -> usize {
+    channels | 4
+}
+
+fn sixteens(count: usize) -> usize {
+    count.div_ceil(16)
+}
+
+/// f32 of a chunk's rows of P in shared memory (`load_pointwise`).
+fn pointwise_len(task: &Task, chunk: usize, out: usize) -> usize {
+    match (task.tensor, is_backward(task.pass)) {
+        (false, _) => chunk * out,
+        (true, false) => out * row(chunk),
+        (true, true) => chunk * row(out),
+    }
+}
+
+/// `ProductTable` of the kernels.
+struct Products {
+    /// Tables in shared memory.
+    parts: usize,
+    /// f32 of a table.
+    len: usize,
+}
+
+fn products(tensor: bool, chunk: usize, out: usize) -> Products {
+    if !tensor {
+        return Products {
+            parts: 1,
+            len: chunk * out,
+        };
+    }
+    let blocks = sixteens(chunk) * sixteens(out);
+    let mut parts = 1;
+    while 2 * parts * blocks <= THREADS / 64 {
+        parts *= 2;
+    }
+    Products {
+        parts,
+        len: 256 * blocks,
+    }
+}
+
 /// Values and tangents, or values alone.
 fn copies(pass: Pass) -> usize {
     if is_tangent(pass) { 2 } else { 1 }
@@ -414,9 +469,12 @@ pub(super) fn encode(op: &Separable, pass: Pass, encoder: &mut Encoder) -> anyho
         Pass::Tangent => "separable_tangent",
         Pass::TangentBackward => "separable_tangent_backward",
     };
-    let kernel = Kernel::new("separable", entry)
+    let mut kernel = Kernel::new("separable", entry)
         .define("VECTOR", encoder.vector(&touched(op, encoder)))
         .define("THREADS", THREADS);
+    if let Some(tensor) = encoder.precision().tensor() {
+        kernel = kernel.define("TENSOR", tensor);
+    }
     parameters.tickets = encoder.tickets(tables.tickets);
     let (grid, shared) = ([tables.blocks, 1], 4 * tables.shared);
     encoder.launch(kernel, grid, THREADS, shared, &parameters);
@@ -463,6 +521,7 @@ impl Tables {
             batch: op.batch,
             groups: op.groups.len(),
             shared: (encoder.shared() - DECLARED) / 4,
+            tensor: encoder.precision().tensor().is_some(),
         };
         let Some(cut) = Cut::best(&task) else {
             anyhow::bail!(
@@ -496,8 +555,8 @@ impl Tables {
             row.ticket = narrow(self.tickets);
             row.partial = narrow(if is_backward(pass) {
                 self.tickets += chunks;
-                let rows = branch.taps.len() + quads(branch.channels_out);
-                take(chunks * cut.chunk * rows)
+                let products = products(task.tensor, cut.chunk, quads(branch.channels_out));
+                take(chunks * (cut.chunk * branch.taps.len() + products.len))
             } else {
                 self.tickets += 1;
                 take(3 * branch.channels_out)

@@ -28,6 +28,8 @@ mod cpu;
 mod cuda;
 mod packed;
 #[cfg(test)]
+pub(crate) mod terms;
+#[cfg(test)]
 mod tests;
 
 use super::adjoint::coefficients_len;
