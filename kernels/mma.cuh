@@ -9,13 +9,9 @@
 //     A  register r   row g + 8·(r % 2); bf16: columns 2·t + 8·(r / 2) and the next; tf32: t + 4·(r / 2)
 //     B  register r   column g;          bf16: rows    2·t + 8·r       and the next; tf32: t + 4·r
 //
-// TWO WAYS TO FILL THEM, each for both operands of a product:
-// `load_*`    from a tile in shared memory that holds T: `ldmatrix`, whose lanes each name one row of 16
-//             bytes, so rows may lie anywhere (under a tap, in a border). Rows begin at 16 bytes; no
-//             bank is met twice where neighbouring rows lie an odd number of 16 bytes apart (`tile_row`).
-// `gather_*`  from floats anywhere, rounded as they are loaded. Within a step k is permuted, alike in A and
-//             B, so that neighbouring lanes take neighbouring k: without bank conflicts where neighbouring
-//             rows lie an odd number of float4 apart. So a gathered operand never meets a loaded one.
+// `load_*` fills them from a tile in shared memory that holds T: `ldmatrix`, whose lanes each name one row of 16
+// bytes, so rows may lie anywhere (under a tap, in a border). Rows begin at 16 bytes; no bank is met twice where
+// neighbouring rows lie an odd number of 16 bytes apart (`tile_row`). `separable_mma.cuh` gathers them from floats.
 //
 // Every lane of the warp calls each of these.
 #pragma once
@@ -126,34 +122,4 @@ template <class T, class Row> __device__ __forceinline__ void load_b_transposed(
 #pragma unroll
         for (int r = 0; r < 2; ++r) b[r] = row(lane % 4 + r * 4)[lane / 4].bits;
     }
-}
-
-// ---- from floats ----
-
-// The register that holds elements k(0) (and, in bf16, k(1)) of a lane's row or column; see the permutation above.
-template <class T, class At> __device__ __forceinline__ u32 gathered(u32 r, At at) {
-    const u32 t = lane_of() % 4;
-    if constexpr (sizeof(T) == 2) return narrow(at(t + 8 * r), at(t + 8 * r + 4));
-    else return round_tf32(at(t + 4 * r));
-}
-
-// A[m, k] = at(m, k), a float.
-template <class T, class At> __device__ __forceinline__ void gather_a(u32 (&a)[4], At at) {
-#pragma unroll
-    for (int r = 0; r < 4; ++r)
-        a[r] = gathered<T>(r / 2, [&](u32 k) { return at(lane_of() / 4 + r % 2 * 8, k); });
-}
-
-// B[k, n] = at(k, n), a float.
-template <class T, class At> __device__ __forceinline__ void gather_b(u32 (&b)[2], At at) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) b[r] = gathered<T>(r, [&](u32 k) { return at(k, lane_of() / 4); });
-}
-
-// The same of a tile with A[m, k] at tile[m·row + k·column], B[k, n] at tile[k·row + n·column].
-template <class T> __device__ __forceinline__ void gather_a(u32 (&a)[4], const float* tile, u32 row, u32 column) {
-    gather_a<T>(a, [&](u32 m, u32 k) { return tile[m * row + k * column]; });
-}
-template <class T> __device__ __forceinline__ void gather_b(u32 (&b)[2], const float* tile, u32 row, u32 column) {
-    gather_b<T>(b, [&](u32 k, u32 n) { return tile[k * row + n * column]; });
 }

@@ -115,7 +115,7 @@ mod kernels {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 24, ..config() })]
+        #![proptest_config(ProptestConfig { cases: 12, ..config() })]
 
         #[test]
         fn four_passes_of_drawn_branches_match_the_cpu(
