@@ -464,7 +464,9 @@ unsafe fn weighted_sum<V: Lanes>(
             };
             let mut sum = V::splat(0.0);
             for x in 0..value.width {
-                let z: V = load(row.add(x * value.pixel_stride), channels, c);
+                let at = x * value.pixel_stride;
+                prefetch(row.wrapping_add(value.width * value.pixel_stride + at + c));
+                let z: V = load(row.add(at), channels, c);
                 sum = z.sub(mean).mul_add(V::load(y_bar.add(x * step + c)), sum);
             }
             sum.mul_add(r, V::load(sums.add(c))).store(sums.add(c));
@@ -557,8 +559,11 @@ unsafe fn second_order_sums<V: Lanes>(
             };
             let (mut first, mut second) = (V::splat(0.0), V::splat(0.0));
             for x in 0..value.width {
-                let z: V = load(row.add(x * value.pixel_stride), channels, c);
-                let dot: V = load(row_tangent.add(x * tangent.pixel_stride), channels, c);
+                let (at, at_dot) = (x * value.pixel_stride, x * tangent.pixel_stride);
+                prefetch(row.wrapping_add(value.width * value.pixel_stride + at + c));
+                prefetch(row_tangent.wrapping_add(value.width * tangent.pixel_stride + at_dot + c));
+                let z: V = load(row.add(at), channels, c);
+                let dot: V = load(row_tangent.add(at_dot), channels, c);
                 let normed = z.sub(mean).mul(r);
                 let normed_dot = dot.sub(mean_dot).sub(normed.mul(slope)).mul(r);
                 let adjoint = V::load(y_bar.add(x * step + c));
