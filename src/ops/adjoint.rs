@@ -15,7 +15,7 @@
 use super::rows::{load, scale};
 use super::{ActivationId, Context, Dense, MAX_SOURCES, Moments, Role};
 use crate::device::View;
-use crate::device::simd::{LANES, Lanes, padded};
+use crate::device::simd::{LANES, Lanes, padded, prefetch};
 
 /// f32 of workspace for the coefficients of one output with `sources` readers.
 pub const fn coefficients_len(channels: usize, sources: usize) -> usize {
@@ -252,9 +252,11 @@ impl AdjointReader {
                 None
             };
             for x in 0..self.width {
+                prefetch(z.wrapping_add((self.width + x) * value.pixel_stride + c));
                 let loaded: V = load(z.add(x * value.pixel_stride), self.channels, c);
                 let mut sum = loaded.sub(mean).mul_add(slope, constant);
                 if let Some((t, stride, slope)) = tangent {
+                    prefetch(t.wrapping_add((self.width + x) * stride + c));
                     let loaded: V = load(t.add(x * stride), self.channels, c);
                     sum = loaded.sub(mean_dot).mul_add(slope, sum);
                 }
@@ -289,6 +291,7 @@ impl AdjointReader {
             };
             for x in 0..self.width {
                 let at = target.start.add(x * target.step + c);
+                prefetch(u.wrapping_add((self.width + x) * from.pixel_stride + c));
                 let loaded: V = load(u.add(x * from.pixel_stride), self.channels, c);
                 loaded.mul_add(factor, V::load(at)).store(at);
             }
