@@ -9,7 +9,7 @@ use toml::Value;
 
 use super::config::ConfigFile;
 use super::defaults::{self, DataKind};
-use super::flags::{self, DataFlags, NetworkFlags, NeumannFlags, TrainingFlags};
+use super::flags::{self, SearchFlags};
 use super::progress::Progress;
 use super::{End, Threads, say};
 use crate::run::ablation::page::Page;
@@ -36,13 +36,7 @@ pub struct Command {
     #[command(flatten)]
     grid: GridFlags,
     #[command(flatten)]
-    network: NetworkFlags,
-    #[command(flatten)]
-    data: DataFlags,
-    #[command(flatten)]
-    neumann: NeumannFlags,
-    #[command(flatten)]
-    training: TrainingFlags,
+    settings: SearchFlags,
     #[command(flatten)]
     threads: Threads,
 }
@@ -105,10 +99,7 @@ impl Grid {
 
 impl Command {
     pub(super) fn run(self) -> Result<End> {
-        let mut given = flags::table(&self.network)?;
-        given.extend(flags::table(&self.data)?);
-        given.extend(flags::table(&self.neumann)?);
-        given.extend(flags::table(&self.training)?);
+        let given = self.settings.given()?;
         let ablation = self.grid.plan(given)?;
         let table = self.grid.table.as_deref().map(Table::open).transpose()?;
         if let Some(table) = &table {

@@ -280,6 +280,34 @@ pub fn resolve_for(
     Ok(settings)
 }
 
+/// Every setting of a search.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SearchFlags {
+    #[command(flatten)]
+    network: NetworkFlags,
+    #[command(flatten)]
+    data: DataFlags,
+    #[command(flatten)]
+    neumann: NeumannFlags,
+    #[command(flatten)]
+    training: TrainingFlags,
+}
+
+impl SearchFlags {
+    /// Those that were given, by name.
+    ///
+    /// # Errors
+    ///
+    /// A value that TOML cannot hold.
+    pub fn given(&self) -> Result<toml::Table> {
+        let mut given = table(&self.network)?;
+        given.extend(table(&self.data)?);
+        given.extend(table(&self.neumann)?);
+        given.extend(table(&self.training)?);
+        Ok(given)
+    }
+}
+
 /// Reads the file of `--config`, if one is given.
 ///
 /// # Errors
@@ -386,21 +414,12 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        network: NetworkFlags,
-        #[command(flatten)]
-        data: DataFlags,
-        #[command(flatten)]
-        neumann: NeumannFlags,
-        #[command(flatten)]
-        training: TrainingFlags,
+        settings: SearchFlags,
     }
 
     fn resolved(arguments: &str, config: &str) -> Result<SearchSettings> {
         let line = Line::try_parse_from(["x"].into_iter().chain(arguments.split_whitespace()))?;
-        let mut given = table(&line.network)?;
-        given.extend(table(&line.data)?);
-        given.extend(table(&line.neumann)?);
-        given.extend(table(&line.training)?);
+        let given = line.settings.given()?;
         let file = ConfigFile::parse("my.toml", config).map_err(BadUsage)?;
         resolve(given, Some(&file))
     }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::config::{ConfigFile, RunKeys};
-use super::flags::{self, DataFlags, NetworkFlags, NeumannFlags, TrainingFlags};
+use super::flags::{self, SearchFlags};
 use super::progress::Progress;
 use super::tabular::{self, Beside, TabularFlags};
 use super::{End, Threads, say};
@@ -22,13 +22,7 @@ use crate::run::drive::search::{self as drive, Outcome};
 )]
 pub struct Command {
     #[command(flatten)]
-    network: NetworkFlags,
-    #[command(flatten)]
-    data: DataFlags,
-    #[command(flatten)]
-    neumann: NeumannFlags,
-    #[command(flatten)]
-    training: TrainingFlags,
+    settings: SearchFlags,
     #[command(flatten)]
     tabular: TabularFlags,
     #[command(flatten)]
@@ -59,10 +53,7 @@ struct RunFlags {
 
 impl Command {
     pub(super) fn run(self) -> Result<End> {
-        let mut given = flags::table(&self.network)?;
-        given.extend(flags::table(&self.data)?);
-        given.extend(flags::table(&self.neumann)?);
-        given.extend(flags::table(&self.training)?);
+        let given = self.settings.given()?;
         if let Some(table) = &self.tabular.table {
             return self.run.search_table(&self.tabular, table, &given);
         }

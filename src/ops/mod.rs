@@ -14,6 +14,8 @@ pub mod chunked;
 pub mod classifier;
 pub mod conv;
 pub mod cuda;
+#[cfg(test)]
+mod differences;
 pub mod dropout;
 pub mod edge_relax;
 pub mod geometry;

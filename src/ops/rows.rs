@@ -46,7 +46,7 @@ pub unsafe fn store<V: Lanes>(value: V, pixel: *mut f32, channels: usize, c: usi
     }
 }
 
-/// Stores a vector at channel `c` of a pixel of `to` that nobody reads in this pass of this op.
+/// Stores a vector at channel `c` of a pixel of `to` that this op does not read again in this pass.
 ///
 /// # Safety
 /// `pixel` is one of `to`'s, which this task owns.

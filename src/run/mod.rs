@@ -7,6 +7,7 @@ pub mod ablation;
 pub mod atomic;
 pub mod bench;
 pub mod checkpoint;
+pub mod columns;
 pub mod config;
 pub mod directory;
 pub mod drive;

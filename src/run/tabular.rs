@@ -35,6 +35,17 @@ pub struct Spread {
     pub highest: f64,
 }
 
+impl std::fmt::Display for Spread {
+    /// `93.92 ± 0.30`, or the one value.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.deviation > 0.0 {
+            write!(f, "{:.2} ± {:.2}", self.mean, self.deviation)
+        } else {
+            write!(f, "{:.2}", self.mean)
+        }
+    }
+}
+
 impl Spread {
     /// Of at least one value; none of none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {

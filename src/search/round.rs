@@ -96,8 +96,10 @@ impl Search {
     pub fn start_round(&mut self) -> anyhow::Result<Option<RoundRecord>> {
         self.rounds.began.get_or_insert_with(Instant::now);
         let epoch = (self.progress.rounds / self.rounds_per_epoch()) as usize;
-        self.strategy.begin_epoch(epoch, &self.alpha);
-        self.follow_design()?;
+        if self.progress.rounds.is_multiple_of(self.rounds_per_epoch()) {
+            self.strategy.begin_epoch(epoch, &self.alpha);
+            self.follow_design()?;
+        }
         let s = &self.settings;
         let stage = self.strategy.stage(epoch, s.epochs);
         let lr = cosine(s.lr, s.lr_min, epoch - stage.start, stage.len());

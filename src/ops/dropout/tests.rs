@@ -4,6 +4,7 @@ use super::{Draw, Mask};
 use crate::autograd::{Executor, Mode, Tape};
 use crate::device::Device;
 use crate::device::random::{Philox, Purpose};
+use crate::ops::differences::{check_gradient, check_product};
 use crate::ops::{Scale, mix::Term};
 
 fn draw(number: u64) -> Draw {
@@ -60,48 +61,14 @@ fn a_mask_drops_its_share_keeps_the_mean_and_begins_anywhere() {
 fn the_gradient_is_that_of_the_loss_with_the_same_elements_dropped() {
     let mut executor = executor();
     executor.set_dropout(Some(draw(1))).unwrap();
-    let theta = theta();
-    let mut gradient = vec![0.0; theta.len()];
-    executor.forward(Mode::Gradient, &theta).unwrap();
-    executor.backward(&theta, &mut gradient).unwrap();
-    for (i, &expected) in gradient.iter().enumerate() {
-        let mut at = |step: f32| {
-            let mut moved = theta.clone();
-            moved[i] += step;
-            executor.forward(Mode::Gradient, &moved).unwrap().loss
-        };
-        let slope = (at(5e-3) - at(-5e-3)) / 1e-2;
-        assert!(
-            (slope - f64::from(expected)).abs() < 2e-3,
-            "{i}: {slope} and {expected}"
-        );
-    }
+    check_gradient(&mut executor, &theta(), 5e-3, 2e-3);
 }
 
 #[test]
 fn the_product_is_the_derivative_of_the_gradient() {
     let mut executor = executor();
     executor.set_dropout(Some(draw(1))).unwrap();
-    let (theta, direction) = (theta(), vec![0.5; 33]);
-    let (mut gradient, mut product) = (vec![0.0; 33], vec![0.0; 33]);
-    executor.forward(Mode::Products, &theta).unwrap();
-    executor.backward(&theta, &mut gradient).unwrap();
-    executor.product(&theta, &direction, &mut product).unwrap();
-    let mut at = |step: f32| {
-        let moved: Vec<f32> = theta.iter().map(|t| t + step * 0.5).collect();
-        let mut gradient = vec![0.0; 33];
-        executor.forward(Mode::Gradient, &moved).unwrap();
-        executor.backward(&moved, &mut gradient).unwrap();
-        gradient
-    };
-    let (up, down) = (at(5e-3), at(-5e-3));
-    for (i, ((up, down), expected)) in up.iter().zip(&down).zip(&product).enumerate() {
-        let slope = (up - down) / 1e-2;
-        assert!(
-            (slope - expected).abs() < 5e-3,
-            "{i}: {slope} and {expected}"
-        );
-    }
+    check_product(&mut executor, &theta(), 5e-3, 5e-3);
 }
 
 #[test]

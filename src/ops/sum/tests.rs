@@ -3,6 +3,7 @@
 use super::Term;
 use crate::autograd::{Executor, Mode, Tape};
 use crate::device::Device;
+use crate::ops::differences::{check_gradient, check_product};
 
 /// images → conv (3 → 2) → x; y = f₀·x + x + f₁·x; classifier.
 fn executor() -> Executor {
@@ -33,48 +34,14 @@ fn theta() -> Vec<f32> {
 fn a_term_that_stands_twice_and_a_dropped_one_give_the_gradient_of_the_loss() {
     let mut executor = executor();
     executor.set_factors(&[0.0, 1.25, 1.25, 0.0]).unwrap();
-    let theta = theta();
-    let mut gradient = vec![0.0; theta.len()];
-    executor.forward(Mode::Gradient, &theta).unwrap();
-    executor.backward(&theta, &mut gradient).unwrap();
-    for (i, &expected) in gradient.iter().enumerate() {
-        let mut at = |step: f32| {
-            let mut moved = theta.clone();
-            moved[i] += step;
-            executor.forward(Mode::Gradient, &moved).unwrap().loss
-        };
-        let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
-        assert!(
-            (slope - f64::from(expected)).abs() < 1e-3,
-            "{i}: {slope} and {expected}"
-        );
-    }
+    check_gradient(&mut executor, &theta(), 1e-2, 1e-3);
 }
 
 #[test]
 fn the_product_is_the_derivative_of_the_gradient() {
     let mut executor = executor();
     executor.set_factors(&[0.0, 1.25, 1.25, 1.25]).unwrap();
-    let (theta, direction) = (theta(), vec![0.5; 15]);
-    let (mut gradient, mut product) = (vec![0.0; 15], vec![0.0; 15]);
-    executor.forward(Mode::Products, &theta).unwrap();
-    executor.backward(&theta, &mut gradient).unwrap();
-    executor.product(&theta, &direction, &mut product).unwrap();
-    let mut at = |step: f32| {
-        let moved: Vec<f32> = theta.iter().map(|t| t + step * 0.5).collect();
-        let mut gradient = vec![0.0; 15];
-        executor.forward(Mode::Gradient, &moved).unwrap();
-        executor.backward(&moved, &mut gradient).unwrap();
-        gradient
-    };
-    let (up, down) = (at(1e-2), at(-1e-2));
-    for (i, ((up, down), expected)) in up.iter().zip(&down).zip(&product).enumerate() {
-        let slope = (up - down) / 2e-2;
-        assert!(
-            (slope - expected).abs() < 2e-3,
-            "{i}: {slope} and {expected}"
-        );
-    }
+    check_product(&mut executor, &theta(), 1e-2, 2e-3);
 }
 
 #[test]

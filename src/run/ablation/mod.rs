@@ -18,7 +18,7 @@ use super::config::RunConfig;
 use super::drive::{Observer, search as drive};
 use super::log;
 use super::paper::Dataset;
-use super::paper::measured::Columns;
+use super::paper::measured::{Columns, value};
 use crate::search::Search;
 use crate::search::record::EpochRecord;
 use crate::search::settings::SearchSettings;
@@ -281,9 +281,7 @@ fn test_accuracy(table: &Table, data: &str, genotype: &str) -> Result<Option<f64
         return Ok(None);
     };
     let entry = table.query(&cell);
-    let values = entry.map(|entry| entry.values).unwrap_or_default();
-    let found = values.into_iter().find(|(name, _)| name == column);
-    Ok(found.map(|(_, value)| value))
+    Ok(entry.and_then(|entry| value(&entry, Some(column))))
 }
 
 /// The column of test accuracies on a data SPEC.

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
 use super::{Ablation, Shown, places};
+use crate::run::columns;
 use crate::run::report::{SERIES, Spreads, document, escape, legend, spreads};
 use crate::run::tabular::Spread;
 
@@ -64,7 +65,7 @@ impl Page<'_> {
             row.push(seeds.count().to_string());
             row.extend(self.told().map(|(_, _, number)| {
                 let spread = self.spread(&place, *number);
-                spread.as_ref().map(shown).unwrap_or_default()
+                spread.as_ref().map(ToString::to_string).unwrap_or_default()
             }));
             rows.push(row);
         }
@@ -73,21 +74,7 @@ impl Page<'_> {
 
     /// Columns set below each other.
     pub fn text(&self) -> String {
-        let table = self.table();
-        let widths: Vec<usize> = (0..table[0].len())
-            .map(|column| table.iter().map(|row| row[column].chars().count()).max())
-            .map(Option::unwrap_or_default)
-            .collect();
-        let mut text = String::new();
-        for row in &table {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                let _ = write!(line, "{cell:<width$}  ");
-            }
-            text += line.trim_end();
-            text += "\n";
-        }
-        text
+        columns::text(&self.table())
     }
 
     /// A line a search: the values of the axes, the seed, and what it showed.
@@ -95,9 +82,7 @@ impl Page<'_> {
     /// # Errors
     /// The CSV writer refuses.
     pub fn csv(&self) -> Result<String> {
-        let formed = "the CSV cannot be formed";
         let axes = &self.ablation.axes;
-        let mut writer = csv::Writer::from_writer(Vec::new());
         let names = axes.iter().map(|axis| axis.key.as_str());
         let own = [
             "seed",
@@ -107,7 +92,7 @@ impl Page<'_> {
             "test",
             "genotype",
         ];
-        writer.write_record(names.chain(own)).context(formed)?;
+        let mut records: Vec<Vec<String>> = vec![names.chain(own).map(str::to_owned).collect()];
         for shown in self.shown {
             let values = axes.iter().zip(&shown.place);
             let mut record: Vec<String> = values.map(|(axis, &v)| axis.values[v].clone()).collect();
@@ -119,12 +104,9 @@ impl Page<'_> {
                 shown.test.map(|test| test.to_string()).unwrap_or_default(),
                 shown.genotype.clone(),
             ]);
-            writer.write_record(&record).context(formed)?;
+            records.push(record);
         }
-        let bytes = writer
-            .into_inner()
-            .map_err(|error| anyhow!("{formed}: {error}"))?;
-        String::from_utf8(bytes).context(formed)
+        columns::csv(records)
     }
 
     /// A page like the report.
@@ -201,14 +183,5 @@ impl Page<'_> {
             }));
         }
         Ok(figure + &svg + "</figure>\n")
-    }
-}
-
-/// Mean and deviation as they stand in a cell.
-fn shown(spread: &Spread) -> String {
-    if spread.lowest < spread.highest {
-        format!("{:.2} ± {:.2}", spread.mean, spread.deviation)
-    } else {
-        format!("{:.2}", spread.mean)
     }
 }

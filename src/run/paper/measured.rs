@@ -324,7 +324,8 @@ impl<'a> Columns<'a> {
     }
 }
 
-fn value(entry: &Entry, column: Option<&str>) -> Option<f64> {
+/// What an entry has in a column.
+pub fn value(entry: &Entry, column: Option<&str>) -> Option<f64> {
     let found = entry
         .values
         .iter()

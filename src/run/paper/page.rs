@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::Result;
 
 use super::{Measured, PaperTable};
+use crate::run::columns;
 use crate::run::report::{document, escape};
-use crate::run::tabular::Spread;
 
 /// A table of the paper with its measured lines.
 pub struct Page<'a> {
@@ -22,15 +22,6 @@ pub struct Page<'a> {
 struct Line<'a> {
     printed: Option<&'a super::Row>,
     measured: Option<&'a Measured>,
-}
-
-/// Mean and deviation as they stand in a cell: `93.92 ± 0.30`, or the one value.
-fn shown(spread: &Spread) -> String {
-    if spread.deviation > 0.0 {
-        format!("{:.2} ± {:.2}", spread.mean, spread.deviation)
-    } else {
-        format!("{:.2}", spread.mean)
-    }
 }
 
 impl Page<'_> {
@@ -89,7 +80,7 @@ impl Page<'_> {
         }
         if let Some(measured) = line.measured {
             for (cell, value) in cells[6..].iter_mut().zip(&measured.values) {
-                *cell = value.as_ref().map(shown).unwrap_or_default();
+                *cell = value.as_ref().map(ToString::to_string).unwrap_or_default();
             }
             cells[9] = format!("{}, {}", measured.strategy, measured.by);
         }
@@ -100,21 +91,8 @@ impl Page<'_> {
     pub fn text(&self) -> String {
         let mut table = vec![self.headings()];
         table.extend(self.lines().iter().map(Self::cells));
-        let width = |column: usize| {
-            let lengths = table.iter().map(|row| row[column].chars().count());
-            lengths.max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..10).map(width).collect();
-        let mut text = format!("Table {}. {}\n\n", self.paper.number, self.paper.title);
-        for row in &table {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                let _ = write!(line, "{cell:<width$}  ");
-            }
-            text.push_str(line.trim_end());
-            text.push('\n');
-        }
-        text
+        let heading = format!("Table {}. {}\n\n", self.paper.number, self.paper.title);
+        heading + &columns::text(&table)
     }
 
     /// One record a line; means and deviations in columns of their own.
@@ -122,15 +100,13 @@ impl Page<'_> {
     /// # Errors
     /// The CSV writer refuses.
     pub fn csv(&self) -> Result<String> {
-        let formed = "the CSV cannot be formed";
-        let mut writer = csv::Writer::from_writer(Vec::new());
         let headings = self.headings();
         let mut header: Vec<String> = headings[..6].to_vec();
         for heading in self.paper.headings {
             header.extend([format!("{heading} here"), format!("{heading} deviation")]);
         }
         header.extend(["Strategy".to_owned(), "Measured by".to_owned()]);
-        writer.write_record(&header).context(formed)?;
+        let mut records = vec![header];
         for line in self.lines() {
             let mut record = Self::cells(&line)[..6].to_vec();
             for place in 0..3 {
@@ -141,12 +117,9 @@ impl Page<'_> {
             let by =
                 |of: fn(&Measured) -> &String| line.measured.map(of).cloned().unwrap_or_default();
             record.extend([by(|m| &m.strategy), by(|m| &m.by)]);
-            writer.write_record(&record).context(formed)?;
+            records.push(record);
         }
-        let bytes = writer
-            .into_inner()
-            .map_err(|error| anyhow!("{formed}: {error}"))?;
-        String::from_utf8(bytes).context(formed)
+        columns::csv(records)
     }
 
     /// A page like the report.

@@ -381,7 +381,7 @@ pub trait Strategy: Send {
         }
     }
 
-    /// Told before each round of an epoch; another [`Strategy::design`] afterwards begins with weights, α and
+    /// Told before the first round of an epoch; another [`Strategy::design`] afterwards begins with weights, α and
     /// optimisers of its own.
     fn begin_epoch(&mut self, _epoch: usize, _alpha: &[f32]) {}
 
