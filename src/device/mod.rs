@@ -5,6 +5,7 @@
 //! floors above hand around is a [`Vector`], on either.
 //! This is the only floor, besides the SIMD kernels of the ops, where `unsafe` is allowed.
 
+pub mod cache;
 pub mod cuda;
 pub mod later;
 pub mod memory;

@@ -32,6 +32,7 @@ pub mod sum;
 pub mod update;
 
 use crate::device::View;
+use crate::device::cache::last_level;
 use crate::device::simd::{LANES, padded};
 use std::any::Any;
 use std::sync::Mutex;
@@ -332,9 +333,15 @@ pub trait Op: Send + Sync + Any {
     }
 }
 
-/// f32 of an arena from which on the CPU writes past its caches: 24 MiB, of which a core's share of the
-/// last-level cache keeps too little.
-const STREAMED: usize = 6 << 20;
+/// Least bytes of an arena from which on the CPU writes past its caches, however small they are.
+const FEWEST_STREAMED: usize = 24 << 20;
+
+/// Whether the CPU writes past its caches what it does not read again itself. It pays where an arena is larger than a
+/// core's share of the last cache: a quarter of it was between what lost and what won by it, on processors
+/// with 32 and with 480 MiB of it.
+fn streams(arena: View) -> bool {
+    4 * arena.len() >= FEWEST_STREAMED.max(last_level() / 4)
+}
 
 /// A planned NHWC buffer: `[N, H, W, C]`, pixels `pixel_stride` f32 apart.
 #[derive(Clone, Copy, Debug)]
@@ -452,7 +459,7 @@ impl Context<'_> {
             width: activation.width,
             channels: activation.channels,
             pixel_stride: whole.channels,
-            streams: self.arena.len() >= STREAMED && vectors.iter().all(|n| n % LANES == 0),
+            streams: streams(self.arena) && vectors.iter().all(|n| n % LANES == 0),
         }
     }
 

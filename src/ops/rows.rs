@@ -4,7 +4,7 @@
 use super::chunked::Partials;
 use super::{ActivationId, Context, Dense, Moments, Role, Scale};
 use crate::device::View;
-use crate::device::simd::{LANES, Lanes, padded};
+use crate::device::simd::{LANES, Lanes, padded, prefetch};
 
 /// Lanes of the vector at channel `c` that hold real channels.
 #[inline(always)]
@@ -170,6 +170,8 @@ impl Reader {
     pub unsafe fn image<V: Lanes>(&self, image: usize, a: Padded, a_dot: Option<Padded>) {
         let zero = V::splat(0.0);
         let channels = self.value.channels;
+        // To the same place in the next row.
+        let ahead = self.value.width * self.value.pixel_stride;
         for y in 0..self.value.height {
             let mut from = self.value.row(image, y).cast_const();
             let mut from_dot = self
@@ -182,6 +184,7 @@ impl Reader {
                 for _ in 0..self.value.width {
                     let mut c = 0;
                     while c < channels {
+                        prefetch(from.wrapping_add(ahead + c));
                         let raw: V = load(from, channels, c);
                         let mut normed = raw;
                         if let Some(statistics) = self.statistics {
