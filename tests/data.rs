@@ -227,30 +227,96 @@ fn importing_over_a_file_needs_to_be_asked_for() {
     assert_eq!(fs::read(&out).unwrap(), before);
     let options = ImportOptions {
         overwrite: true,
-        progress: None,
+        ..ImportOptions::default()
     };
-    let summary = import(dir.path(), &out, 2, &options).unwrap();
+    let summary = import(dir.path(), &out, 2, &options).unwrap().summary;
     assert_eq!(summary.size, [2, 2]);
     assert_eq!((summary.train, summary.test), (4, 2));
 }
 
 #[test]
-fn a_failed_import_leaves_nothing_behind() {
+fn images_that_cannot_be_decoded_are_all_listed_and_left_out_if_asked() {
     let dir = image_folder();
     let target = tempfile::tempdir().unwrap();
-    let path = dir.path().join("test/dog/0.png");
-    let bytes = fs::read(&path).unwrap();
-    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let whole = dir.path().join("train/cat/2.png");
+    fs::copy(dir.path().join("train/cat/0.png"), whole).unwrap();
+    for bad in ["train/cat/1.png", "train/dog/1.png"] {
+        let path = dir.path().join(bad);
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    fs::write(dir.path().join("test/dog/1.png"), "no image").unwrap();
     let out = target.path().join("a.pack");
     let failed = import(dir.path(), &out, 0, &ImportOptions::default());
-    assert_says(&failed.unwrap_err().to_string(), "0.png");
-    assert_eq!(fs::read_dir(target.path()).unwrap().count(), 0);
-    fs::write(&path, &bytes).unwrap();
+    let text = failed.unwrap_err().to_string();
+    assert_says(
+        &text,
+        "expected 8 JPEG or PNG images, found 3 that cannot be decoded",
+    );
+    for bad in ["cat/1.png", "dog/1.png", "test/dog/1.png", "--skip-bad"] {
+        assert_says(&text, bad);
+    }
+    assert!(!out.exists());
+    let options = ImportOptions {
+        skip_bad: true,
+        ..ImportOptions::default()
+    };
+    let imported = import(dir.path(), &out, 0, &options).unwrap();
+    assert_eq!((imported.skipped.len(), imported.resumed), (3, 8));
+    assert_eq!((imported.summary.train, imported.summary.test), (3, 2));
+    assert_eq!(fs::read_dir(target.path()).unwrap().count(), 1);
+    let pack = Dataset::open(&spec("pack", &out), 0, &[], &[]).unwrap();
+    let labels: Vec<u32> = (0..3).map(|i| pack.train.label(i)).collect();
+    assert_eq!(labels, [0, 0, 1]);
+    let mut pixels = vec![0; 72];
+    pack.train.pixels(1, &mut pixels);
+    assert_eq!(pixels[0], 200, "the copy of 0.png behind what was left out");
+    pack.train.pixels(2, &mut pixels);
+    assert_eq!(pixels[0], 20);
     let out = target.path().join("no/a.pack");
     let failed = import(dir.path(), &out, 0, &ImportOptions::default());
     assert_says(
         &failed.unwrap_err().to_string(),
         "no/a.pack: the pack cannot be written, nothing was changed",
+    );
+}
+
+#[test]
+fn an_interrupted_import_goes_on_where_it_was() {
+    let (dir, whole) = imported();
+    let target = tempfile::tempdir().unwrap();
+    let out = target.path().join("small.pack");
+    let part = target.path().join("small.pack.part");
+    let journal = target.path().join("small.pack.part.journal");
+    // What a bad image left behind is what an interruption at its end leaves.
+    let bad = dir.path().join("test/dog/0.png");
+    let bytes = fs::read(&bad).unwrap();
+    let modified = fs::metadata(&bad).unwrap().modified().unwrap();
+    let damaged = vec![0; bytes.len()];
+    let put = |bytes: &[u8]| {
+        fs::write(&bad, bytes).unwrap();
+        let file = File::options().write(true).open(&bad).unwrap();
+        file.set_modified(modified).unwrap();
+    };
+    put(&damaged);
+    import(dir.path(), &out, 0, &ImportOptions::default()).unwrap_err();
+    let lines = fs::read_to_string(&journal).unwrap();
+    assert_eq!(lines.lines().count(), 2);
+    // As if it had been killed before the first chunk was on disk: from the start, with the image repaired.
+    put(&bytes);
+    let first = lines.lines().next().unwrap();
+    fs::write(&journal, format!("{first}\n{{\"seen\":3")).unwrap();
+    let imported = import(dir.path(), &out, 0, &ImportOptions::default()).unwrap();
+    assert_eq!(imported.resumed, 0);
+    assert!(fs::read(&out).unwrap() == fs::read(&whole).unwrap());
+    assert!(!part.exists() && !journal.exists());
+    // A journal that claims more than there is.
+    fs::remove_file(&out).unwrap();
+    fs::write(&journal, &lines).unwrap();
+    let refused = import(dir.path(), &out, 0, &ImportOptions::default());
+    assert_says(
+        &refused.unwrap_err().to_string(),
+        "as its journal says, found fewer",
     );
 }
 

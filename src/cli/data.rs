@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
+use super::progress::Counter;
 use super::{End, flags, say};
+use crate::data::Summary;
 use crate::data::pack::{self, ImportOptions};
 use crate::run::BadUsage;
 
@@ -32,9 +34,15 @@ struct Import {
     /// The folder
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
-    /// Pack to write; must not exist
+    /// Pack to write; must not exist, unless with --overwrite. What is unfinished lies in FILE.part, and is gone on with
     #[arg(short, long, value_name = "FILE")]
     out: PathBuf,
+    /// Replace the pack, if there is one
+    #[arg(long)]
+    overwrite: bool,
+    /// Leave out images that cannot be decoded, and list them
+    #[arg(long)]
+    skip_bad: bool,
     #[command(flatten)]
     size: ImageSize,
 }
@@ -57,13 +65,39 @@ struct ImageSize {
     image_size: Option<usize>,
 }
 
+impl Import {
+    fn run(self) -> Result<Summary> {
+        let images = Counter::new("images");
+        let progress = |done, all| images.show(done, all);
+        let options = ImportOptions {
+            overwrite: self.overwrite,
+            skip_bad: self.skip_bad,
+            progress: Some(&progress),
+        };
+        let side = self.size.image_size.unwrap_or(0);
+        let imported = pack::import(&self.folder, &self.out, side, &options);
+        images.close();
+        let imported = imported?;
+        if imported.resumed > 0 {
+            eprintln!(
+                "went on where an import had ended, {} images in",
+                imported.resumed
+            );
+        }
+        if !imported.skipped.is_empty() {
+            eprintln!("left out {} images:", imported.skipped.len());
+            for why in &imported.skipped {
+                eprintln!("  {why}");
+            }
+        }
+        Ok(imported.summary)
+    }
+}
+
 impl Command {
     pub(super) fn run(self) -> Result<End> {
         let summary = match self.action {
-            Action::Import(Import { folder, out, size }) => {
-                let options = ImportOptions::default();
-                pack::import(&folder, &out, size.image_size.unwrap_or(0), &options)?
-            }
+            Action::Import(import) => import.run()?,
             Action::Info(Info { spec, size }) => {
                 let spec: crate::data::Spec = spec
                     .parse()

@@ -75,6 +75,7 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
         arch_beta2: 0.999,
         arch_second_moment: SecondMoment::Element,
         image_size: 0,
+        subset: Vec::new(),
         crop_padding: 4,
         flip: true,
         cutout: 0,

@@ -104,6 +104,10 @@ pub struct TrainingFlags {
     #[arg(long, value_name = "NAME=VALUE", value_parser = own_setting, allow_hyphen_values = true)]
     #[serde(serialize_with = "as_table", skip_serializing_if = "Vec::is_empty")]
     option: Vec<(String, f64)>,
+    /// Shares of every class of the training set that weights and architecture are trained on; halves if it is not given.
+    /// PC-DARTS takes 0.1,0.025 of ImageNet
+    #[arg(long, value_name = "W,A", value_parser = number, value_delimiter = ',', allow_negative_numbers = true)]
+    subset: Option<Vec<f32>>,
     /// How the weights are trained
     #[arg(long, value_enum, value_name = "METHOD")]
     weights: Option<Weights>,

@@ -1,5 +1,6 @@
 //! Progress of a search or a training: a bar on a terminal, plain lines elsewhere, nothing when quiet.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -15,6 +16,53 @@ use crate::train::record::{StepRecord, TrainEpochRecord};
 
 /// Least time between two plain lines of rounds.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Counts things that are done, on standard error: a bar on a terminal, a line now and then elsewhere.
+pub struct Counter {
+    what: &'static str,
+    bar: Option<ProgressBar>,
+    last: Cell<Instant>,
+}
+
+impl Counter {
+    /// A count of `what`.
+    pub fn new(what: &'static str) -> Counter {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(0);
+            let form = format!("{{bar:30}} {{pos}}/{{len}} {what}, {{per_sec}}, {{eta}} left");
+            bar.set_style(ProgressStyle::with_template(&form).expect("a good template"));
+            bar
+        });
+        Counter {
+            what,
+            bar,
+            last: Cell::new(Instant::now()),
+        }
+    }
+
+    /// `done` of `all`.
+    pub fn show(&self, done: u64, all: u64) {
+        if let Some(bar) = &self.bar {
+            if bar.length() != Some(all) {
+                bar.set_length(all);
+                // Of the speed, what an earlier sitting did is no part.
+                bar.set_position(done);
+                bar.reset_eta();
+            }
+            bar.set_position(done);
+        } else if self.last.get().elapsed() >= PLAIN_EVERY {
+            self.last.set(Instant::now());
+            eprintln!("{done} of {all} {}", self.what);
+        }
+    }
+
+    /// Takes the bar off the screen.
+    pub fn close(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
 
 /// Shows what a run is doing, on standard error.
 pub enum Progress {

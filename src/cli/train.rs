@@ -10,7 +10,7 @@ use super::defaults::{self, DataKind};
 use super::flags::{self, DataFlags};
 use super::progress::Progress;
 use super::{End, Threads, genotype, say};
-use crate::data::Spec;
+use crate::data::{Spec, jitter_strengths};
 use crate::network::derived::Design;
 use crate::run::BadUsage;
 use crate::run::config::TrainConfig;
@@ -22,6 +22,8 @@ use crate::train::settings::TrainSettings;
 const LARGEST_FILE: u64 = 1 << 20;
 /// Side of the squares that ImageNet's images are kept as, as everyone evaluates on their centre.
 pub(super) const IMAGENET_RESIZE: usize = 256;
+/// The colour jitter of DARTS on ImageNet.
+const IMAGENET_JITTER: [f32; 4] = [0.4, 0.4, 0.4, 0.2];
 /// The key of a config file beside the training's settings.
 const CHECKPOINT_EVERY: &str = "checkpoint-every";
 
@@ -111,6 +113,10 @@ struct TrainingFlags {
     /// --imagenet: 256]
     #[arg(long, value_name = "PIXELS", value_parser = flags::whole, allow_negative_numbers = true)]
     resize: Option<usize>,
+    /// Colour jitter: most by which brightness, contrast and saturation change, and turns of hue [default: none;
+    /// with --imagenet: 0.4,0.4,0.4,0.2]
+    #[arg(long, value_name = "B,C,S,H", value_parser = flags::number, value_delimiter = ',', allow_negative_numbers = true)]
+    color_jitter: Option<Vec<f32>>,
     /// Steps whose mean makes a line of the log [default: 10]
     #[arg(long, value_name = "STEPS", value_parser = flags::whole, allow_negative_numbers = true)]
     log_every: Option<usize>,
@@ -313,6 +319,7 @@ fn defaults_for(genotype: &Genotype, data: DataKind, imagenet: bool) -> TrainSet
         resize: 0,
         crop_padding: 4,
         flip: true,
+        color_jitter: Vec::new(),
         cutout: 0,
         mean: Vec::new(),
         std: Vec::new(),
@@ -330,6 +337,7 @@ fn defaults_for(genotype: &Genotype, data: DataKind, imagenet: bool) -> TrainSet
             image_size: design.image_size,
             resize: IMAGENET_RESIZE,
             crop_padding: 0,
+            color_jitter: IMAGENET_JITTER.to_vec(),
             ..settings
         };
     }
@@ -366,6 +374,7 @@ fn check(s: &TrainSettings) -> Result<()> {
             )));
         }
     }
+    jitter_strengths(&s.color_jitter).map_err(|error| BadUsage(error.to_string()))?;
     if s.resize > 0 && !(1..=s.resize).contains(&s.image_size) {
         bail!(BadUsage(format!(
             "--image-size: expected 1 to --resize {}, found {}",
@@ -479,6 +488,7 @@ mod tests {
             (48, 14, 224)
         );
         assert_eq!((settings.label_smoothing, settings.resize), (0.1, 256));
+        assert_eq!(settings.color_jitter, IMAGENET_JITTER);
         resolved("genotype = \"|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|\"").unwrap();
     }
 
@@ -492,6 +502,7 @@ mod tests {
         };
         assert!(message("drop-path = 1.0").starts_with("--drop-path: expected"));
         assert!(message("epochs = 0").starts_with("--epochs: expected"));
+        assert!(message("color-jitter = [0.4]").starts_with("--color-jitter: expected"));
         assert!(message("warmup-epochs = 10").starts_with("--warmup-epochs: expected"));
         assert!(message("colour = 1").contains("colour"));
         assert!(

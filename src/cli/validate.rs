@@ -70,6 +70,12 @@ pub fn check(settings: &SearchSettings, origins: &Origins) -> Result<()> {
             value,
         )?;
     }
+    check.that(
+        s.subset.is_empty() || s.subset.len() == 2,
+        "subset",
+        "two shares",
+        format!("{:?}", s.subset),
+    )?;
     check.relations(s)
 }
 

@@ -1,16 +1,18 @@
 //! From a u8 image to normalised f32: random crop with padding or random resized crop, horizontal flip,
-//! cutout.
+//! colour jitter, cutout.
 //!
 //! The draws of an image are one pure function of (seed, stream, step, slot in the batch). As in the
 //! reference code of DARTS, crop and flip act on pixels (the padding is black) and cutout acts on
 //! normalised values (the square becomes 0, the mean).
 
 use anyhow::{Result, ensure};
+use std::sync::LazyLock;
 
+use super::jitter::{Jitter, Strengths};
 use crate::device::random::Philox;
 
 /// Random changes to training images; all off by default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Augment {
     /// Black pixels added on each side before a crop of the original size at a random place.
     pub crop_padding: usize,
@@ -18,6 +20,8 @@ pub struct Augment {
     pub flip: bool,
     /// Side of the square that a random part of the image is scaled to (see [`Part`]); 0 turns it off.
     pub resized_crop: usize,
+    /// How much the colours change; zeros leave them.
+    pub jitter: Strengths,
     /// Side of a square at a random centre that is set to the mean; clipped at the border.
     pub cutout: usize,
 }
@@ -73,6 +77,7 @@ impl Augment {
             shift: [offset(y), offset(x)],
             flip: self.flip && flip >> 31 == 1,
             part: (self.resized_crop > 0).then(|| Part::draw(philox, stream, slot, size)),
+            jitter: Jitter::draw(self.jitter, philox, stream, slot),
             cut: [
                 square(below(cut_y, out[0]), self.cutout, out[0]),
                 square(below(cut_x, out[1]), self.cutout, out[1]),
@@ -152,13 +157,15 @@ pub(super) struct Placement {
     /// The crop's top left corner relative to the image's, y and x.
     shift: [isize; 2],
     flip: bool,
+    jitter: Option<Jitter>,
     /// First row and one past the last, first column and one past the last, of the cutout.
     cut: [[usize; 2]; 2],
 }
 
-/// (value / 255 − mean) / std per channel, for all 256 values.
+/// (value / 255 − mean) / std per channel.
 #[derive(Clone)]
 pub(super) struct Normaliser {
+    /// For all 256 values.
     table: Box<[[f32; 3]; 256]>,
     mean: [f32; 3],
     std: [f32; 3],
@@ -179,6 +186,71 @@ impl Normaliser {
     pub fn plain(&self, pixels: &[u8], out: &mut [f32]) {
         for (out, rgb) in out.chunks_exact_mut(3).zip(pixels.chunks_exact(3)) {
             self.pixel([rgb[0], rgb[1], rgb[2]], out);
+        }
+    }
+
+    /// Writes `pixels` \[H, W, 3\] as `placement` says, normalised, to `out`: of the same shape, or the
+    /// square that a part is scaled to.
+    pub fn placed(&self, pixels: &[u8], size: [usize; 2], placement: &Placement, out: &mut [f32]) {
+        match placement.jitter {
+            None => self.moved(pixels, size, placement, out),
+            // Colours are drawn in 0..1, and means are of what is looked at.
+            Some(jitter) => {
+                Normaliser::unit().moved(pixels, size, placement, out);
+                jitter.apply(out);
+                for pixel in out.chunks_exact_mut(3) {
+                    for (channel, x) in pixel.iter_mut().enumerate() {
+                        *x = (*x - self.mean[channel]) / self.std[channel];
+                    }
+                }
+            }
+        }
+        let width = match placement.part {
+            Some(_) => (out.len() / 3).isqrt(),
+            None => size[1],
+        };
+        let [rows, columns] = placement.cut;
+        for row in out.chunks_exact_mut(width * 3).take(rows[1]).skip(rows[0]) {
+            row[3 * columns[0]..3 * columns[1]].fill(0.0);
+        }
+    }
+
+    /// That of values in 0..1.
+    fn unit() -> &'static Normaliser {
+        static UNIT: LazyLock<Normaliser> = LazyLock::new(|| Normaliser::new([0.0; 3], [1.0; 3]));
+        &UNIT
+    }
+
+    /// Crop and flip.
+    fn moved(
+        &self,
+        pixels: &[u8],
+        [height, width]: [usize; 2],
+        placement: &Placement,
+        out: &mut [f32],
+    ) {
+        let Placement {
+            shift: [dy, dx],
+            flip,
+            part,
+            ..
+        } = *placement;
+        if let Some(part) = part {
+            let side = (out.len() / 3).isqrt();
+            return self.scaled((pixels, width), part, flip, side, out);
+        }
+        for (y, row) in out.chunks_exact_mut(width * 3).enumerate() {
+            let source = y.checked_add_signed(dy).filter(|&y| y < height);
+            let source = source.map(|y| &pixels[y * width * 3..][..width * 3]);
+            for (x, out) in row.chunks_exact_mut(3).enumerate() {
+                let x = if flip { width - 1 - x } else { x };
+                let x = x.checked_add_signed(dx).filter(|&x| x < width);
+                let rgb = match (source, x) {
+                    (Some(row), Some(x)) => [row[3 * x], row[3 * x + 1], row[3 * x + 2]],
+                    _ => [0; 3],
+                };
+                self.pixel(rgb, out);
+            }
         }
     }
 
@@ -210,47 +282,6 @@ impl Normaliser {
         }
     }
 
-    /// Writes `pixels` \[H, W, 3\] as `placement` says, normalised, to `out`: of the same shape, or the
-    /// square that a part is scaled to.
-    pub fn placed(
-        &self,
-        pixels: &[u8],
-        [height, width]: [usize; 2],
-        placement: &Placement,
-        out: &mut [f32],
-    ) {
-        let Placement {
-            shift: [dy, dx],
-            flip,
-            part,
-            cut: [rows, columns],
-        } = *placement;
-        if let Some(part) = part {
-            let side = (out.len() / 3).isqrt();
-            self.scaled((pixels, width), part, flip, side, out);
-            for row in out.chunks_exact_mut(side * 3).take(rows[1]).skip(rows[0]) {
-                row[3 * columns[0]..3 * columns[1]].fill(0.0);
-            }
-            return;
-        }
-        for (y, row) in out.chunks_exact_mut(width * 3).enumerate() {
-            let source = y.checked_add_signed(dy).filter(|&y| y < height);
-            let source = source.map(|y| &pixels[y * width * 3..][..width * 3]);
-            for (x, out) in row.chunks_exact_mut(3).enumerate() {
-                let x = if flip { width - 1 - x } else { x };
-                let x = x.checked_add_signed(dx).filter(|&x| x < width);
-                let rgb = match (source, x) {
-                    (Some(row), Some(x)) => [row[3 * x], row[3 * x + 1], row[3 * x + 2]],
-                    _ => [0; 3],
-                };
-                self.pixel(rgb, out);
-            }
-            if (rows[0]..rows[1]).contains(&y) {
-                row[3 * columns[0]..3 * columns[1]].fill(0.0);
-            }
-        }
-    }
-
     fn pixel(&self, rgb: [u8; 3], out: &mut [f32]) {
         for channel in 0..3 {
             out[channel] = self.table[usize::from(rgb[channel])][channel];
@@ -267,6 +298,7 @@ mod tests {
         shift: [0, 0],
         flip: false,
         part: None,
+        jitter: None,
         cut: [[0, 0]; 2],
     };
 
@@ -365,6 +397,7 @@ mod tests {
             crop_padding: 2,
             flip: true,
             resized_crop: 0,
+            jitter: [0.0; 4],
             cutout: 3,
         };
         let philox = Philox::new(1, Purpose::Augment);
@@ -389,6 +422,7 @@ mod tests {
                 crop_padding,
                 flip: false,
                 resized_crop: 0,
+                jitter: [0.0; 4],
                 cutout,
             }
             .check([8, 16])

@@ -198,7 +198,10 @@ fn name_of(path: &Path) -> String {
         .into_owned()
 }
 
-/// The one size of all images, from the heads of the files.
+/// The one size of all images, from the heads of the files; those that have none are left for decoding to name.
+///
+/// # Errors
+/// Images of different sizes, or of none; the first error of a head, where no file has one.
 fn common_size(items: &[&Item]) -> Result<[usize; 2]> {
     let sizes = items
         .par_iter()
@@ -209,18 +212,25 @@ fn common_size(items: &[&Item]) -> Result<[usize; 2]> {
             Ok([height as usize, width as usize])
         })
         .collect::<Vec<Result<[usize; 2]>>>();
-    let mut first: Option<[usize; 2]> = None;
+    let mut first: Option<(&Item, [usize; 2])> = None;
+    let mut unreadable = None;
     // In order, so that which of several bad files is named does not depend on the threads.
-    for (item, size) in items.iter().zip(sizes) {
-        let size = size?;
-        let expected = *first.get_or_insert(size);
+    for (&item, size) in items.iter().zip(sizes) {
+        let size = match size {
+            Ok(size) => size,
+            Err(error) => {
+                unreadable.get_or_insert(error);
+                continue;
+            }
+        };
+        let (like, expected) = *first.get_or_insert((item, size));
         ensure!(
             size == expected,
             "{}: expected {}×{} pixels (width × height) as in {}, found {}×{}; state one size for all with --image-size",
             item.path.display(),
             expected[1],
             expected[0],
-            items[0].path.display(),
+            like.path.display(),
             size[1],
             size[0]
         );
@@ -232,7 +242,11 @@ fn common_size(items: &[&Item]) -> Result<[usize; 2]> {
             size[0]
         );
     }
-    first.context("expected images, found none")
+    match (first, unreadable) {
+        (Some((_, size)), _) => Ok(size),
+        (None, Some(error)) => Err(error),
+        (None, None) => bail!("expected images, found none"),
+    }
 }
 
 /// Decodes `items` into `pixels`, \[N, H, W, 3\], in parallel.
@@ -240,8 +254,21 @@ fn common_size(items: &[&Item]) -> Result<[usize; 2]> {
 /// # Errors
 /// Names the first file, in order, that cannot be decoded.
 pub fn decode(items: &[&Item], listing: &Listing, pixels: &mut [u8]) -> Result<()> {
+    match decode_each(items, listing, pixels).into_iter().next() {
+        Some((_, error)) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// As [`decode`], and goes on behind a file that cannot be decoded: the places of those and why, in order. Their
+/// pixels are garbage.
+pub fn decode_each(
+    items: &[&Item],
+    listing: &Listing,
+    pixels: &mut [u8],
+) -> Vec<(usize, anyhow::Error)> {
     let [height, width] = listing.size;
-    let failures: Vec<(usize, anyhow::Error)> = pixels
+    let mut failures: Vec<(usize, anyhow::Error)> = pixels
         .par_chunks_exact_mut(height * width * 3)
         .zip(items)
         .enumerate()
@@ -251,10 +278,8 @@ pub fn decode(items: &[&Item], listing: &Listing, pixels: &mut [u8]) -> Result<(
                 .map(|error| (i, error))
         })
         .collect();
-    match failures.into_iter().min_by_key(|(i, _)| *i) {
-        Some((_, error)) => Err(error),
-        None => Ok(()),
-    }
+    failures.sort_by_key(|(i, _)| *i);
+    failures
 }
 
 fn decode_one(path: &Path, listing: &Listing, out: &mut [u8]) -> Result<()> {

@@ -434,6 +434,7 @@ mod tests {
             crop_padding: 1,
             flip: true,
             resized_crop: 0,
+            jitter: [0.0; 4],
             cutout: 2,
         });
         let images: Arc<dyn Images> = Arc::new(counting(20, [5, 4], 4));
@@ -454,6 +455,7 @@ mod tests {
             crop_padding: 2,
             flip: true,
             resized_crop: 0,
+            jitter: [0.0; 4],
             cutout: 0,
         });
         let images: Arc<dyn Images> = Arc::new(counting(1, [6, 6], 1));

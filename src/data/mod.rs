@@ -13,6 +13,7 @@ mod cifar;
 mod digits;
 mod folder;
 mod info;
+mod jitter;
 mod loader;
 mod map;
 mod memory;
@@ -27,9 +28,10 @@ use anyhow::{Result, ensure};
 
 pub use augment::Augment;
 pub use info::{Summary, info};
+pub use jitter::strengths as jitter_strengths;
 pub use loader::{Batch, Loader, Stream, evaluation_batch};
 pub use spec::Spec;
-pub use split::{check_batch, halves};
+pub use split::{balanced, check_batch, halves};
 
 /// The largest side of an image, in pixels, that any reader accepts.
 pub const MAX_SIDE: usize = 4096;

@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use rand::Rng;
 
+use super::Images;
 use crate::device::random::{Philox, PhiloxRng, Purpose};
 
 /// A seeded permutation of `0..len`, cut in two: L1 is taken on the first half, L2 on the second.
@@ -19,6 +20,53 @@ pub fn halves(len: usize, seed: u64) -> (Vec<u32>, Vec<u32>) {
     (first, second)
 }
 
+/// Two disjoint seeded draws of the images, each with the same share of every class: L1 is taken on the first, L2 on
+/// the second. PC-DARTS searches on 10 % and 2.5 % of ImageNet so (Xu et al. 2020).
+///
+/// # Errors
+/// Shares (in 0..1) that are not positive or sum to more than 1, or a share of a class that is no image.
+pub fn balanced(
+    images: &dyn Images,
+    classes: &[String],
+    shares: [f32; 2],
+    seed: u64,
+) -> Result<[Vec<u32>; 2]> {
+    ensure!(
+        shares.iter().all(|share| *share > 0.0) && shares[0] + shares[1] <= 1.0,
+        "--subset: expected two shares above 0 that sum to at most 1, found {} and {}",
+        shares[0],
+        shares[1]
+    );
+    let len = u32::try_from(images.len()).expect("a data set has at most 2^32 - 1 images");
+    let mut order: Vec<u32> = (0..len).collect();
+    shuffle(&mut order, &mut Philox::new(seed, Purpose::Split).rng(1));
+    let mut counts = vec![0usize; classes.len()];
+    (0..images.len()).for_each(|i| counts[images.label(i) as usize] += 1);
+    let whole = |share: f32, count: usize| (f64::from(share) * count as f64).round() as usize;
+    let mut left = Vec::with_capacity(classes.len());
+    for (class, &count) in classes.iter().zip(&counts) {
+        let [first, second] = shares.map(|share| whole(share, count));
+        ensure!(
+            first > 0 && second > 0,
+            "--subset: expected shares that are an image of every class, found {} and {} of {count} images of class \
+             `{class}`; raise the shares",
+            shares[0],
+            shares[1]
+        );
+        // Halves of an odd number round up, both of them.
+        left.push([first, second.min(count - first)]);
+    }
+    let mut found = [Vec::new(), Vec::new()];
+    for image in order {
+        let left = &mut left[images.label(image as usize) as usize];
+        if let Some(part) = left.iter().position(|&left| left > 0) {
+            left[part] -= 1;
+            found[part].push(image);
+        }
+    }
+    Ok(found)
+}
+
 /// Checks that whole batches can be drawn from either half: 1 ≤ `batch` ≤ `half_len`.
 ///
 /// # Errors
@@ -26,7 +74,7 @@ pub fn halves(len: usize, seed: u64) -> (Vec<u32>, Vec<u32>) {
 pub fn check_batch(batch: usize, half_len: usize) -> Result<()> {
     ensure!(
         (1..=half_len).contains(&batch),
-        "--batch: expected 1 to {half_len} images (half of the training set), found {batch}; {}",
+        "--batch: expected 1 to {half_len} images (the part of the training set that is drawn from), found {batch}; {}",
         if batch == 0 {
             "raise --batch"
         } else {
@@ -68,6 +116,29 @@ mod tests {
     }
 
     #[test]
+    fn a_subset_has_its_share_of_every_class_and_no_image_twice() {
+        let images = crate::data::testing::counting(1000, [1, 1], 4);
+        let classes = ["a", "b", "c", "d"].map(String::from);
+        let [first, second] = balanced(&images, &classes, [0.1, 0.025], 3).unwrap();
+        let of_class = |part: &[u32], class| part.iter().filter(|&&i| i % 4 == class).count();
+        for class in 0..4 {
+            assert_eq!((of_class(&first, class), of_class(&second, class)), (25, 6));
+        }
+        let mut all = [first.clone(), second].concat();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 124);
+        let whole = balanced(&images, &classes, [0.5, 0.5], 3).unwrap();
+        assert_eq!(whole.map(|part| part.len()), [500, 500]);
+        let other = balanced(&images, &classes, [0.1, 0.025], 4).unwrap();
+        assert_ne!(other[0], first);
+        for bad in [[0.6, 0.5], [0.0, 0.5], [0.1, 0.001]] {
+            let error = balanced(&images, &classes, bad, 3).unwrap_err().to_string();
+            assert!(error.starts_with("--subset: expected"), "{error}");
+        }
+    }
+
+    #[test]
     fn every_order_of_three_is_about_equally_frequent() {
         let philox = Philox::new(1, Purpose::Shuffle);
         let mut counts = std::collections::HashMap::new();
@@ -89,7 +160,7 @@ mod tests {
         let error = check_batch(722, 721).unwrap_err().to_string();
         assert_eq!(
             error,
-            "--batch: expected 1 to 721 images (half of the training set), found 722; lower --batch"
+            "--batch: expected 1 to 721 images (the part of the training set that is drawn from), found 722; lower --batch"
         );
         assert!(check_batch(0, 721).is_err());
     }

@@ -179,6 +179,7 @@ pub(crate) mod tests {
             arch_beta2: 0.999,
             arch_second_moment: SecondMoment::Element,
             image_size: 0,
+            subset: vec![0.1, 0.025],
             crop_padding: 0,
             flip: false,
             cutout: 0,

@@ -81,6 +81,9 @@ pub struct SearchSettings {
     pub arch_second_moment: SecondMoment,
     /// Square image size in pixels; 0 keeps the data set's own.
     pub image_size: usize,
+    /// Shares of every class that L1 and L2 are taken on; none: halves of the training set.
+    #[serde(default)]
+    pub subset: Vec<f32>,
     /// Random crop: zero padding on each side, in pixels; 0 turns it off.
     pub crop_padding: usize,
     /// Random horizontal flip.

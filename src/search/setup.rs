@@ -1,7 +1,7 @@
 //! What a search and a probe start from: the data in two halves, and the supernet that fits it.
 
 use super::settings::SearchSettings;
-use crate::data::{Augment, Dataset, Loader, Stream, check_batch, halves};
+use crate::data::{Augment, Dataset, Loader, Stream, balanced, check_batch, halves};
 use crate::network::{Supernet, Variant};
 use std::sync::Arc;
 
@@ -49,10 +49,18 @@ impl Setup {
     /// As [`Setup::new`].
     pub fn with(s: &SearchSettings, cells: usize, variant: &Variant) -> anyhow::Result<Setup> {
         let data = Dataset::open(&s.data, s.image_size, &s.mean, &s.std)?;
-        let (train_half, validation_half) = halves(data.train.len(), s.seed);
+        let (train_half, validation_half) = match s.subset[..] {
+            [first, second] => {
+                let shares = [first, second];
+                let [first, second] = balanced(&*data.train, &data.classes, shares, s.seed)?;
+                (first, second)
+            }
+            _ => halves(data.train.len(), s.seed),
+        };
         check_batch(s.batch, train_half.len().min(validation_half.len()))?;
         let augment = Augment {
             resized_crop: 0,
+            jitter: [0.0; 4],
             crop_padding: s.crop_padding,
             flip: s.flip,
             cutout: s.cutout,

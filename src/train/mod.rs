@@ -12,7 +12,7 @@ pub mod model;
 pub mod record;
 pub mod settings;
 
-use crate::data::{Augment, Dataset, Loader, Stream};
+use crate::data::{Augment, Dataset, Loader, Stream, jitter_strengths};
 use crate::device::Device;
 use crate::device::random::{Philox, Purpose};
 use crate::network::derived::{Derived, Design, Part, Recording};
@@ -159,6 +159,7 @@ impl Trainer {
             resized_crop: if s.resize > 0 { s.image_size } else { 0 },
             crop_padding: s.crop_padding,
             flip: s.flip,
+            jitter: jitter_strengths(&s.color_jitter)?,
             cutout: s.cutout,
         };
         augment.check(data.train.size())?;

@@ -54,6 +54,9 @@ pub struct TrainSettings {
     pub crop_padding: usize,
     /// Random horizontal flip.
     pub flip: bool,
+    /// Strengths of the changes of brightness, contrast, saturation and hue; none: colours stay.
+    #[serde(default)]
+    pub color_jitter: Vec<f32>,
     /// Cutout square, in pixels; 0 turns it off.
     pub cutout: usize,
     /// Normalisation mean per channel (pixels in 0..1); empty: computed from the training set.

@@ -28,6 +28,7 @@ fn settings(genotype: &str) -> TrainSettings {
         resize: 0,
         crop_padding: 0,
         flip: false,
+        color_jitter: vec![],
         cutout: 2,
         mean: vec![],
         std: vec![],

@@ -41,6 +41,7 @@ pub fn settings(space: Space, strategy: StrategyKind) -> SearchSettings {
         arch_beta2: 0.999,
         arch_second_moment: SecondMoment::Element,
         image_size: 0,
+        subset: vec![],
         crop_padding: 1,
         flip: true,
         cutout: 2,

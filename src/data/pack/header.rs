@@ -3,7 +3,7 @@
 //! | byte | type | what |
 //! |---|---|---|
 //! | 0 | 8 bytes | magic `ndpack\r\n` (a text-mode transfer damages it visibly) |
-//! | 8 | u32 | version, 1 |
+//! | 8 | u32 | version, 2 |
 //! | 12 | u32 | CRC-32 (IEEE) of every byte of the file from byte 16 |
 //! | 16 | u64 | length of the file in bytes |
 //! | 24 | u64 | training images |
@@ -14,12 +14,13 @@
 //! | 52 | u32 | bytes of the class names |
 //! | 56 | | class names: for each its length in bytes (u32) and its UTF-8 text |
 //!
-//! Labels and pixels follow at once, without padding.
+//! Pixels follow at once, and then the labels (u32), without padding: how many images there are need not be known
+//! before the last is decoded.
 
 use crate::data::{MAX_SIDE, grouped};
 
 const MAGIC: [u8; 8] = *b"ndpack\r\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FIXED: usize = 56;
 /// The checksum covers the file from this byte on.
 pub const CHECKED_FROM: usize = 16;
@@ -47,14 +48,14 @@ impl Header {
         self.size[0] * self.size[1] * 3
     }
 
-    /// Where the labels begin.
-    pub fn labels_at(&self) -> usize {
+    /// Where the pixels begin.
+    pub fn pixels_at(&self) -> usize {
         FIXED + self.names_bytes()
     }
 
-    /// Where the pixels begin.
-    pub fn pixels_at(&self) -> usize {
-        self.labels_at() + 4 * (self.train + self.test)
+    /// Where the labels begin.
+    pub fn labels_at(&self) -> usize {
+        self.pixels_at() + (self.train + self.test) * self.image_bytes()
     }
 
     fn names_bytes(&self) -> usize {
@@ -62,12 +63,12 @@ impl Header {
     }
 
     fn file_bytes(&self) -> u64 {
-        (self.pixels_at() + (self.train + self.test) * self.image_bytes()) as u64
+        (self.labels_at() + 4 * (self.train + self.test)) as u64
     }
 
     /// The header's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.labels_at());
+        let mut bytes = Vec::with_capacity(self.pixels_at());
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
         bytes.extend(self.checksum.to_le_bytes());
@@ -201,7 +202,7 @@ mod tests {
     #[test]
     fn a_header_decodes_to_what_was_encoded() {
         assert_eq!(Header::decode(&file()).unwrap(), header());
-        assert_eq!(header().encode().len(), header().labels_at());
+        assert_eq!(header().encode().len(), header().pixels_at());
     }
 
     #[test]
@@ -209,7 +210,7 @@ mod tests {
         // At each offset a value that contradicts the length of the file.
         for (at, value) in [
             (0, 0),
-            (8, 2),
+            (8, 1),
             (16, 1),
             (24, 9),
             (28, 255),

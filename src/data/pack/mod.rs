@@ -1,20 +1,23 @@
 //! Packs: a data set in one memory-mapped file, written by `ndarts data import`.
 //!
-//! After the header (its table is in `pack/header.rs`) stand the labels (u32, little-endian; training part, then test part) and
-//! the pixels in the same order, \[N, H, W, 3\]. Opening a pack checks every header field against the
+//! After the header (its table is in `pack/header.rs`) stand the pixels \[N, H, W, 3\], training part, then test part, and
+//! the labels (u32, little-endian) in the same order. Opening a pack checks every header field against the
 //! file's length, then the checksum over the whole file, then every label; after that a read cannot fail.
 
 mod header;
 mod import;
+mod journal;
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use memmap2::Mmap;
 
 use self::header::Header;
-pub use self::import::{ImportOptions, import};
+pub use self::import::{ImportOptions, Imported, import};
 use super::map::map;
 use super::{Images, Parts};
 
@@ -23,7 +26,7 @@ pub(super) fn open(path: &Path) -> Result<Parts> {
     let name = path.display();
     let bytes = map(path)?;
     let header = Header::decode(&bytes).map_err(|reason| anyhow!("{name}: {reason}"))?;
-    let found = crc32fast::hash(&bytes[header::CHECKED_FROM..]);
+    let found = checksum(path)?;
     ensure!(
         found == header.checksum,
         "{name}: expected checksum {:08x}, found {found:08x}; the file is damaged, import it again",
@@ -56,6 +59,22 @@ pub(super) fn open(path: &Path) -> Result<Parts> {
         train: Arc::new(train) as Arc<dyn Images>,
         test: Arc::new(test),
     })
+}
+
+/// The checksum of the file, read piece by piece: through the mapping all of it would become resident.
+fn checksum(path: &Path) -> Result<u32> {
+    let unreadable = || format!("{}: the file cannot be read", path.display());
+    let mut file = File::open(path).with_context(unreadable)?;
+    file.seek(SeekFrom::Start(header::CHECKED_FROM as u64))
+        .with_context(unreadable)?;
+    let mut hasher = crc32fast::Hasher::new();
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut piece).with_context(unreadable)? {
+            0 => return Ok(hasher.finalize()),
+            bytes => hasher.update(&piece[..bytes]),
+        }
+    }
 }
 
 /// One part of a mapped pack.
