@@ -7,6 +7,8 @@
 // launch, and it is laid out for exactness alone. A thread takes one edge, whose ops it sums in
 // order, in double, as the CPU does.
 //
+// Where a strategy hands over c itself, all four passes copy: `relax_given`.
+//
 // Definitions: STORAGE.
 #include "common.cuh"
 
@@ -82,4 +84,17 @@ extern "C" __global__ void relax_tangent_backward(const Relax p) {
     for (u32 i = 0; i < p.ops; ++i)
         gradient[i] = (float)((double)c_dot[i] * ((double)bar[i] - mean) +
                               (double)c[i] * ((double)bar_dot[i] - mean_dot));
+}
+
+// c = α, ᾱ = c̄, ċ = α̇, ᾱ˙ = c̄˙.
+struct Given {
+    Header header;
+    Floats from, to;
+};
+LAYOUT(Given, 48);
+
+extern "C" __global__ void relax_given(const Given p) {
+    BEGIN(p);
+    const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < p.to.len) at(p.to)[i] = at(p.from)[i];
 }

@@ -258,6 +258,39 @@ fn a_search_on_the_gpu_goes_the_way_of_the_cpu_to_the_same_genotype() {
     );
 }
 
+/// Strategies that draw ops, each of which launches what it drew.
+#[test]
+fn strategies_that_run_a_part_of_the_supernet_search_on_the_gpu_as_on_the_cpu() {
+    let Some(softcuda) = Softcuda::find("searches on a GPU") else {
+        return;
+    };
+    let few = "search --space nb201 --channels 2 --cells 1 --image-size 4 --batch 128 --epochs 1 --seed 7";
+    for strategy in [
+        "gdas",
+        "evolution",
+        "random --option candidates=4 --option finalists=2",
+    ] {
+        let [gpu, cpu] = ["cuda", "cpu"].map(|device| {
+            let folder = tempfile::tempdir().expect("a folder");
+            let out = folder.path().display();
+            let arguments = format!("{few} --strategy {strategy} --device {device} --out {out}");
+            let mut command = softcuda.command(NDARTS);
+            command.env("SOFTCUDA_CHECKS", "off");
+            succeeded(&run(&mut command, &arguments));
+            folder
+        });
+        let rounds = lines(gpu.path(), "round");
+        let expected = lines(cpu.path(), "round");
+        assert_eq!(rounds.len(), expected.len(), "{strategy}");
+        for (found, expected) in rounds.iter().zip(&expected) {
+            let [f, e] = [found, expected].map(|r| r["loss_train"].as_f64().expect("a loss"));
+            assert!((f / e - 1.0).abs() < 5e-3, "{strategy}: {f} and {e}");
+        }
+        let [found, expected] = [&gpu, &cpu].map(|run| text(run.path(), "genotype.json"));
+        assert!(found == expected, "{strategy}: another genotype");
+    }
+}
+
 #[test]
 fn a_search_killed_on_the_gpu_and_gone_on_with_ends_with_the_same_bits() {
     let Some(softcuda) = Softcuda::find("searches on a GPU") else {

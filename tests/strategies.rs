@@ -269,10 +269,6 @@ fn what_a_strategy_does_not_do_is_said_in_a_sentence() {
         &["--space", "darts", "fair-darts", "found nb201"],
     );
     refused(
-        &["--strategy", "gdas", "--device", "cuda"],
-        &["--device", "gdas runs on the CPU alone", "`cuda`"],
-    );
-    refused(
         &["--strategy", "gdas", "--option", "tau=3"],
         &["--option", "tau-start, tau-end", "`tau`"],
     );

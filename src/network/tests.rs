@@ -11,6 +11,7 @@ use crate::device::{Device, Vector};
 use crate::ops::relax::Relaxation;
 use crate::ops::update::cpu::{axpy, dot, neumann_step, norm};
 use crate::space::Space;
+use std::ops::Range;
 
 fn normal(len: usize, stream: u64) -> Vec<f32> {
     let philox = Philox::new(3, Purpose::ProbeVector);
@@ -237,7 +238,7 @@ fn device_of(vector: &Vector) -> Device {
 }
 
 /// A supernet whose α part holds op weights, and the length of ω.
-fn given(space: Space) -> (Executor, usize) {
+fn given(space: Space, device: Device) -> (Executor, usize) {
     let cells = if space == Space::Darts { 4 } else { 2 };
     let size = [8, 8];
     let variant = Variant {
@@ -247,7 +248,7 @@ fn given(space: Space) -> (Executor, usize) {
     let supernet = Supernet::record_variant(space, 4, cells, 5, 3, size, &variant);
     let tape = supernet.unwrap().tape;
     let omega = tape.omega_len;
-    let mut executor = Executor::new(tape, Device::Cpu);
+    let mut executor = Executor::new(tape, device);
     executor
         .load(&normal(3 * 8 * 8 * 3, 1), &[0, 3, 4])
         .unwrap();
@@ -256,7 +257,7 @@ fn given(space: Space) -> (Executor, usize) {
 
 #[test]
 fn a_supernet_of_fewer_ops_is_the_whole_one_with_the_others_at_weight_zero() {
-    let (mut whole, omega) = given(Space::Darts);
+    let (mut whole, omega) = given(Space::Darts, Device::Cpu);
     let names = Supernet::record(Space::Darts, 4, 4, 5, 3, [8, 8])
         .unwrap()
         .parameters;
@@ -341,11 +342,26 @@ fn pc_darts_takes_less_than_two_fifths_of_the_memory_of_darts() {
     assert!(partial < 0.4 * whole, "{partial} of {whole}");
 }
 
+/// Which ops are on, a `share` of all, drawn; and θ and a direction with zeros where the others' weights are.
+fn some_ops(alpha: Range<usize>, salt: u64, share: f32) -> (Vec<bool>, [Vec<f32>; 2]) {
+    let philox = Philox::new(salt, Purpose::Architectures);
+    let drawn = |i: usize| philox.uniform4(i as u64, 0)[0] <= share;
+    let active: Vec<bool> = (0..alpha.len()).map(drawn).collect();
+    let vectors = [salt, salt + 50].map(|salt| {
+        let mut vector = normal(alpha.end, salt);
+        for (x, &on) in vector[alpha.start..].iter_mut().zip(&active) {
+            *x = if on { *x } else { 0.0 };
+        }
+        vector
+    });
+    (active, vectors)
+}
+
 #[test]
 fn ops_that_are_off_change_nothing_but_the_work() {
     for space in Space::ALL {
-        let (mut whole, omega) = given(space);
-        let (mut part, _) = given(space);
+        let (mut whole, omega) = given(space, Device::Cpu);
+        let (mut part, _) = given(space, Device::Cpu);
         let len = whole.tape().theta_len();
         // Every share of ops on, from all to one op in eight, and all of them off.
         for (salt, share) in [(11, 0.9f32), (12, 0.5), (13, 0.125), (14, 0.125), (15, 0.0)] {
@@ -356,15 +372,7 @@ fn ops_that_are_off_change_nothing_but_the_work() {
             part.backward(&noise, &mut scratch).unwrap();
             part.product(&noise, &noise, &mut scratch).unwrap();
 
-            let philox = Philox::new(salt, Purpose::Architectures);
-            let drawn = |i: usize| philox.uniform4(i as u64, 0)[0] <= share;
-            let active: Vec<bool> = (0..len - omega).map(drawn).collect();
-            let (mut theta, mut direction) = (normal(len, salt), normal(len, salt + 50));
-            for (i, &on) in active.iter().enumerate() {
-                if !on {
-                    (theta[omega + i], direction[omega + i]) = (0.0, 0.0);
-                }
-            }
+            let (active, [theta, direction]) = some_ops(omega..len, salt, share);
             let passes = |executor: &mut Executor| {
                 // Neither is cleared by the caller.
                 let (mut gradient, mut product) = (normal(len, 1), normal(len, 2));
@@ -374,7 +382,7 @@ fn ops_that_are_off_change_nothing_but_the_work() {
                 (outcome, gradient, product)
             };
             let (expected, mut g, mut h) = passes(&mut whole);
-            part.activate(&active).unwrap();
+            part.activate(&active);
             let (found, gradient, product) = passes(&mut part);
             for (i, &on) in active.iter().enumerate() {
                 if !on {
@@ -387,6 +395,56 @@ fn ops_that_are_off_change_nothing_but_the_work() {
             assert_eq!(part.forward(Mode::Evaluate, &theta).unwrap(), expected);
             let (running, entries) = part.entries();
             assert!(running < entries || share > 0.4, "{running} of {entries}");
+        }
+    }
+}
+
+/// One architecture after the other over the same buffers, as a strategy draws them.
+#[test]
+fn a_part_of_a_supernet_is_on_the_device_what_it_is_on_the_cpu() {
+    for space in Space::ALL {
+        let Some(turn) = for_tests() else {
+            return;
+        };
+        let device = Device::Cuda(turn.clone());
+        let (mut on_device, omega) = given(space, device.clone());
+        let (mut cpu, _) = given(space, Device::Cpu);
+        let len = cpu.tape().theta_len();
+        let vector = |values: Vec<f32>| Vector::new(&device, values).unwrap();
+        let (mut g, mut h) = (vec![0.0; len], vec![0.0; len]);
+        // Neither is cleared by the caller.
+        let (mut gradient, mut product) = (vector(normal(len, 1)), vector(normal(len, 2)));
+        let mut captures = None;
+        for (salt, share) in [(21, 1.0f32), (22, 0.5), (23, 0.125), (24, 0.125), (25, 0.0)] {
+            let (active, [theta, direction]) = some_ops(omega..len, salt, share);
+            for executor in [&mut cpu, &mut on_device] {
+                if share == 1.0 {
+                    executor.activate_all();
+                } else {
+                    executor.activate(&active);
+                }
+            }
+            let expected = cpu.forward(Mode::Products, &theta).unwrap();
+            cpu.backward(&theta, &mut g).unwrap();
+            cpu.product(&theta, &direction, &mut h).unwrap();
+            let (theta, direction) = (vector(theta), vector(direction));
+            let found = on_device.forward(Mode::Products, &theta).unwrap();
+            on_device.backward(&theta, &mut gradient).unwrap();
+            on_device.product(&theta, &direction, &mut product).unwrap();
+            let what = format!("{space:?}, {share}");
+            assert!((found.loss / expected.loss - 1.0).abs() < 1e-5, "{what}");
+            assert_eq!((found.top1, found.top5), (expected.top1, expected.top5));
+            let read = |vector: &Vector| vector.slice().to_vec().unwrap();
+            let (g_off, h_off) = (off(&g, &read(&gradient)), off(&h, &read(&product)));
+            assert!(
+                g_off < 1e-3 && h_off < 1e-3,
+                "{what}: {g_off:.1e}, {h_off:.1e}"
+            );
+            assert_eq!(on_device.forward(Mode::Evaluate, &theta).unwrap(), found);
+            assert_eq!(on_device.entries(), cpu.entries());
+            // Only the whole is captured.
+            let (_, count) = turn.waits_and_captures();
+            assert_eq!(*captures.get_or_insert(count), count, "{what}");
         }
     }
 }

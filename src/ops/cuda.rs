@@ -219,6 +219,8 @@ pub struct Regions {
     pub outcome: u64,
     /// The recording's tables.
     pub constants: u64,
+    /// A [`DeviceDraw`](super::dropout::cuda::DeviceDraw): what dropout drops.
+    pub draw: u64,
 }
 
 /// What the classifier leaves for each member.
@@ -288,6 +290,7 @@ impl Wants {
 /// Encodes a pass; see the module.
 pub struct Encoder<'a> {
     graph: &'a Graph,
+    whole: &'a Graph,
     offsets: &'a [[usize; 4]],
     small: &'a SmallBuffers,
     regions: Regions,
@@ -313,6 +316,7 @@ impl<'a> Encoder<'a> {
     ) -> Encoder<'a> {
         Encoder {
             graph,
+            whole: graph,
             offsets,
             small,
             regions,
@@ -331,6 +335,13 @@ impl<'a> Encoder<'a> {
     #[must_use]
     pub fn with_shared(mut self, bytes: usize) -> Encoder<'a> {
         self.shared = bytes;
+        self
+    }
+
+    /// Encodes only what `part` of the graph runs: its live activations and active op weights.
+    #[must_use]
+    pub fn of_part(mut self, part: &'a Graph) -> Encoder<'a> {
+        self.graph = part;
         self
     }
 
@@ -354,6 +365,14 @@ impl<'a> Encoder<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Zeroes the whole gradient (or product), of `len` f32: ops that do not run write none of theirs.
+    pub fn clear_gradient(&mut self, len: usize) {
+        self.recording.steps.push(Step::Zero {
+            address: self.regions.gradient,
+            bytes: 4 * len,
+        });
     }
 
     /// Zeroes the small sums that ops add to in a backward pass.
@@ -394,9 +413,15 @@ impl<'a> Encoder<'a> {
         (self.recording, self.wants)
     }
 
-    /// Shapes.
+    /// Shapes, and what runs.
     pub fn graph(&self) -> &'a Graph {
         self.graph
+    }
+
+    /// The same where everything runs. What a kernel is compiled for follows from it, so that a part of the
+    /// tape takes the kernels of the whole.
+    pub fn whole(&self) -> &'a Graph {
+        self.whole
     }
 
     /// Element type of activations.
@@ -572,6 +597,11 @@ impl<'a> Encoder<'a> {
     /// Logits `[N, classes]`.
     pub fn logits(&self, classes: usize) -> Floats {
         floats(self.regions.logits, 0, self.graph.batch * classes)
+    }
+
+    /// Address of what dropout drops.
+    pub fn draw(&self) -> u64 {
+        self.regions.draw
     }
 
     /// Address of the [`DeviceOutcome`]s, one a member.

@@ -19,6 +19,7 @@ use crate::network::Supernet;
 use crate::network::parameters::{Parameter, initial_theta_of_stage};
 use crate::network::state_dict::NamedTensor;
 pub use crate::network::state_dict::{Snapshot, load_tensors, state_tensors};
+use crate::ops::relax::Relaxation;
 use crate::optim::{Adam, Population, SecondMoment, Sgd, evolution};
 use crate::space::Genotype;
 use anyhow::{Context, ensure};
@@ -83,6 +84,8 @@ pub struct Search {
     /// α on the host, as of the last round that was settled; the end of θ, too, where the tape relaxes it.
     alpha: Vec<f32>,
     gradient: Vector,
+    /// dα where a strategy weighs ops itself: α is the host's then.
+    alpha_gradient: Vec<f32>,
     evolution_scratch: evolution::Scratch,
     population: Population,
     rounds: Rounds,
@@ -101,6 +104,7 @@ struct Begun {
     theta: Vector,
     alpha: Vec<f32>,
     gradient: Vector,
+    alpha_gradient: Vec<f32>,
     sgd: Sgd,
     adam: Adam,
 }
@@ -115,15 +119,19 @@ impl Begun {
         let omega = supernet.tape.omega_len;
         let theta = initial_theta_of_stage(&supernet.parameters, s.seed, stage);
         let betas = [s.arch_beta1, s.arch_beta2];
+        let len = theta.len() - omega;
+        // Who weighs ops draws by α on the host.
+        let weighs = s.strategy.method().relaxation == Relaxation::Given;
         let adam = Adam::new(
-            device,
-            theta.len() - omega,
+            if weighs { &Device::Cpu } else { device },
+            len,
             s.arch_lr,
             betas,
             s.arch_weight_decay,
         )?;
         Ok(Begun {
             gradient: Vector::zeros(device, theta.len())?,
+            alpha_gradient: vec![0.0; if weighs { len } else { 0 }],
             sgd: Sgd::new(device, omega, s.momentum, s.weight_decay, s.clip)?,
             adam: adam.grouped(match s.arch_second_moment {
                 SecondMoment::Element => 1,
@@ -147,8 +155,7 @@ impl Search {
         if let Err((setting, problem)) = s.strategy.check(s) {
             anyhow::bail!("--{setting}: {problem}");
         }
-        let asked = s.strategy.device(&s.device).map_err(anyhow::Error::msg)?;
-        let (device, device_line) = Device::choose(asked)?;
+        let (device, device_line) = Device::choose(&s.device)?;
         let strategy = strategy(s);
         let design = strategy.design(s);
         let setup = Setup::with(s, design.cells, &design.variant)?;
@@ -175,6 +182,7 @@ impl Search {
             theta: begun.theta,
             alpha: begun.alpha,
             gradient: begun.gradient,
+            alpha_gradient: begun.alpha_gradient,
             sgd: begun.sgd,
             adam: begun.adam,
             device,
@@ -205,6 +213,7 @@ impl Search {
         self.theta = begun.theta;
         self.alpha = begun.alpha;
         self.gradient = begun.gradient;
+        self.alpha_gradient = begun.alpha_gradient;
         self.sgd = begun.sgd;
         self.adam = begun.adam;
         self.evolution_scratch = evolution::Scratch::default();

@@ -151,6 +151,7 @@ impl Search {
     }
 
     fn architecture_step(&mut self, lr: f32, started: &mut Started) -> anyhow::Result<()> {
+        let weighs = self.weighs();
         let training = self.arch_train.batch(self.progress.rounds);
         let validation = self.validation.batch(self.progress.rounds);
         let omega = self.executor.tape().omega_len;
@@ -170,7 +171,11 @@ impl Search {
             lr,
             moment,
         };
-        let gradient = self.gradient.part_mut(alpha.clone());
+        let gradient = if weighs {
+            SliceMut::Host(&mut self.alpha_gradient)
+        } else {
+            self.gradient.part_mut(alpha.clone())
+        };
         let Stepped {
             report,
             follow,
@@ -181,13 +186,15 @@ impl Search {
         if !follow {
             return Ok(());
         }
+        if weighs {
+            let norm = norm_later(self.alpha_gradient.as_slice())?;
+            self.note(started, Found::ArchitectureNorm(norm))?;
+            let to = SliceMut::Host(&mut self.alpha);
+            return self.adam.step(self.alpha_gradient.as_slice(), to);
+        }
         let norm = norm_later(self.gradient.part(alpha.clone()))?;
         self.note(started, Found::ArchitectureNorm(norm))?;
         let gradient = self.gradient.part(alpha.clone());
-        if self.weighs() {
-            let to = SliceMut::Host(&mut self.alpha);
-            return self.adam.step(gradient, to);
-        }
         self.adam
             .step(gradient, self.theta.part_mut(alpha.clone()))?;
         match self.theta.part(alpha.clone()).note()? {

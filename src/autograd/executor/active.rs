@@ -31,6 +31,11 @@ impl Active {
         found
     }
 
+    /// How many entries run.
+    pub fn running(&self) -> usize {
+        self.entries.iter().filter(|&&runs| runs).count()
+    }
+
     /// Chooses anew.
     pub fn choose(&mut self, tape: &Tape, active: &[bool]) {
         assert_eq!(active.len(), tape.alpha_len, "one flag an op weight");

@@ -97,10 +97,9 @@ impl Cpu {
         self.active = None;
     }
 
-    /// Entries of the tape that run.
-    pub fn entries(&self, tape: &Tape) -> usize {
-        let running = |part: &Active| part.entries.iter().filter(|&&runs| runs).count();
-        self.active.as_ref().map_or(tape.ops.len(), running)
+    /// What runs, where that is not everything.
+    pub fn part(&self) -> Option<&Active> {
+        self.active.as_ref()
     }
 
     /// Loads a batch; the executor has checked it.

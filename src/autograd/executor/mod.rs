@@ -20,6 +20,7 @@ use crate::ops::perturb::Noise;
 use crate::ops::perturb::cuda::{Generation, Recombination, stride};
 use crate::ops::update::Factor;
 use crate::ops::{ActivationId, Outcome, Pass};
+use active::Active;
 use cpu::Cpu;
 use cuda::Cuda;
 
@@ -134,36 +135,31 @@ impl Executor {
     /// others' terms are left out of the sums, and no op runs whose result nothing reads. Their weights'
     /// gradients are zero.
     ///
-    /// # Errors
-    /// A GPU, whose recordings hold every op.
-    ///
     /// # Panics
     /// Another number of flags.
-    pub fn activate(&mut self, active: &[bool]) -> anyhow::Result<()> {
+    pub fn activate(&mut self, active: &[bool]) {
         match &mut self.engine {
             Engine::Cpu(cpu) => cpu.activate(&self.tape, active),
-            Engine::Cuda(_) => anyhow::bail!(
-                "on a GPU every op of an edge runs: a strategy that leaves ops out runs on the CPU alone; \
-                 use --device cpu"
-            ),
+            Engine::Cuda(cuda) => cuda.activate(&self.tape, active),
         }
-        Ok(())
     }
 
     /// From now on every op runs.
     pub fn activate_all(&mut self) {
-        if let Engine::Cpu(cpu) = &mut self.engine {
-            cpu.activate_all();
+        match &mut self.engine {
+            Engine::Cpu(cpu) => cpu.activate_all(),
+            Engine::Cuda(cuda) => cuda.activate_all(),
         }
     }
 
     /// Entries of the tape that run, and all of them.
     pub fn entries(&self) -> (usize, usize) {
+        let part = match &self.engine {
+            Engine::Cpu(cpu) => cpu.part(),
+            Engine::Cuda(cuda) => cuda.part(),
+        };
         let all = self.tape.ops.len();
-        match &self.engine {
-            Engine::Cpu(cpu) => (cpu.entries(&self.tape), all),
-            Engine::Cuda(_) => (all, all),
-        }
+        (part.map_or(all, Active::running), all)
     }
 
     /// Logits `[N, classes]` of the last forward pass; those of an auxiliary classifier behind them.
@@ -177,12 +173,12 @@ impl Executor {
         }
     }
 
-    /// The CPU's engine, for what derived networks and dropout need and no kernel does yet.
+    /// The CPU's engine, for what derived networks need and no kernel does yet.
     fn cpu(&mut self) -> anyhow::Result<(&mut Cpu, &Tape)> {
         match &mut self.engine {
             Engine::Cpu(cpu) => Ok((cpu, &self.tape)),
             Engine::Cuda(_) => anyhow::bail!(
-                "there are no CUDA kernels in this build for dropout, drop path, running statistics and \
+                "there are no CUDA kernels in this build for drop path, running statistics and \
                  auxiliary heads; use --device cpu"
             ),
         }
@@ -200,12 +196,15 @@ impl Executor {
         Ok(())
     }
 
-    /// Sets what dropout drops in the passes to come; none: nothing. CPU only.
+    /// Sets what dropout drops in the passes to come; none: nothing.
     ///
     /// # Errors
-    /// A GPU.
+    /// The device's.
     pub fn set_dropout(&mut self, draw: Option<Draw>) -> anyhow::Result<()> {
-        self.cpu()?.0.set_dropout(draw);
+        match &mut self.engine {
+            Engine::Cpu(cpu) => cpu.set_dropout(draw),
+            Engine::Cuda(cuda) => cuda.set_dropout(draw)?,
+        }
         Ok(())
     }
 

@@ -23,6 +23,7 @@ use crate::device::View;
 use crate::device::cuda::{Buffer, Gpu, Program};
 use crate::device::simd::padded;
 use crate::ops::cuda::{DeviceOutcome, Encoder, Precision, Region, Regions, SmallBuffers};
+use crate::ops::dropout::cuda::DeviceDraw;
 use crate::ops::separable::{self, Separable};
 use crate::ops::{
     ActivationId, Graph, Moments, NORM_EPSILON, Op, Outcome, ParameterId, Pass, Role, Scale,
@@ -224,6 +225,7 @@ const WEIGHTS: usize = 4;
 const LABELS: usize = 5;
 const LOGITS: usize = 6;
 const OUTCOME: usize = 7;
+const DRAW: usize = 8;
 
 impl<'a> Device<'a> {
     fn new(
@@ -261,6 +263,8 @@ impl<'a> Device<'a> {
         buffers.push(labels);
         buffers.push(floats(&state.logits)?);
         buffers.push(gpu.buffer(size_of::<DeviceOutcome>())?);
+        // Zeros: nothing is dropped.
+        buffers.push(gpu.buffer(size_of::<DeviceDraw>())?);
         gpu.wait()?;
         Ok(Device {
             gpu,
@@ -296,6 +300,7 @@ impl<'a> Device<'a> {
                 logits: region(one(LOGITS)),
                 outcome: one(OUTCOME),
                 constants,
+                draw: one(DRAW),
             };
             let layout = (self.plan.offsets.as_slice(), &self.small);
             let encoder = Encoder::new(graph, layout, regions, (self.precision, 1), "parity");

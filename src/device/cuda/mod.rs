@@ -32,10 +32,12 @@ pub mod program;
 mod ranges;
 pub mod source;
 pub mod staging;
+pub mod tables;
 
 pub use gpu::{Buffer, Gpu};
 pub use program::{Measured, Program};
 pub use staging::Staging;
+pub use tables::Tables;
 
 /// The device that tests run kernels on, for one test at a time: they share its stream, and a launch of one
 /// would be captured into another's graph.

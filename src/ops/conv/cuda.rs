@@ -387,7 +387,7 @@ impl Conv {
     }
 
     fn kernel(&self, entry: &'static str, pass: usize, shape: &Shape, encoder: &Encoder) -> Kernel {
-        let readers = encoder.graph().activation(self.output).sources.iter();
+        let readers = encoder.whole().activation(self.output).sources.iter();
         let outputs: Vec<ActivationId> = readers.map(|s| s.at).chain([self.output]).collect();
         Kernel::new("conv", entry)
             .define("PASS", pass)
@@ -467,7 +467,7 @@ fn adjoints(
 ) -> anyhow::Result<()> {
     let dot = pass == Pass::TangentBackward;
     let graph = encoder.graph();
-    let sources = graph.activation(op.output).sources.len().max(1);
+    let sources = encoder.whole().activation(op.output).sources.len().max(1);
     let shape = op.backward_shape(dot, sources, op.operand(encoder.precision()))?;
     let blocks = op.cin.div_ceil(shape.chunk);
     let part = op.device_taps() * shape.chunk * shape.columns;

@@ -8,9 +8,11 @@
 //! entry, by the element's number. All four passes are the same masked copy. Bound by the drawing: a
 //! Philox block for four elements.
 
+pub mod cuda;
 #[cfg(test)]
 mod tests;
 
+use super::cuda::Encoder;
 use super::{ActivationId, Context, Dense, Graph, Op, Pass, Role, Uses};
 use crate::device::parallel::for_each;
 use crate::device::random::{Philox, uniform};
@@ -153,5 +155,10 @@ impl Op for Dropout {
         let of = |id| cx.dense(id, Role::AdjointTangent);
         let add = cx.adds_to(self.input);
         self.copy(cx, of(self.output), of(self.input), add);
+    }
+
+    fn encode(&self, pass: Pass, encoder: &mut Encoder) -> anyhow::Result<()> {
+        cuda::encode(self, pass, encoder);
+        Ok(())
     }
 }

@@ -115,19 +115,19 @@ impl Cut {
     }
 }
 
-/// Rows of sums that a block of a backward pass keeps.
-fn rows(op: &Mix, pass: Pass) -> usize {
+/// Rows of sums that a block of a backward pass over `terms` terms keeps.
+fn rows(terms: usize, pass: Pass) -> usize {
     let kinds = if pass == Pass::TangentBackward { 2 } else { 1 };
-    kinds * (1 + op.terms.len())
+    kinds * (1 + terms)
 }
 
 /// Bytes of shared memory: β, then a place and coefficients a term, then what the pass keeps.
-fn shared(op: &Mix, pass: Pass, cut: Cut, graph: &Graph) -> usize {
+fn shared(op: &Mix, terms: usize, pass: Pass, cut: Cut, graph: &Graph) -> usize {
     let coefficients = match pass {
         Pass::Forward | Pass::Backward => 2,
         Pass::Tangent | Pass::TangentBackward => 4,
     };
-    let mut floats = 16 + op.terms.len() * (8 + coefficients * cut.slab());
+    let mut floats = 16 + terms * (8 + coefficients * cut.slab());
     // Statistics and the sums at the end lie where the coefficients did.
     let mut end = 2 * THREADS;
     match pass {
@@ -137,7 +137,7 @@ fn shared(op: &Mix, pass: Pass, cut: Cut, graph: &Graph) -> usize {
             }
         }
         Pass::Backward | Pass::TangentBackward => {
-            floats += WARPS * rows(op, pass) * cut.slab();
+            floats += WARPS * rows(terms, pass) * cut.slab();
             if op.output_normalised {
                 let sources = graph.activation(op.output).sources.len();
                 floats += (7 + 2 * sources) * op.channels;
@@ -158,13 +158,14 @@ fn terms(op: &Mix, pass: Pass, encoder: &Encoder) -> (Vec<TermParameters>, u32) 
     };
     let tangents = matches!(pass, Pass::Tangent | Pass::TangentBackward);
     let mut rounds = 1;
-    let mut out = Vec::with_capacity(op.terms.len());
-    for (t, term) in op.terms.iter().enumerate() {
+    let active: Vec<_> = op.active(graph).collect();
+    let mut out = Vec::with_capacity(active.len());
+    for (place, &(t, term)) in active.iter().enumerate() {
         let normalised = op.normalised[t];
-        let earlier = &op.terms[..t];
-        let same_input = |id: ActivationId| earlier.iter().any(|e| e.input == id);
+        let earlier = active[..place].iter().map(|&(_, earlier)| earlier);
+        let same_input = |id: ActivationId| earlier.clone().any(|e| e.input == id);
         let round = earlier
-            .iter()
+            .clone()
             .filter(|e| e.input == term.input || e.scale != Scale::One && e.scale == term.scale)
             .count();
         rounds = rounds.max(round + 1);
@@ -225,15 +226,16 @@ pub(super) fn encode(op: &Mix, pass: Pass, encoder: &mut Encoder) -> anyhow::Res
     let graph = encoder.graph();
     let mut touched: Vec<_> = op.terms.iter().map(|t| t.input).collect();
     touched.push(op.output);
-    touched.extend(graph.activation(op.output).sources.iter().map(|s| s.at));
+    let sources = encoder.whole().activation(op.output).sources.iter();
+    touched.extend(sources.map(|s| s.at));
     let cut = Cut::new(op, encoder.vector(&touched), pass);
-    let shared = shared(op, pass, cut, graph);
+    let (terms, rounds) = terms(op, pass, encoder);
+    let shared = shared(op, terms.len(), pass, cut, graph);
     anyhow::ensure!(
         shared <= MOST_SHARED,
         "a mix of {} terms wants {shared} bytes of shared memory a block, and GPUs have {MOST_SHARED}; use --device cpu",
-        op.terms.len()
+        terms.len()
     );
-    let (terms, rounds) = terms(op, pass, encoder);
     let blocks = cut.blocks;
     let mut parameters = Parameters {
         statistics: encoder.moments(op.output, Moments::Statistics),
@@ -270,7 +272,7 @@ pub(super) fn encode(op: &Mix, pass: Pass, encoder: &mut Encoder) -> anyhow::Res
             if let Some(id) = op.shift {
                 parameters.shift_gradient = encoder.parameter_gradient(id);
             }
-            let len = rows(op, pass) * cut.slab();
+            let len = rows(terms.len(), pass) * cut.slab();
             parameters.partials = encoder.workspace(len * blocks * cut.slabs);
             parameters.groups = encoder.workspace(len * cut.group_count());
             parameters.totals = encoder.workspace(2 * len * cut.slabs);

@@ -141,7 +141,7 @@ impl Tile {
     }
 }
 
-/// What a launch of some branches needs to know of the channels.
+/// What a launch needs to know of the channels.
 struct Slabs {
     vector: usize,
     groups: usize,
@@ -149,10 +149,10 @@ struct Slabs {
 }
 
 impl Slabs {
-    fn new(op: &Pool, branches: &[Branch], encoder: &Encoder) -> Slabs {
-        let graph = encoder.graph();
+    fn new(op: &Pool, encoder: &Encoder) -> Slabs {
+        let graph = encoder.whole();
         let mut touched = vec![op.input];
-        for branch in branches {
+        for branch in &op.branches {
             touched.push(branch.output);
             touched.extend(graph.activation(branch.output).sources.iter().map(|s| s.at));
         }
@@ -296,7 +296,7 @@ fn encode_some(
     encoder: &mut Encoder,
 ) -> anyhow::Result<()> {
     let graph = encoder.graph();
-    let slabs = Slabs::new(op, branches, encoder);
+    let slabs = Slabs::new(op, encoder);
     let differentiable = graph.activation(op.input).differentiable;
     let mut parameters = Parameters {
         input: encoder.pixels(op.input, Role::Value),
@@ -369,7 +369,11 @@ pub(super) fn encode(op: &Pool, pass: Pass, encoder: &mut Encoder) -> anyhow::Re
     if is_backward(pass) && !encoder.graph().activation(op.input).differentiable {
         return Ok(());
     }
-    for (i, branches) in op.branches.chunks(MOST_BRANCHES).enumerate() {
+    let live = op.branches.iter().copied();
+    let live: Vec<Branch> = live
+        .filter(|branch| encoder.graph().is_live(branch.output))
+        .collect();
+    for (i, branches) in live.chunks(MOST_BRANCHES).enumerate() {
         encode_some(op, branches, pass, i == 0, encoder)?;
     }
     Ok(())

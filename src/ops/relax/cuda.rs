@@ -24,7 +24,16 @@ struct Parameters {
     unused: [u32; 2],
 }
 
-layout_test!(Parameters = 144);
+/// `Given` of `relax.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+struct Given {
+    header: Header,
+    from: Floats,
+    to: Floats,
+}
+
+layout_test!(Parameters = 144, Given = 48);
 
 /// Threads a block: two warps hold the 14 edges of a DARTS cell, and the grid the rest.
 const THREADS: usize = 64;
@@ -56,4 +65,26 @@ pub(super) fn encode(op: &Relax, pass: Pass, encoder: &mut Encoder) {
     };
     let grid = [edges.div_ceil(THREADS), 1];
     encoder.launch(Kernel::new("relax", entry), grid, THREADS, 0, &parameters);
+}
+
+/// Op weights that are given: a copy, of what the pass is about.
+pub(super) fn encode_given(op: &Relax, pass: Pass, encoder: &mut Encoder) {
+    let of = |role| encoder.weights(op.weights, role);
+    let (from, to) = match pass {
+        Pass::Forward => (encoder.parameter(op.alpha), of(Role::Value)),
+        Pass::Tangent => (encoder.parameter_tangent(op.alpha), of(Role::Tangent)),
+        Pass::Backward => (of(Role::Adjoint), encoder.parameter_gradient(op.alpha)),
+        Pass::TangentBackward => (
+            of(Role::AdjointTangent),
+            encoder.parameter_gradient(op.alpha),
+        ),
+    };
+    let parameters = Given {
+        from,
+        to,
+        ..Given::default()
+    };
+    let grid = [(to.len as usize).div_ceil(THREADS), 1];
+    let kernel = Kernel::new("relax", "relax_given");
+    encoder.launch(kernel, grid, THREADS, 0, &parameters);
 }

@@ -23,7 +23,7 @@ pub enum Relaxation {
     /// c = softmax(α), edge by edge.
     #[default]
     Softmax,
-    /// c = α: the α part of θ holds op weights, and its gradient is c̄. On the CPU only.
+    /// c = α: the α part of θ holds op weights, and its gradient is c̄.
     Given,
 }
 
@@ -152,11 +152,10 @@ impl Op for Relax {
     }
 
     fn encode(&self, pass: Pass, encoder: &mut Encoder) -> anyhow::Result<()> {
-        anyhow::ensure!(
-            !self.is_given(),
-            "op weights that a strategy gives have no CUDA kernels in this build; use --device cpu"
-        );
-        cuda::encode(self, pass, encoder);
+        match self.relaxation {
+            Relaxation::Softmax => cuda::encode(self, pass, encoder),
+            Relaxation::Given => cuda::encode_given(self, pass, encoder),
+        }
         Ok(())
     }
 }

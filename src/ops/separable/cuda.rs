@@ -15,6 +15,8 @@ use crate::ops::cuda::{Adjoint, Encoder, Floats, Header, Input, Pixels, Tickets,
 use crate::ops::{Moments, Pass, Role};
 use anyhow::ensure;
 use bytemuck::{Pod, Zeroable};
+use std::collections::HashMap;
+use std::sync::Mutex;
 
 /// `Branch` of `separable.cu`.
 #[repr(C)]
@@ -326,6 +328,21 @@ impl Cut {
     }
 }
 
+/// The cuts of a group that were looked for: with all its branches, so that a part that runs takes the same.
+#[derive(Default)]
+pub(super) struct Cuts(Mutex<HashMap<Asked, Option<Cut>>>);
+
+/// What of a task differs between recordings of one group: pass, sources, shared memory, tensor cores.
+type Asked = (Pass, usize, usize, bool);
+
+impl Cuts {
+    fn of(&self, task: &Task) -> Option<Cut> {
+        let asked = (task.pass, task.sources, task.shared, task.tensor);
+        let mut found = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        *found.entry(asked).or_insert_with(|| Cut::best(task))
+    }
+}
+
 /// How a branch's outputs around a tile are cut into strips.
 struct Strips {
     /// Rows of a strip.
@@ -486,7 +503,7 @@ fn touched(op: &Separable, encoder: &Encoder) -> Vec<crate::ops::ActivationId> {
     let mut all: Vec<_> = op.groups.iter().map(|g| g.input).collect();
     for id in op.outputs() {
         all.push(id);
-        let sources = &encoder.graph().activation(id).sources;
+        let sources = &encoder.whole().activation(id).sources;
         all.extend(sources.iter().map(|source| source.at));
     }
     all
@@ -510,8 +527,12 @@ impl Tables {
             );
         }
         let graph = encoder.graph();
+        let live: Vec<&PlannedBranch> = group.live(graph).collect();
+        if live.is_empty() {
+            return Ok(());
+        }
         let sources = group.branches.iter().map(|b| {
-            let sources = graph.activation(b.branch.output).sources.len();
+            let sources = encoder.whole().activation(b.branch.output).sources.len();
             sources.max(1)
         });
         let task = Task {
@@ -523,7 +544,7 @@ impl Tables {
             shared: (encoder.shared() - DECLARED) / 4,
             tensor: encoder.precision().tensor().is_some(),
         };
-        let Some(cut) = Cut::best(&task) else {
+        let Some(cut) = group.cuts.of(&task) else {
             anyhow::bail!(
                 "separable: {} to {} channels do not fit {} KiB of shared memory a block; use fewer \
                  channels, or --device cpu",
@@ -550,7 +571,7 @@ impl Tables {
             slot += len.next_multiple_of(SECTOR);
             slot - len.next_multiple_of(SECTOR)
         };
-        for branch in &group.branches {
+        for &branch in &live {
             let mut row = branch_row(branch, cut, pass, encoder);
             row.ticket = narrow(self.tickets);
             row.partial = narrow(if is_backward(pass) {
@@ -565,6 +586,7 @@ impl Tables {
         }
         let slot_sums = take(2 * chunks * cut.chunk);
         let mut row = group_row(group, cut, pass, encoder);
+        row.branches = narrow(live.len());
         row.ticket = narrow(self.tickets);
         self.tickets += chunks;
         row.first_branch = narrow(first_branch);
@@ -586,7 +608,6 @@ fn group_row(group: &PlannedGroup, cut: Cut, pass: Pass, encoder: &Encoder) -> G
     let mut row = GroupRow {
         input: encoder.input(id, pass),
         channels: narrow(group.channels),
-        branches: narrow(group.branches.len()),
         border: narrow(group.border),
         ..GroupRow::default()
     };

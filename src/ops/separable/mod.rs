@@ -85,6 +85,7 @@ struct PlannedGroup {
     /// Adjoint sums of the input in a chunk's partials.
     sums: usize,
     branches: Vec<PlannedBranch>,
+    cuts: cuda::Cuts,
 }
 
 struct PlannedBranch {
@@ -182,6 +183,7 @@ impl Separable {
                     border,
                     sums,
                     branches,
+                    cuts: cuda::Cuts::default(),
                 }
             })
             .collect();

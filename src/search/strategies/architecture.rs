@@ -59,7 +59,7 @@ impl Weighting {
         if self.active.iter().all(|&active| active) {
             executor.activate_all();
         } else {
-            executor.activate(&self.active)?;
+            executor.activate(&self.active);
         }
         executor.set_dropout(self.dropout)?;
         let omega = executor.tape().omega_len;

@@ -47,9 +47,14 @@ impl Judge<'_> {
             let Batch { images, labels } =
                 evaluation_batch(images, indices, self.data.mean, self.data.std);
             self.executor.load(&images, &labels)?;
-            for (weighting, score) in weightings.iter().zip(&mut scores) {
+            // All are started before one is asked for, so that a GPU need not wait for the host.
+            let found = weightings.iter().map(|weighting| {
                 weighting.apply(self.executor, self.theta)?;
-                let outcome = self.executor.forward(Mode::Evaluate, &*self.theta)?;
+                self.executor.start_forward(Mode::Evaluate, &*self.theta)
+            });
+            let found: Vec<_> = found.collect::<anyhow::Result<_>>()?;
+            for (outcome, score) in found.into_iter().zip(&mut scores) {
+                let outcome = outcome.value()?;
                 score.loss += outcome.loss;
                 score.accuracy += outcome.top1 as f64 / self.batch as f64;
             }

@@ -147,28 +147,11 @@ impl StrategyKind {
         settings.option.get(name).copied().unwrap_or(default)
     }
 
-    /// The device to open where `asked` is wanted: `auto` is the CPU where the strategy runs on it alone.
-    ///
-    /// # Errors
-    /// A GPU, for a strategy that runs on the CPU alone.
-    pub fn device(self, asked: &str) -> Result<&str, String> {
-        if self.method().relaxation == Relaxation::Softmax {
-            return Ok(asked);
-        }
-        if matches!(asked, "auto" | "cpu") {
-            return Ok("cpu");
-        }
-        Err(format!(
-            "expected `auto` or `cpu`, as strategy {} runs on the CPU alone, found `{asked}`",
-            self.name()
-        ))
-    }
-
     /// Checks that the strategy is defined for the settings: the setting at fault, and what is wrong.
     ///
     /// # Errors
-    /// A space that the strategy's paper does not define it for, a GPU where it runs on the CPU alone, or an
-    /// `--option` that it does not have or that is out of range.
+    /// A space that the strategy's paper does not define it for, or an `--option` that it does not have or that
+    /// is out of range.
     pub fn check(self, settings: &SearchSettings) -> Result<(), (&'static str, String)> {
         let (name, method) = (self.name(), self.method());
         if !method.spaces.contains(&settings.space) {
@@ -180,8 +163,6 @@ impl StrategyKind {
                 format!("expected {spaces}, where strategy {name} is defined, found {found}"),
             ));
         }
-        self.device(&settings.device)
-            .map_err(|problem| ("device", problem))?;
         for (given, &value) in &settings.option {
             let Some(own) = method.options.iter().find(|own| own.name == given) else {
                 let known: Vec<&str> = method.options.iter().map(|own| own.name).collect();
@@ -514,14 +495,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn only_a_strategy_that_the_tape_relaxes_may_run_on_a_gpu() {
-        assert_eq!(StrategyKind::Ndarts.device("auto"), Ok("auto"));
-        assert_eq!(StrategyKind::Ndarts.device("cuda:1"), Ok("cuda:1"));
-        assert_eq!(StrategyKind::Gdas.device("auto"), Ok("cpu"));
-        let refused = StrategyKind::Gdas.device("cuda").unwrap_err();
-        assert!(refused.contains("gdas runs on the CPU alone"), "{refused}");
     }
 }

@@ -5,6 +5,10 @@
 //! (mode, pass, addresses of the vectors); a search uses about ten. Encoding a mode's passes at no
 //! address shows how much workspace they want; encoding one shows how many bytes its tables take, and
 //! a second time, when all has its place, gives the launches ([`recording`]).
+//!
+//! Where only a part of the tape runs ([`Active`]), which one changes with nearly every step. Its passes are encoded
+//! each time and launched one by one, with the kernels of the whole tape; their tables go through a ring
+//! of pinned memory.
 
 mod memory;
 mod recording;
@@ -12,10 +16,12 @@ mod recording;
 use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
 use crate::device::cuda::launch::{Recording, Step};
-use crate::device::cuda::{Buffer, Gpu, Measured, Program, Staging};
+use crate::device::cuda::{Buffer, Gpu, Measured, Program, Staging, Tables};
 use crate::device::vector::Part;
 use crate::device::{Later, Slice};
 use crate::ops::cuda::{DeviceOutcome, Precision, Region, Regions, SmallBuffers};
+use crate::ops::dropout::Draw;
+use crate::ops::dropout::cuda::DeviceDraw;
 use crate::ops::perturb::cuda::{Generation, stride};
 use crate::ops::update::Factor;
 use crate::ops::update::cuda::SeriesResults;
@@ -27,6 +33,7 @@ use recording::{Planned, encode};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::active::Active;
 use super::{Candidates, Series, on_gpu};
 
 pub use memory::planned_bytes;
@@ -81,6 +88,11 @@ pub(super) struct Cuda {
     mode: Option<Mode>,
     /// Room for the norms of a series, and how many terms.
     series: Option<(usize, Buffer)>,
+    /// What runs, where that is not everything.
+    part: Option<Active>,
+    tables: Option<Tables>,
+    /// What dropout drops, where launches read it.
+    draw: Option<Buffer>,
 }
 
 /// Refuses bf16 and TF32 on a GPU that lacks them.
@@ -120,7 +132,39 @@ impl Cuda {
             programs: HashMap::new(),
             mode: None,
             series: None,
+            part: None,
+            tables: None,
+            draw: None,
         }
+    }
+
+    /// From now on runs only what the `active` op weights need.
+    pub fn activate(&mut self, tape: &Tape, active: &[bool]) {
+        match &mut self.part {
+            Some(part) => part.choose(tape, active),
+            None => self.part = Some(Active::new(tape, active)),
+        }
+    }
+
+    /// From now on runs everything.
+    pub fn activate_all(&mut self) {
+        self.part = None;
+    }
+
+    /// Sets what dropout drops in the passes to come.
+    pub fn set_dropout(&mut self, draw: Option<Draw>) -> anyhow::Result<()> {
+        let buffer = match self.draw.take() {
+            Some(buffer) => buffer,
+            None => self.gpu.buffer(size_of::<DeviceDraw>())?,
+        };
+        self.gpu.write(buffer.address(), &[DeviceDraw::new(draw)])?;
+        self.draw = Some(buffer);
+        Ok(())
+    }
+
+    /// What runs, where that is not everything.
+    pub fn part(&self) -> Option<&Active> {
+        self.part.as_ref()
     }
 
     pub fn gpu(&self) -> Arc<Gpu> {
@@ -182,6 +226,9 @@ impl Cuda {
         let kind = (self.precision, members);
         let size = (arena_len, wants);
         *bank = Some(Bank::allocate(&self.gpu, (tape, &self.small), kind, size)?);
+        if self.draw.is_none() {
+            self.set_dropout(None)?;
+        }
         if self.labels.is_none() {
             self.labels = Some(self.gpu.buffer(4 * tape.graph.batch)?);
         }
@@ -216,6 +263,7 @@ impl Cuda {
             logits: region(&bank.logits, tape.graph.batch * tape.classes),
             outcome: bank.outcome.address(),
             constants,
+            draw: self.draw.as_ref().map_or(0, Buffer::address),
         }
     }
 
@@ -230,22 +278,55 @@ impl Cuda {
         let plan = self.plan(mode);
         let regions = self.regions(tape, members, vectors, constants);
         let kind = (self.precision, members, self.gpu.shared_per_block());
-        let (recording, _) = encode(tape, (plan, &self.small), pass, regions, kind)?;
+        let layout = (plan, &self.small);
+        let (recording, _) = encode((tape, None), layout, pass, regions, kind)?;
         Ok(recording)
     }
 
-    fn plan(&self, mode: Mode) -> &Plan {
-        let planned = self.plans[mode as usize].as_ref();
-        &planned.expect("planned by a forward pass").plan
+    /// Runs a pass of the part that runs, launch by launch.
+    fn run_part(
+        &mut self,
+        tape: &Tape,
+        (mode, pass, members): (Mode, Pass, usize),
+        vectors: Vectors,
+    ) -> anyhow::Result<()> {
+        let gpu = Arc::clone(&self.gpu);
+        let bytes = self.planned(mode).tables;
+        let mut tables = match self.tables.take() {
+            Some(tables) if tables.bytes() >= bytes => tables,
+            _ => Tables::new(&gpu, bytes)?,
+        };
+        let regions = self.regions(tape, members, vectors, tables.address());
+        let layout = (self.plan(mode), &self.small);
+        let kind = (self.precision, members, gpu.shared_per_block());
+        let part = (tape, self.part.as_ref());
+        let (recording, wants) = encode(part, layout, pass, regions, kind)?;
+        let given = self.bank_of(members).wants;
+        assert_eq!(wants.max(given), given, "no part wants more than the whole");
+        tables.send(&gpu, &recording.constants)?;
+        self.tables = Some(tables);
+        gpu.issue(recording)
     }
 
-    /// Runs a pass over `vectors`, recorded if it has not been.
+    fn planned(&self, mode: Mode) -> &Planned {
+        let planned = self.plans[mode as usize].as_ref();
+        planned.expect("planned by a forward pass")
+    }
+
+    fn plan(&self, mode: Mode) -> &Plan {
+        &self.planned(mode).plan
+    }
+
+    /// Runs a pass over `vectors`; of the whole tape as it was recorded.
     fn run(
         &mut self,
         tape: &Tape,
         what: (Mode, Pass, usize),
         vectors: Vectors,
     ) -> anyhow::Result<()> {
+        if self.part.is_some() {
+            return self.run_part(tape, what, vectors);
+        }
         let gpu = Arc::clone(&self.gpu);
         self.program(tape, what, vectors)?.replay(&gpu)
     }
@@ -298,7 +379,6 @@ impl Cuda {
         self.program(tape, (mode, pass, 1), vectors)?.measure(&gpu)
     }
 
-    /// Bytes of device memory that the plan and the buffers beside it take.
     /// Bytes of device memory that the plan and the buffers beside it take.
     pub fn bytes(&self) -> usize {
         self.banks.iter().flatten().map(Bank::bytes).sum()
@@ -404,6 +484,9 @@ impl Cuda {
     }
 
     /// The whole series as one graph: see [`super::Executor::series`].
+    ///
+    /// # Panics
+    /// Where only a part of the tape runs.
     pub fn series(
         &mut self,
         tape: &Tape,
@@ -411,6 +494,7 @@ impl Cuda {
         theta: Part,
         [v, p, product]: [Part; 3],
     ) -> anyhow::Result<Later<Series>> {
+        assert!(self.part.is_none(), "a series runs over the whole tape");
         if self.series.as_ref().is_none_or(|(most, _)| *most < terms) {
             self.gpu.wait()?;
             self.programs

@@ -1,6 +1,7 @@
 //! A tape's passes as recordings of launches: encoded for addresses that a device has, or for none, to list,
 //! count and compile what they take.
 
+use super::super::active::Active;
 use crate::autograd::plan::{Mode, Plan};
 use crate::autograd::tape::Tape;
 use crate::device::cuda::launch::{Recording, SHARED_EVERYWHERE, Specialisation};
@@ -14,6 +15,8 @@ pub(super) struct Planned {
     pub plan: Plan,
     pub wants: Wants,
     pub kernels: BTreeSet<Specialisation>,
+    /// Bytes of a pass's tables, at most.
+    pub tables: usize,
 }
 
 impl Planned {
@@ -26,17 +29,20 @@ impl Planned {
         let plan = Plan::new(tape, mode);
         let mut wants = Wants::default();
         let mut kernels = BTreeSet::new();
+        let mut tables = 0;
         for &pass in mode.passes() {
             let kind = (precision, 1, shared);
             let (recording, of_pass) =
-                encode(tape, (&plan, small), pass, Regions::default(), kind)?;
+                encode((tape, None), (&plan, small), pass, Regions::default(), kind)?;
             wants = wants.max(of_pass);
+            tables = tables.max(recording.constants.len());
             kernels.extend(recording.launches().map(|l| l.kernel.specialisation()));
         }
         Ok(Planned {
             plan,
             wants,
             kernels,
+            tables,
         })
     }
 }
@@ -83,9 +89,10 @@ pub fn record(
         labels: region(0).base,
         outcome: region(0).base,
         constants: region(0).base,
+        draw: region(0).base,
     };
     let kind = (precision, members, SHARED_EVERYWHERE);
-    let (recording, wants) = encode(tape, (&plan, &small), pass, regions, kind)?;
+    let (recording, wants) = encode((tape, None), (&plan, &small), pass, regions, kind)?;
     Ok(Recorded { recording, wants })
 }
 
@@ -113,9 +120,9 @@ pub fn specialisations(
     Ok(found)
 }
 
-/// The recording of one pass, and what it wants.
+/// The recording of one pass, of all of the tape or of a part of it, and what it wants.
 pub(super) fn encode(
-    tape: &Tape,
+    (tape, part): (&Tape, Option<&Active>),
     (plan, small): (&Plan, &SmallBuffers),
     pass: Pass,
     regions: Regions,
@@ -130,15 +137,21 @@ pub(super) fn encode(
     let layout = (plan.offsets.as_slice(), small);
     let encoder = Encoder::new(&tape.graph, layout, regions, (precision, members), name);
     let mut encoder = encoder.with_shared(shared);
+    let backward = matches!(pass, Pass::Backward | Pass::TangentBackward);
+    if let Some(part) = part {
+        encoder = encoder.of_part(&part.graph);
+        if backward {
+            encoder.clear_gradient(tape.theta_len());
+        }
+    }
     encoder.clear_sums(pass);
-    let mut each = |op: &dyn crate::ops::Op| encoder.op(op, pass);
-    match pass {
-        Pass::Forward | Pass::Tangent => {
-            tape.ops.iter().try_for_each(|op| each(op.as_ref()))?;
-        }
-        Pass::Backward | Pass::TangentBackward => {
-            tape.ops.iter().rev().try_for_each(|op| each(op.as_ref()))?;
-        }
+    let runs = |index: &usize| part.is_none_or(|part| part.entries[*index]);
+    let each = |index: usize| encoder.op(tape.ops[index].as_ref(), pass);
+    let mut running = (0..tape.ops.len()).filter(runs);
+    if backward {
+        running.rev().try_for_each(each)?;
+    } else {
+        running.try_for_each(each)?;
     }
     Ok(encoder.finish())
 }
