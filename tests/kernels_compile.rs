@@ -10,7 +10,8 @@ use ndarts::device::cuda::launch::{Kernel, Specialisation};
 use ndarts::device::cuda::nvrtc::{Nvrtc, Target, nvrtc};
 use ndarts::network::{Supernet, Variant};
 use ndarts::ops::cuda::Precision;
-use ndarts::space::Space;
+use ndarts::ops::relax::Relaxation;
+use ndarts::space::{SHARP_CANDIDATES, Space};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -46,17 +47,24 @@ fn specialised(precision: Precision, channels: &[usize]) -> Vec<Specialisation> 
             found.extend(specialisations(&supernet.tape, precision).expect("kernels"));
         }
     }
-    // PC-DARTS', whose ops see so many channels.
-    for &channels in channels {
-        let variant = Variant {
-            partial: Some(4),
-            ..Variant::default()
-        };
-        let size = [32, 32];
-        let supernet =
-            Supernet::record_variant(Space::Darts, 4 * channels, 3, 10, 4, size, &variant)
-                .expect("sizes");
-        found.extend(specialisations(&supernet.tape, precision).expect("kernels"));
+    // PC-DARTS', whose ops see so many channels, and sharpDARTS'.
+    let partial = Variant {
+        partial: Some(4),
+        ..Variant::default()
+    };
+    let sharp = Variant {
+        relaxation: Relaxation::MaxW,
+        ops: &SHARP_CANDIDATES,
+        ..Variant::default()
+    };
+    for (variant, factor) in [(partial, 4), (sharp, 1)] {
+        for &channels in channels {
+            let (channels, size) = (factor * channels, [32, 32]);
+            let supernet =
+                Supernet::record_variant(Space::Darts, channels, 3, 10, 4, size, &variant)
+                    .expect("sizes");
+            found.extend(specialisations(&supernet.tape, precision).expect("kernels"));
+        }
     }
     for file in ["update", "perturb"] {
         found.insert(

@@ -5,6 +5,7 @@ mod common;
 
 use common::{settings, with_threads};
 use ndarts::search::settings::{SearchSettings, StrategyKind, Weights};
+use ndarts::search::strategies::strategy;
 use ndarts::search::{Search, Snapshot};
 use ndarts::space::{Genotype, Space};
 use std::path::Path;
@@ -12,7 +13,12 @@ use std::process::{Command, Output};
 
 /// A tiny search of few draws.
 fn tiny(space: Space, strategy: StrategyKind) -> SearchSettings {
-    let few = [("candidates", 4.0), ("batches", 1.0), ("finalists", 2.0)];
+    let few = [
+        ("candidates", 4.0),
+        ("batches", 1.0),
+        ("finalists", 2.0),
+        ("beam", 5.0),
+    ];
     let own = |name: &str| strategy.method().options.iter().any(|own| own.name == name);
     let few = few.into_iter().filter(|(name, _)| own(name));
     SearchSettings {
@@ -25,10 +31,10 @@ fn tiny(space: Space, strategy: StrategyKind) -> SearchSettings {
 
 /// Epochs of a short search: two, or one a stage.
 fn epochs(strategy: StrategyKind) -> usize {
-    if strategy == StrategyKind::PDarts {
-        3
-    } else {
-        2
+    match strategy {
+        StrategyKind::PDarts => 3,
+        StrategyKind::Pnas => 4,
+        _ => 2,
     }
 }
 
@@ -95,21 +101,18 @@ fn weights_and_architecture_move_in_every_strategy_that_moves_them() {
                 .any(|(before, after)| before.data != after.data)
         };
         assert!(moved(false), "{kind:?} in {space:?}: weights");
-        use StrategyKind::{Enas, Evolution, Random};
-        let has_alpha = !matches!(kind, Random | Evolution | Enas);
+        use StrategyKind::{Enas, Evolution, Pnas, Random};
+        let has_alpha = !matches!(kind, Random | Evolution | Enas | Pnas);
         assert_eq!(moved(true), has_alpha, "{kind:?} in {space:?}: α");
-        let steps = kind != Random;
+        let steps = !matches!(kind, Random | Pnas);
         assert_eq!(record.loss_val.is_some(), steps, "{kind:?} in {space:?}");
     }
 }
 
-#[test]
-fn p_darts_goes_on_from_any_round_of_any_stage_with_the_same_bits() {
-    let settings = || SearchSettings {
-        batch: 150,
-        ..tiny(Space::Darts, StrategyKind::PDarts)
-    };
-    let step = |search: &mut Search| {
+/// Rounds of a whole search in steps, each with the end of its epoch; a snapshot after each.
+fn steps(mut search: Search) -> Vec<Snapshot> {
+    let mut snapshots = Vec::new();
+    while !search.finished() {
         search.round().expect("finite");
         if search
             .rounds_done()
@@ -117,13 +120,13 @@ fn p_darts_goes_on_from_any_round_of_any_stage_with_the_same_bits() {
         {
             search.finish_epoch().expect("finite");
         }
-        search.snapshot().expect("on the host")
-    };
-    let mut search = Search::new(settings()).expect("digits");
-    let mut snapshots = Vec::new();
-    while !search.finished() {
-        snapshots.push(step(&mut search));
+        snapshots.push(search.snapshot().expect("on the host"));
     }
+    snapshots
+}
+
+#[test]
+fn a_search_in_stages_goes_on_from_any_round_of_any_stage_with_the_same_bits() {
     let cells = |snapshot: &Snapshot| {
         let of = |name: &str| name.split('.').nth(1)?.parse::<usize>().ok();
         let numbers = snapshot
@@ -132,17 +135,31 @@ fn p_darts_goes_on_from_any_round_of_any_stage_with_the_same_bits() {
             .filter(|t| t.name.starts_with("cells."));
         numbers.filter_map(|t| of(&t.name)).max().unwrap() + 1
     };
-    let found: Vec<usize> = snapshots.iter().map(cells).collect();
-    assert_eq!(found, [3, 3, 7, 7, 10, 10]);
-    let expected = bits(snapshots.last().unwrap());
-    for snapshot in &snapshots[..5] {
-        let mut search = Search::new(settings()).expect("digits");
-        search.restore(snapshot).expect("the same settings");
-        let mut last = None;
-        while !search.finished() {
-            last = Some(step(&mut search));
+    for (space, kind) in [
+        (Space::Darts, StrategyKind::PDarts),
+        (Space::Darts, StrategyKind::Pnas),
+        (Space::NasBench201, StrategyKind::Pnas),
+    ] {
+        let new = || {
+            let settings = SearchSettings {
+                batch: 150,
+                ..tiny(space, kind)
+            };
+            Search::new(settings).expect("digits")
+        };
+        let snapshots = steps(new());
+        let found: Vec<usize> = snapshots.iter().map(cells).collect();
+        if kind == StrategyKind::PDarts {
+            assert_eq!(found, [3, 3, 7, 7, 10, 10]);
         }
-        assert!(bits(&last.unwrap()) == expected, "{}", cells(snapshot));
+        let (last, before) = snapshots.split_last().expect("rounds");
+        for (number, snapshot) in before.iter().enumerate() {
+            let mut search = new();
+            search.restore(snapshot).expect("the same settings");
+            let again = steps(search);
+            let ended = bits(again.last().unwrap()) == bits(last);
+            assert!(ended, "{kind:?} in {space:?} from round {}", number + 1);
+        }
     }
 }
 
@@ -156,11 +173,13 @@ fn op_weights_have_the_shape_that_the_report_draws() {
                 (matrix.name, matrix.edges)
             );
             let good = |w: &f32| (0.0..=1.0).contains(w);
+            let design = strategy(search.settings()).design(search.settings());
+            let ops = design.variant.op_names(space).len();
             assert!(
                 weights
                     .rows
                     .iter()
-                    .all(|r| r.len() == matrix.ops && r.iter().all(good))
+                    .all(|r| r.len() == ops && r.iter().all(good))
             );
         }
     }
@@ -207,8 +226,10 @@ fn run(space: Space, kind: StrategyKind, out: &Path) {
         out,
     ];
     let own = |name: &str| kind.method().options.iter().any(|own| own.name == name);
-    if own("candidates") {
-        arguments.extend(["--option", "candidates=5", "--option", "batches=2"]);
+    for few in ["candidates=5", "batches=2", "beam=6"] {
+        if few.split_once('=').is_some_and(|(name, _)| own(name)) {
+            arguments.extend(["--option", few]);
+        }
     }
     let output = ndarts(&arguments);
     assert!(output.status.success(), "{name}: {}", said(&output));
@@ -275,6 +296,14 @@ fn what_a_strategy_does_not_do_is_said_in_a_sentence() {
     refused(
         &["--strategy", "p-darts", "--epochs", "2"],
         &["--epochs", "one for each stage", "found 2"],
+    );
+    refused(
+        &["--strategy", "pnas", "--epochs", "3"],
+        &["--epochs", "one for each size", "found 3"],
+    );
+    refused(
+        &["--strategy", "sharp-darts", "--space", "nb201"],
+        &["--space", "darts", "sharp-darts"],
     );
     refused(
         &["--strategy", "p-darts", "--cells", "40"],

@@ -238,12 +238,6 @@ fn flags_that_mean_nothing_with_a_table_are_refused_by_name() {
     ];
     with(&both, &["--budget-seconds", "--budget-trainings"]);
     refused(folder.path(), &["search", "--runs", "3"], 2, &["--table"]);
-    refused(
-        folder.path(),
-        &["search", "--strategy", "pnas"],
-        2,
-        &["--strategy pnas", "--table FILE"],
-    );
     let column = [
         "search",
         "--strategy",

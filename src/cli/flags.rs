@@ -321,16 +321,10 @@ pub fn config_file(path: Option<&Path>) -> Result<Option<ConfigFile>> {
     path.map(ConfigFile::read).transpose()
 }
 
-/// Every name that `--strategy` takes: those that train a supernet, and those that search a table.
+/// Every name that `--strategy` takes; those that search a table train a supernet, too.
 fn strategies() -> PossibleValuesParser {
-    let mut values: Vec<PossibleValue> = StrategyKind::ALL.iter().map(supernet_strategy).collect();
-    for strategy in tabular::STRATEGIES {
-        if !trains_a_supernet(strategy.name()) {
-            let help = format!("With --table: {}", strategy.about());
-            values.push(PossibleValue::new(strategy.name()).help(help));
-        }
-    }
-    PossibleValuesParser::new(values)
+    let values = StrategyKind::ALL.iter().map(supernet_strategy);
+    PossibleValuesParser::new(values.collect::<Vec<PossibleValue>>())
 }
 
 /// Name and help of a strategy that trains a supernet, with its own settings.
@@ -368,11 +362,6 @@ fn own_setting(text: &str) -> Result<(String, f64), String> {
 
 fn as_table<S: serde::Serializer>(pairs: &[(String, f64)], to: S) -> Result<S::Ok, S::Error> {
     to.collect_map(pairs.iter().map(|(name, value)| (name, value)))
-}
-
-/// Whether a search that trains a supernet has a strategy of this name.
-pub fn trains_a_supernet(name: &str) -> bool {
-    <StrategyKind as ValueEnum>::from_str(name, false).is_ok()
 }
 
 /// A whole number of at least 0.
@@ -471,6 +460,13 @@ mod tests {
         let changed = toml::Table::try_from(&settings).unwrap();
         for (key, value) in toml::Table::try_from(digits).unwrap() {
             assert_ne!(changed[&key], value, "{key} was not taken from its flag");
+        }
+    }
+
+    #[test]
+    fn every_strategy_that_searches_a_table_trains_a_supernet_too() {
+        for strategy in tabular::STRATEGIES {
+            assert!(<StrategyKind as ValueEnum>::from_str(strategy.name(), false).is_ok());
         }
     }
 

@@ -26,7 +26,7 @@ const ELEMENT: u64 = 4;
 #[command(after_help = "Example:\n  ndarts inspect DARTS_V2 --imagenet --drawing darts-v2.svg")]
 pub struct Command {
     /// Genotype text, the name of a published one (DARTS_V1, DARTS_V2, PDARTS, PC_DARTS_cifar,
-    /// PC_DARTS_image, NASNet, AmoebaNet), a file that holds the text, or a run directory
+    /// PC_DARTS_image, SHARP_DARTS, NASNet, AmoebaNet), a file that holds the text, or a run directory
     #[arg(value_name = "GENOTYPE")]
     genotype: String,
     /// Channels of the first stage [default: 36; with --imagenet: 48; NAS-Bench-201: 16]

@@ -8,7 +8,7 @@ use clap::Args;
 use super::config::{ConfigFile, RunKeys};
 use super::flags::{self, SearchFlags};
 use super::progress::Progress;
-use super::tabular::{self, Beside, TabularFlags};
+use super::tabular::{Beside, TabularFlags};
 use super::{End, Threads, say};
 use crate::run::config::RunConfig;
 use crate::run::drive::search::{self as drive, Outcome};
@@ -57,7 +57,6 @@ impl Command {
         if let Some(table) = &self.tabular.table {
             return self.run.search_table(&self.tabular, table, &given);
         }
-        tabular::refuse_without_table(&given, flags::trains_a_supernet)?;
         if self.run.resume.is_some() {
             return self.run.resume(&given);
         }

@@ -179,22 +179,6 @@ fn named_strategy(given: &toml::Table) -> Result<&'static dyn TabularStrategy> {
     })
 }
 
-/// Refuses a strategy that only searches tables where no table is given; `supernet` tells whether
-/// a search with a supernet knows the name.
-///
-/// # Errors
-/// [`BadUsage`].
-pub fn refuse_without_table(given: &toml::Table, supernet: impl Fn(&str) -> bool) -> Result<()> {
-    let named = given.get("strategy").and_then(toml::Value::as_str);
-    match named {
-        Some(name) if strategy(name).is_some() && !supernet(name) => bail!(BadUsage(format!(
-            "--strategy {name}: expected --table FILE beside it, as this strategy searches a \
-             tabular benchmark and trains no supernet; name a table, or another strategy"
-        ))),
-        _ => Ok(()),
-    }
-}
-
 fn mean_and_deviation(spread: &Spread) -> String {
     format!("{:.2} ± {:.2}", spread.mean, spread.deviation)
 }

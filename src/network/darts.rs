@@ -2,7 +2,8 @@
 //!
 //! Stem 3×3 to 3C; cells of four nodes; reduction cells at L/3 and 2L/3, where C doubles. A cell's
 //! nodes are written side by side into one activation, so its concatenation costs nothing. In the
-//! cells batch norm has no γ and β. Of the ops that a [`Variant`] leaves out nothing is recorded.
+//! cells batch norm has no γ and β. A [`Variant`] may name other candidates of an edge than DARTS'; of the ops
+//! that it leaves out nothing is recorded.
 
 use super::{Recorder, Variant};
 use crate::ops::mix::Term;
@@ -10,19 +11,11 @@ use crate::ops::pool::Kind;
 use crate::ops::relax::Relaxation;
 use crate::ops::separable::{Branch, Group};
 use crate::ops::{ActivationId, ParameterId, Scale, WeightsId};
-use crate::space::{DARTS_EDGES, DARTS_OPS};
+use crate::space::ops::SeparableOp;
+use crate::space::{DARTS_CANDIDATES, DARTS_EDGES, GenotypeOp};
 
 const NODES: usize = 4;
 const STEM_MULTIPLIER: usize = 3;
-
-/// Columns of α.
-const MAX_POOL: usize = 1;
-const AVG_POOL: usize = 2;
-const SKIP: usize = 3;
-const SEP_3: usize = 4;
-const SEP_5: usize = 5;
-const DIL_3: usize = 6;
-const DIL_5: usize = 7;
 
 pub(super) fn record(
     r: &mut Recorder,
@@ -31,7 +24,13 @@ pub(super) fn record(
     classes: usize,
     variant: &Variant,
 ) {
-    let all = vec![true; 2 * CHOICES];
+    let ops: &[GenotypeOp] = if variant.ops.is_empty() {
+        &DARTS_CANDIDATES
+    } else {
+        variant.ops
+    };
+    let choices = DARTS_EDGES.len() * ops.len();
+    let all = vec![true; 2 * choices];
     let kept = if variant.kept.is_empty() {
         &all
     } else {
@@ -40,14 +39,14 @@ pub(super) fn record(
     assert_eq!(kept.len(), all.len(), "one flag an op of an edge");
     let [normal, reduce] = match variant.partial {
         None => ["alphas_normal", "alphas_reduce"]
-            .map(|name| r.alpha(name, DARTS_EDGES.len(), DARTS_OPS.len())),
+            .map(|name| r.alpha(name, DARTS_EDGES.len(), ops.len())),
         Some(_) => {
             assert!(
                 variant.relaxation == Relaxation::Softmax,
                 "relaxed by the tape"
             );
             let into: Vec<usize> = (0..NODES).map(|node| node + 2).collect();
-            r.edge_alphas(["normal", "reduce"], &into, DARTS_OPS.len())
+            r.edge_alphas(["normal", "reduce"], &into, ops.len())
         }
     };
     let stem_channels = STEM_MULTIPLIER * channels;
@@ -65,10 +64,11 @@ pub(super) fn record(
             channels,
             stride: if reduction { 2 } else { 1 },
             weights: if reduction { reduce } else { normal },
+            ops,
             kept: if reduction {
-                &kept[CHOICES..]
+                &kept[choices..]
             } else {
-                &kept[..CHOICES]
+                &kept[..choices]
             },
             dropout: variant.dropout,
             partial: variant.partial,
@@ -79,16 +79,15 @@ pub(super) fn record(
     r.classifier(last, false, classes);
 }
 
-/// Ops of all edges of a cell.
-const CHOICES: usize = DARTS_EDGES.len() * DARTS_OPS.len();
-
 struct Cell<'a> {
     name: String,
     channels: usize,
     /// Of the edges that read the cell's inputs.
     stride: usize,
     weights: WeightsId,
-    /// Which ops of each edge there are, `[14, 8]`.
+    /// Candidates of an edge, by column of α.
+    ops: &'a [GenotypeOp],
+    /// Which of them each edge has, `[14, ops]`.
     kept: &'a [bool],
     /// Behind skip connections of stride 1.
     dropout: bool,
@@ -105,26 +104,35 @@ struct State {
     bypass: Option<[ActivationId; 2]>,
 }
 
-/// Weights of one edge's ops, where it has them.
-struct EdgeWeights {
-    /// Depthwise and pointwise of both halves of sep 3×3 and 5×5, and of dil 3×3 and 5×5.
-    sep: [Option<[(ParameterId, ParameterId); 2]>; 2],
-    dil: [Option<(ParameterId, ParameterId)>; 2],
-    /// Of the skip at stride 2.
-    reduce: Option<[ParameterId; 2]>,
+/// Weights of one op of an edge.
+enum OpWeights {
+    /// Depthwise and pointwise of each half.
+    Separable(SeparableOp, Vec<(ParameterId, ParameterId)>),
+    /// Of a skip at stride 2.
+    Reduce([ParameterId; 2]),
 }
+
+/// Weights of those ops of an edge that have any, by column of α.
+type EdgeWeights = Vec<(usize, OpWeights)>;
 
 /// Normalised results of one edge's ops, by column of α; a skip at stride 1 is the state itself.
 type Branches = Vec<(usize, ActivationId)>;
 
 impl Cell<'_> {
-    fn has(&self, edge: usize, op: usize) -> bool {
-        self.kept[edge * DARTS_OPS.len() + op]
+    /// Whether an edge has the op of a column.
+    fn has(&self, edge: usize, column: usize) -> bool {
+        self.kept[edge * self.ops.len() + column]
+    }
+
+    /// Columns and ops of an edge.
+    fn of_edge(&self, edge: usize) -> impl Iterator<Item = (usize, GenotypeOp)> {
+        let columns = self.ops.iter().copied().enumerate();
+        columns.filter(move |&(column, _)| self.has(edge, column))
     }
 
     /// Columns of op weights an edge: the last of PC-DARTS is the edge's own weight.
     fn columns(&self) -> usize {
-        DARTS_OPS.len() + usize::from(self.partial.is_some())
+        self.ops.len() + usize::from(self.partial.is_some())
     }
 
     /// Channels that go through the ops.
@@ -214,21 +222,28 @@ impl Cell<'_> {
         let c = self.width();
         let edge_name = format!("{}._ops.{edge}._ops", self.name);
         let strided = self.stride == 2 && DARTS_EDGES[edge].from < 2;
-        let reduce = (strided && self.has(edge, SKIP))
-            .then(|| self.factorized(r, &format!("{edge_name}.{SKIP}"), state, c));
-        let mut pair = |op: usize, at: usize, k: usize| {
-            let name = |i| format!("{edge_name}.{op}.op.{i}.weight");
-            (
-                r.depthwise_weight(name(at), c, k),
-                r.conv_weight(name(at + 1), c, c, 1),
-            )
-        };
-        EdgeWeights {
-            sep: [(SEP_3, 3), (SEP_5, 5)]
-                .map(|(op, k)| self.has(edge, op).then(|| [pair(op, 1, k), pair(op, 5, k)])),
-            dil: [(DIL_3, 3), (DIL_5, 5)].map(|(op, k)| self.has(edge, op).then(|| pair(op, 1, k))),
-            reduce,
+        let mut weights = Vec::new();
+        for (column, op) in self.of_edge(edge) {
+            let name = format!("{edge_name}.{column}");
+            if let Some(form) = op.separable() {
+                let mut half = |at: usize, cin: usize, cout: usize| {
+                    let name = |i| format!("{name}.op.{i}.weight");
+                    (
+                        r.depthwise_weight(name(at), cin, form.kernel),
+                        r.conv_weight(name(at + 1), cout, cin, 1),
+                    )
+                };
+                let halves = match form.width(c) {
+                    None => vec![half(1, c, c)],
+                    Some(middle) => vec![half(1, c, middle), half(5, middle, c)],
+                };
+                weights.push((column, OpWeights::Separable(form, halves)));
+            } else if op == GenotypeOp::SkipConnect && strided {
+                let halves = self.factorized(r, &name, state, c);
+                weights.push((column, OpWeights::Reduce(halves)));
+            }
         }
+        weights
     }
 
     /// Records every op that reads one of the states from `first` on, for all outgoing edges.
@@ -251,39 +266,33 @@ impl Cell<'_> {
                 input: state,
                 branches: Vec::new(),
             };
-            for edge in outgoing.clone() {
-                let branch = |r: &mut Recorder, kernel, stride, dilation, (w, p)| {
-                    let output = r.tape.activation(size, self.width(), true);
-                    let branch = Branch {
-                        kernel,
+            for edge in outgoing {
+                for (column, weights) in &weights[edge] {
+                    let OpWeights::Separable(form, halves) = weights else {
+                        continue;
+                    };
+                    let half = |r: &mut Recorder, width, stride, dilation, (w, p)| Branch {
+                        kernel: form.kernel,
                         stride,
                         dilation,
                         depthwise: w,
                         pointwise: p,
-                        output,
+                        output: r.tape.activation(size, width, true),
                     };
-                    (output, branch)
-                };
-                for (i, (op, kernel)) in [(SEP_3, 3), (SEP_5, 5)].into_iter().enumerate() {
-                    let Some([w1, w2]) = weights[edge].sep[i] else {
-                        continue;
-                    };
-                    let (middle, half) = branch(r, kernel, stride, 1, w1);
-                    group.branches.push(half);
-                    let (output, half) = branch(r, kernel, 1, 1, w2);
-                    second.push(Group {
-                        input: middle,
-                        branches: vec![half],
-                    });
-                    branches[edge].push((op, output));
-                }
-                for (i, (op, kernel)) in [(DIL_3, 3), (DIL_5, 5)].into_iter().enumerate() {
-                    let Some(pair) = weights[edge].dil[i] else {
-                        continue;
-                    };
-                    let (output, whole) = branch(r, kernel, stride, 2, pair);
-                    group.branches.push(whole);
-                    branches[edge].push((op, output));
+                    let (dilation, whole) = (form.dilation, self.width());
+                    let middle = form.width(whole);
+                    let first = half(r, middle.unwrap_or(whole), stride, dilation, halves[0]);
+                    group.branches.push(first);
+                    let mut output = first.output;
+                    if middle.is_some() {
+                        let last = half(r, whole, 1, 1, halves[1]);
+                        second.push(Group {
+                            input: output,
+                            branches: vec![last],
+                        });
+                        output = last.output;
+                    }
+                    branches[edge].push((*column, output));
                 }
             }
             if !group.branches.is_empty() {
@@ -299,22 +308,31 @@ impl Cell<'_> {
             let state = state.mixed;
             let stride = if number < 2 { self.stride } else { 1 };
             let outgoing = (0..DARTS_EDGES.len()).filter(|&e| DARTS_EDGES[e].from == number);
-            let (ops, kinds): (Vec<_>, Vec<_>) =
-                [(MAX_POOL, Kind::Maximum3), (AVG_POOL, Kind::Average3)]
-                    .into_iter()
-                    .filter(|&(op, _)| outgoing.clone().any(|edge| self.has(edge, op)))
-                    .unzip();
+            let pooled = self
+                .ops
+                .iter()
+                .enumerate()
+                .filter_map(|(column, op)| match op {
+                    GenotypeOp::MaxPool3x3 => Some((column, Kind::Maximum3)),
+                    GenotypeOp::AvgPool3x3 => Some((column, Kind::Average3)),
+                    _ => None,
+                });
+            let (columns, kinds): (Vec<_>, Vec<_>) = pooled
+                .filter(|&(column, _)| outgoing.clone().any(|edge| self.has(edge, column)))
+                .unzip();
             let pools = if kinds.is_empty() {
                 Vec::new()
             } else {
                 r.tape.pool(state, stride, &kinds, true)
             };
             for edge in outgoing {
-                let pools = ops.iter().copied().zip(pools.iter().copied());
-                branches[edge].extend(pools.filter(|&(op, _)| self.has(edge, op)));
-                if let Some(weights) = weights[edge].reduce {
-                    let z = r.tape.factorized_reduce(state, self.width(), weights);
-                    branches[edge].push((SKIP, z));
+                let pools = columns.iter().copied().zip(pools.iter().copied());
+                branches[edge].extend(pools.filter(|&(column, _)| self.has(edge, column)));
+                for (column, weights) in &weights[edge] {
+                    if let OpWeights::Reduce(halves) = weights {
+                        let z = r.tape.factorized_reduce(state, self.width(), *halves);
+                        branches[edge].push((*column, z));
+                    }
                 }
             }
         }
@@ -340,7 +358,7 @@ impl Cell<'_> {
         let edges = DARTS_EDGES.iter().enumerate();
         let terms = edges.filter(|(_, e)| e.to == node + 2).map(|(edge, e)| {
             let [plain, strided] = states[e.from].bypass.expect("of every state");
-            let index = edge * self.columns() + DARTS_OPS.len();
+            let index = edge * self.columns() + self.ops.len();
             Term {
                 input: if e.from < 2 { strided } else { plain },
                 scale: Scale::OpWeight(self.weights, index),
@@ -368,9 +386,12 @@ impl Cell<'_> {
             .enumerate()
             .filter(|(_, e)| e.to == node + 2)
         {
-            let scale = |op: usize| Scale::OpWeight(self.weights, edge * self.columns() + op);
+            let scale = |column| Scale::OpWeight(self.weights, edge * self.columns() + column);
             let strided = self.stride == 2 && between.from < 2;
-            if !strided && self.has(edge, SKIP) {
+            let skip = self
+                .of_edge(edge)
+                .find(|&(_, op)| op == GenotypeOp::SkipConnect);
+            if let Some((column, _)) = skip.filter(|_| !strided) {
                 let state = states[between.from].mixed;
                 let input = if self.dropout {
                     r.tape.dropout(state)
@@ -379,13 +400,13 @@ impl Cell<'_> {
                 };
                 terms.push(Term {
                     input,
-                    scale: scale(SKIP),
+                    scale: scale(column),
                 });
             }
-            for &(op, z) in &branches[edge] {
+            for &(column, z) in &branches[edge] {
                 terms.push(Term {
                     input: z,
-                    scale: scale(op),
+                    scale: scale(column),
                 });
             }
         }

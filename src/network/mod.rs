@@ -14,7 +14,7 @@ mod tests;
 
 use crate::autograd::Tape;
 use crate::ops::relax::Relaxation;
-use crate::space::Space;
+use crate::space::{GenotypeOp, Space};
 use parameters::{Initialisation, Layout, Parameter};
 
 /// What a search changes about the supernet of its space.
@@ -22,6 +22,8 @@ use parameters::{Initialisation, Layout, Parameter};
 pub struct Variant {
     /// The way from α to op weights.
     pub relaxation: Relaxation,
+    /// Candidates of an edge, by column of α, `none` first; empty: those of the space. DARTS only.
+    pub ops: &'static [GenotypeOp],
     /// Which ops of each edge there are, in α's order; empty: all. DARTS only.
     pub kept: Vec<bool>,
     /// Dropout behind each skip connection of stride 1 (see [`crate::ops::dropout`]). DARTS only.
@@ -29,6 +31,16 @@ pub struct Variant {
     /// PC-DARTS' K: one channel in K goes through the ops, the others by them, edges are normalised by β and
     /// each node's channels shuffled. It divides C. With [`Relaxation::Softmax`]; DARTS only.
     pub partial: Option<usize>,
+}
+
+impl Variant {
+    /// Names of the candidates of an edge, by column of α.
+    pub fn op_names(&self, space: Space) -> Vec<&'static str> {
+        if self.ops.is_empty() {
+            return space.op_names().to_vec();
+        }
+        self.ops.iter().map(|op| op.name()).collect()
+    }
 }
 
 /// A recorded supernet and the table of its parameters.

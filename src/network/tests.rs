@@ -279,7 +279,7 @@ fn a_supernet_of_fewer_ops_is_the_whole_one_with_the_others_at_weight_zero() {
             relaxation: Relaxation::Given,
             kept,
             dropout: true,
-            partial: None,
+            ..Variant::default()
         };
         let size = [8, 8];
         let few = Supernet::record_variant(Space::Darts, 4, 4, 5, 3, size, &variant).unwrap();

@@ -64,6 +64,45 @@ pub fn cosine(lr: f32, lr_min: f32, epoch: usize, epochs: usize) -> f32 {
     (lr_min + 0.5 * (lr - lr_min) * (1.0 + turn.cos())) as f32
 }
 
+/// Cosine power annealing (Hundt et al. 2019; `cosine_power_annealing.py` of the official code): of W warm-up epochs
+/// the rate climbs in steps of 1/(W + 1), and from then on, with n the epoch counted from 1,
+///
+/// ```text
+/// c = (1 + cos(π·(n − W)/(E − W)))/2      lr_min + (lr − lr_min)·(pᶜ − 1)/(p − 1)
+/// ```
+///
+/// so the larger `power`, p, the sooner it falls; p = 1 is the cosine. Without a warm-up the first epoch has `lr`. The last
+/// has `lr_min`.
+pub fn cosine_power(
+    [lr, lr_min]: [f32; 2],
+    power: f64,
+    warmup: usize,
+    epoch: usize,
+    epochs: usize,
+) -> f32 {
+    let number = epoch + 1;
+    let curve = |number: usize| {
+        let turn = (number - warmup) as f64 / (epochs.max(warmup + 1) - warmup) as f64;
+        let c = 0.5 * (1.0 + (std::f64::consts::PI * turn).cos());
+        if power == 1.0 {
+            c
+        } else {
+            (power.powf(c) - 1.0) / (power - 1.0)
+        }
+    };
+    let part = if warmup == 0 && epoch == 0 {
+        1.0
+    } else if warmup == 0 {
+        curve(number) / curve(1)
+    } else if number <= warmup + 1 {
+        number as f64 / (warmup + 1) as f64
+    } else {
+        curve(number)
+    };
+    let (lr, lr_min) = (f64::from(lr), f64::from(lr_min));
+    (lr_min + (lr - lr_min) * part) as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +153,36 @@ mod tests {
         let norm = sgd.step(1.0, &[6.0, 8.0], &mut omega).unwrap();
         assert_eq!(norm.value().unwrap(), 10.0);
         assert!((omega[0] + 3.0).abs() < 1e-5 && (omega[1] + 4.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn cosine_power_climbs_and_then_falls_as_in_the_official_code() {
+        // cosine_power_annealing(epochs=10, max_lr=0.025, min_lr=1e-4, exponent_order=2, warmup_epochs=2)
+        let official = [
+            0.0084,
+            0.0167,
+            0.025,
+            0.020_192_955,
+            0.015_408_136,
+            0.010_413_918,
+            0.006_040_027,
+            0.002_760_315,
+            0.000_765_637,
+            0.0001,
+        ];
+        for (epoch, expected) in official.into_iter().enumerate() {
+            let found = cosine_power([0.025, 1e-4], 2.0, 2, epoch, 10);
+            assert!((found - expected).abs() < 1e-7, "{epoch}: {found}");
+        }
+        let plain: Vec<f32> = (0..10)
+            .map(|epoch| cosine_power([0.025, 1e-4], 2.0, 0, epoch, 10))
+            .collect();
+        assert!((plain[0] - 0.025).abs() < 1e-9 && (plain[9] - 1e-4).abs() < 1e-9);
+        assert!(plain.is_sorted_by(|a, b| a > b));
+        // A larger power falls sooner than the cosine.
+        let middle = |power| cosine_power([1.0, 0.0], power, 0, 4, 10);
+        assert!(middle(1.0) > middle(2.0) && middle(2.0) > middle(10.0));
+        assert_eq!(cosine_power([1.0, 0.0], 2.0, 0, 0, 1), 1.0);
     }
 
     #[test]

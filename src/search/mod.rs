@@ -4,11 +4,13 @@
 //! [`Snapshot`] after any of them; everything random is drawn from counters, so a restored search continues with
 //! the same bits. How ops are weighed and what an architecture step does is the [`strategies`]'.
 
+mod progressive;
 pub mod record;
 mod round;
 pub mod settings;
 pub mod setup;
 pub mod strategies;
+mod surrogate;
 pub mod tabular;
 mod weights;
 
@@ -114,10 +116,10 @@ impl Begun {
         s: &SearchSettings,
         device: &Device,
         supernet: Supernet,
-        stage: u64,
+        design: &Design,
     ) -> anyhow::Result<Begun> {
         let omega = supernet.tape.omega_len;
-        let theta = initial_theta_of_stage(&supernet.parameters, s.seed, stage);
+        let theta = initial_theta_of_stage(&supernet.parameters, s.seed, design.stage);
         let betas = [s.arch_beta1, s.arch_beta2];
         let len = theta.len() - omega;
         // Who weighs ops draws by α on the host.
@@ -135,7 +137,7 @@ impl Begun {
             sgd: Sgd::new(device, omega, s.momentum, s.weight_decay, s.clip)?,
             adam: adam.grouped(match s.arch_second_moment {
                 SecondMoment::Element => 1,
-                SecondMoment::Edge => s.space.op_names().len(),
+                SecondMoment::Edge => design.variant.op_names(s.space).len(),
             }),
             executor: Executor::with_precision(supernet.tape, device.clone(), s.precision)?,
             parameters: supernet.parameters,
@@ -166,7 +168,7 @@ impl Search {
             Stream::Evolution,
         ]
         .map(|stream| setup.loader(stream));
-        let begun = Begun::new(s, &device, setup.supernet, design.stage)?;
+        let begun = Begun::new(s, &device, setup.supernet, &design)?;
         Ok(Search {
             train,
             validation,
@@ -207,7 +209,7 @@ impl Search {
             return Ok(());
         }
         let supernet = setup::record(s, &self.data, design.cells, &design.variant)?;
-        let begun = Begun::new(s, &self.device, supernet, design.stage)?;
+        let begun = Begun::new(s, &self.device, supernet, &design)?;
         self.executor = begun.executor;
         self.parameters = begun.parameters;
         self.theta = begun.theta;
@@ -357,7 +359,7 @@ impl Search {
 
     /// What the strategy weighs the ops by, for each α.
     pub fn op_weights(&self) -> Vec<OpWeights> {
-        let ops = self.settings.space.op_names().len();
+        let ops = self.design.variant.op_names(self.settings.space).len();
         let weights = self.strategy.op_weights(ops, &self.alpha);
         let omega = self.omega();
         let of = |p: &Parameter| {

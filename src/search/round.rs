@@ -13,7 +13,6 @@ use crate::ops::Outcome;
 use crate::ops::relax::Relaxation;
 use crate::ops::update::norm_later;
 use crate::optim::evolution::Generation;
-use crate::optim::sgd::cosine;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
@@ -100,9 +99,7 @@ impl Search {
             self.strategy.begin_epoch(epoch, &self.alpha);
             self.follow_design()?;
         }
-        let s = &self.settings;
-        let stage = self.strategy.stage(epoch, s.epochs);
-        let lr = cosine(s.lr, s.lr_min, epoch - stage.start, stage.len());
+        let lr = self.strategy.rate(&self.settings, epoch);
         let mut started = self.rounds.spare.take().unwrap_or_default();
         started.record = RoundRecord {
             round: self.progress.rounds + 1,

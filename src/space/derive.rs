@@ -9,8 +9,8 @@ use anyhow::{Result, bail};
 
 use super::genotype::darts::{EDGES_PER_NODE, NODES};
 use super::{
-    AlphaMatrix, DartsGenotype, DartsOp, Genotype, GenotypeOp, Nb201Genotype, Nb201Op, Space,
-    quoted,
+    AlphaMatrix, DARTS_CANDIDATES, DartsGenotype, Genotype, GenotypeOp, Nb201Genotype, Nb201Op,
+    Space, quoted,
 };
 
 /// Derives the genotype of α matrices given by name, each row-major [edges, ops].
@@ -31,7 +31,8 @@ pub fn derive(space: Space, alphas: &[(&str, &[f32])]) -> Result<Genotype> {
     match space {
         Space::Darts => {
             let [normal, reduce] = [0, 1].map(|index| find(&space.alphas()[index], alphas));
-            let (normal, reduce) = (darts_cell(normal?), darts_cell(reduce?));
+            let [normal, reduce] =
+                [normal?, reduce?].map(|alphas| softmax_cell(alphas, &DARTS_CANDIDATES));
             Ok(Genotype::Darts(DartsGenotype::of_cells(normal, reduce)))
         }
         Space::NasBench201 => {
@@ -78,11 +79,12 @@ fn find<'a>(matrix: &AlphaMatrix, alphas: &[(&str, &'a [f32])]) -> Result<&'a [f
     Ok(values)
 }
 
-fn darts_cell(alphas: &[f32]) -> Vec<(GenotypeOp, usize)> {
-    let rows = alphas.chunks_exact(DartsOp::ALL.len());
+/// The cell of α `[14, ops]` that DARTS derives, by softmax and [`strongest`].
+pub fn softmax_cell(alphas: &[f32], ops: &[GenotypeOp]) -> Vec<(GenotypeOp, usize)> {
+    let rows = alphas.chunks_exact(ops.len());
     let weights: Vec<f32> = rows.flat_map(softmax).collect();
-    let chosen = strongest(&weights).into_iter();
-    chosen.map(|edge| (edge.op.into(), edge.from)).collect()
+    let chosen = strongest(&weights, ops).into_iter();
+    chosen.map(|edge| (edge.op, edge.from)).collect()
 }
 
 /// An edge that a node keeps.
@@ -91,18 +93,18 @@ pub struct Strongest {
     /// The weight of its op.
     pub weight: f32,
     /// Its strongest op other than `none`.
-    pub op: DartsOp,
+    pub op: GenotypeOp,
     /// The state that it reads.
     pub from: usize,
     /// Its row.
     pub edge: usize,
 }
 
-/// The two edges that each node of a DARTS cell keeps by op weights `[14, 8]`: those whose strongest op
-/// other than `none` is strongest, in order of falling strength.
-pub fn strongest(weights: &[f32]) -> Vec<Strongest> {
+/// The two edges that each node of a DARTS cell keeps by the weights of the candidates `ops`, `[14, ops]`: those
+/// whose strongest op other than `none`, the first, is strongest, in order of falling strength.
+pub fn strongest(weights: &[f32], ops: &[GenotypeOp]) -> Vec<Strongest> {
     let mut cell = Vec::with_capacity(NODES * EDGES_PER_NODE);
-    let mut rows = weights.chunks_exact(DartsOp::ALL.len()).enumerate();
+    let mut rows = weights.chunks_exact(ops.len()).enumerate();
     for node in 0..NODES {
         let mut candidates: Vec<Strongest> = rows
             .by_ref()
@@ -113,7 +115,7 @@ pub fn strongest(weights: &[f32]) -> Vec<Strongest> {
                 let op = 1 + first_maximum(&row[1..]);
                 Strongest {
                     weight: row[op],
-                    op: DartsOp::ALL[op],
+                    op: ops[op],
                     from,
                     edge,
                 }
@@ -149,6 +151,7 @@ fn first_maximum(values: &[f32]) -> usize {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::{DartsOp, SHARP_CANDIDATES};
     use super::*;
 
     fn darts(normal: &[f32], reduce: &[f32]) -> DartsGenotype {
@@ -198,6 +201,25 @@ mod tests {
             genotype.normal[2..4],
             [(GenotypeOp::DilConv3x3, 2), (GenotypeOp::SepConv5x5, 1)]
         );
+    }
+
+    #[test]
+    fn a_cell_of_other_candidates_is_derived_by_their_columns() {
+        let ops = SHARP_CANDIDATES.len();
+        let mut alphas = vec![0.0; 14 * ops];
+        let mut set = |row: usize, op: GenotypeOp, value| {
+            let column = SHARP_CANDIDATES.iter().position(|&known| known == op);
+            alphas[row * ops + column.unwrap()] = value;
+        };
+        set(13, GenotypeOp::DilChokeConv3x3, 1.5);
+        set(11, GenotypeOp::FloodConv3x3, 1.0);
+        set(9, GenotypeOp::None, 9.0);
+        let cell = softmax_cell(&alphas, &SHARP_CANDIDATES);
+        let expected = [
+            (GenotypeOp::DilChokeConv3x3, 4),
+            (GenotypeOp::FloodConv3x3, 2),
+        ];
+        assert_eq!(cell[6..], expected);
     }
 
     #[test]

@@ -15,9 +15,9 @@ pub mod genotype;
 pub mod ops;
 pub mod table;
 
-pub use derive::{Strongest, derive, strongest};
+pub use derive::{Strongest, derive, softmax_cell, strongest};
 pub use genotype::{CellGraph, DartsGenotype, Genotype, Nb201Genotype};
-pub use ops::{DartsOp, GenotypeOp, Nb201Op};
+pub use ops::{DARTS_CANDIDATES, DartsOp, GenotypeOp, Nb201Op, SHARP_CANDIDATES};
 pub use table::Table;
 
 /// The search spaces.

@@ -3,7 +3,8 @@
 //! The order of a space's variants is the column order of the α matrices of the official code
 //! (`genotypes.py` PRIMITIVES of DARTS, `NAS_BENCH_201` of NAS-Bench-201). A DARTS genotype may hold
 //! more than the DARTS space has: the official `operations.py` builds ten ops, and the genotypes of
-//! NASNet and AmoebaNet use them.
+//! NASNet and AmoebaNet use them; five more are sharpDARTS'. Which ops the columns of a matrix stand for
+//! in a supernet of DARTS cells is a list: [`DARTS_CANDIDATES`], [`SHARP_CANDIDATES`].
 
 /// Declares an op enum whose variants and published names cannot drift apart.
 macro_rules! op_enum {
@@ -95,8 +96,9 @@ op_enum!(
 );
 
 op_enum!(
-    /// Ops of a DARTS genotype: the keys of `OPS` in the official `operations.py`.
-    GenotypeOp, 10, "a DARTS genotype", {
+    /// Ops of a DARTS genotype: the keys of `OPS` in the official `operations.py`, and those that sharpDARTS adds
+    /// (Hundt et al. 2019).
+    GenotypeOp, 15, "a DARTS genotype", {
         /// Zero.
         None = "none",
         /// Average pooling 3×3, padding not counted.
@@ -117,21 +119,115 @@ op_enum!(
         DilConv5x5 = "dil_conv_5x5",
         /// Convolution 1×7 and then 7×1, under one batch norm.
         Conv7x1Then1x7 = "conv_7x1_1x7",
+        /// sharpDARTS' `dil_conv_3x3`, which is DARTS' with a second half, not dilated. Its official text has
+        /// DARTS' name for it; here a name is one op.
+        SharpDilConv3x3 = "sharp_dil_conv_3x3",
+        /// Separable convolution 3×3, applied twice, four times as wide between.
+        FloodConv3x3 = "flood_conv_3x3",
+        /// The same, its first half dilated (2).
+        DilFloodConv3x3 = "dil_flood_conv_3x3",
+        /// Separable convolution 3×3, applied twice, 32 channels between.
+        ChokeConv3x3 = "choke_conv_3x3",
+        /// The same, its first half dilated (2).
+        DilChokeConv3x3 = "dil_choke_conv_3x3",
     }
 );
 
+/// Channels between the halves of an op that is two separable convolutions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Middle {
+    /// So many for each channel that the op reads.
+    Times(usize),
+    /// So many.
+    Fixed(usize),
+}
+
+/// A separable op: relu → depthwise k×k → pointwise → batch norm, once, or twice; the second half has stride 1 and is
+/// not dilated. Two halves of any width between are `SharpSepConv` (Hundt et al. 2019).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeparableOp {
+    /// k
+    pub kernel: usize,
+    /// Of the first half.
+    pub dilation: usize,
+    /// Between the halves, where there are two.
+    pub middle: Option<Middle>,
+}
+
+impl SeparableOp {
+    /// Channels between the halves of the op on `channels`; none where it has one.
+    pub fn width(&self, channels: usize) -> Option<usize> {
+        self.middle.map(|middle| match middle {
+            Middle::Times(factor) => factor * channels,
+            Middle::Fixed(width) => width,
+        })
+    }
+}
+
+/// `C_mid_mult` of the official flood ops.
+const FLOOD: Middle = Middle::Times(4);
+/// `C_mid` of the official choke ops.
+const CHOKE: Middle = Middle::Fixed(32);
+
+impl GenotypeOp {
+    /// What a separable op is made of; none for the others.
+    pub fn separable(self) -> Option<SeparableOp> {
+        let op = |kernel, dilation, middle| {
+            Some(SeparableOp {
+                kernel,
+                dilation,
+                middle,
+            })
+        };
+        let same = Some(Middle::Times(1));
+        match self {
+            GenotypeOp::SepConv3x3 => op(3, 1, same),
+            GenotypeOp::SepConv5x5 => op(5, 1, same),
+            GenotypeOp::SepConv7x7 => op(7, 1, same),
+            GenotypeOp::DilConv3x3 => op(3, 2, None),
+            GenotypeOp::DilConv5x5 => op(5, 2, None),
+            GenotypeOp::SharpDilConv3x3 => op(3, 2, same),
+            GenotypeOp::FloodConv3x3 => op(3, 1, Some(FLOOD)),
+            GenotypeOp::DilFloodConv3x3 => op(3, 2, Some(FLOOD)),
+            GenotypeOp::ChokeConv3x3 => op(3, 1, Some(CHOKE)),
+            GenotypeOp::DilChokeConv3x3 => op(3, 2, Some(CHOKE)),
+            GenotypeOp::None
+            | GenotypeOp::AvgPool3x3
+            | GenotypeOp::MaxPool3x3
+            | GenotypeOp::SkipConnect
+            | GenotypeOp::Conv7x1Then1x7 => None,
+        }
+    }
+}
+
+/// The candidates of a DARTS edge, by column of α: [`DartsOp`].
+pub const DARTS_CANDIDATES: [GenotypeOp; 8] = [
+    GenotypeOp::None,
+    GenotypeOp::MaxPool3x3,
+    GenotypeOp::AvgPool3x3,
+    GenotypeOp::SkipConnect,
+    GenotypeOp::SepConv3x3,
+    GenotypeOp::SepConv5x5,
+    GenotypeOp::DilConv3x3,
+    GenotypeOp::DilConv5x5,
+];
+
+/// The candidates of a sharpDARTS edge, by column of α: `PRIMITIVES` of the official `genotypes.py`.
+pub const SHARP_CANDIDATES: [GenotypeOp; 9] = [
+    GenotypeOp::None,
+    GenotypeOp::MaxPool3x3,
+    GenotypeOp::SkipConnect,
+    GenotypeOp::SepConv3x3,
+    GenotypeOp::SharpDilConv3x3,
+    GenotypeOp::FloodConv3x3,
+    GenotypeOp::DilFloodConv3x3,
+    GenotypeOp::ChokeConv3x3,
+    GenotypeOp::DilChokeConv3x3,
+];
+
 impl From<DartsOp> for GenotypeOp {
     fn from(op: DartsOp) -> GenotypeOp {
-        match op {
-            DartsOp::None => GenotypeOp::None,
-            DartsOp::MaxPool3x3 => GenotypeOp::MaxPool3x3,
-            DartsOp::AvgPool3x3 => GenotypeOp::AvgPool3x3,
-            DartsOp::SkipConnect => GenotypeOp::SkipConnect,
-            DartsOp::SepConv3x3 => GenotypeOp::SepConv3x3,
-            DartsOp::SepConv5x5 => GenotypeOp::SepConv5x5,
-            DartsOp::DilConv3x3 => GenotypeOp::DilConv3x3,
-            DartsOp::DilConv5x5 => GenotypeOp::DilConv5x5,
-        }
+        DARTS_CANDIDATES[op.index()]
     }
 }
 
@@ -159,6 +255,28 @@ mod tests {
         for op in DartsOp::ALL {
             assert_eq!(GenotypeOp::from(op).name(), op.name());
         }
+    }
+
+    #[test]
+    fn an_op_of_sharp_darts_has_two_halves_and_the_published_width_between() {
+        let width = |op: GenotypeOp| op.separable().expect("separable").width(16);
+        for (op, expected) in [
+            (GenotypeOp::SepConv3x3, 16),
+            (GenotypeOp::SharpDilConv3x3, 16),
+            (GenotypeOp::FloodConv3x3, 64),
+            (GenotypeOp::DilFloodConv3x3, 64),
+            (GenotypeOp::ChokeConv3x3, 32),
+            (GenotypeOp::DilChokeConv3x3, 32),
+        ] {
+            assert_eq!(width(op), Some(expected), "{op}");
+            let dilated = op.name().contains("dil_");
+            let separable = op.separable().unwrap();
+            assert_eq!(separable.dilation, if dilated { 2 } else { 1 }, "{op}");
+            assert!(SHARP_CANDIDATES.contains(&op));
+        }
+        assert_eq!(width(GenotypeOp::DilConv3x3), None);
+        // The first column of a list is what derivation leaves out.
+        assert_eq!(SHARP_CANDIDATES[0], GenotypeOp::None);
     }
 
     #[test]

@@ -29,6 +29,7 @@ fn supernet(
         channels,
         cells,
         partial: None,
+        sharp: false,
         classes,
         images,
         labels,

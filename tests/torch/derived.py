@@ -46,12 +46,15 @@ class DilConv(nn.Module):
 
 
 class SepConv(nn.Module):
-    def __init__(self, c, kernel, stride, padding):
+    """SepConv of DARTS, and with another width between, or the first half dilated, SharpSepConv of sharpDARTS."""
+
+    def __init__(self, c, kernel, stride, padding, width=None, dilation=1):
         super().__init__()
-        half = lambda s: [
-            nn.ReLU(), nn.Conv2d(c, c, kernel, s, padding, groups=c, bias=False),
-            nn.Conv2d(c, c, 1, bias=False), nn.BatchNorm2d(c)]
-        self.op = nn.Sequential(*half(stride), *half(1))
+        half = lambda cin, cout, s, d: [
+            nn.ReLU(), nn.Conv2d(cin, cin, kernel, s, d * padding, d, groups=cin, bias=False),
+            nn.Conv2d(cin, cout, 1, bias=False), nn.BatchNorm2d(cout)]
+        width = width or c
+        self.op = nn.Sequential(*half(c, width, stride, dilation), *half(width, c, 1, 1))
 
     def forward(self, x):
         return self.op(x)
@@ -98,6 +101,11 @@ OPS = {
     "dil_conv_3x3": lambda c, s: DilConv(c, 3, s, 2, 2),
     "dil_conv_5x5": lambda c, s: DilConv(c, 5, s, 4, 2),
     "conv_7x1_1x7": conv_7x1_1x7,
+    "sharp_dil_conv_3x3": lambda c, s: SepConv(c, 3, s, 1, c, 2),
+    "flood_conv_3x3": lambda c, s: SepConv(c, 3, s, 1, 4 * c),
+    "dil_flood_conv_3x3": lambda c, s: SepConv(c, 3, s, 1, 4 * c, 2),
+    "choke_conv_3x3": lambda c, s: SepConv(c, 3, s, 1, 32),
+    "dil_choke_conv_3x3": lambda c, s: SepConv(c, 3, s, 1, 32, 2),
 }
 
 

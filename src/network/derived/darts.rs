@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 
 use super::layers::{Builder, Part, TensorId, Window};
 use super::{Derived, Design};
+use crate::space::ops::SeparableOp;
 use crate::space::{DartsGenotype, GenotypeOp};
 
 const STEM_MULTIPLIER: usize = 3;
@@ -173,17 +174,15 @@ fn describe_op(
     stride: usize,
 ) -> TensorId {
     let channels = b.channels(input);
+    if let Some(form) = op.separable() {
+        return separable(b, name, input, stride, form);
+    }
     match op {
         GenotypeOp::None => b.zero(name, input, stride),
         GenotypeOp::SkipConnect if stride == 1 => input,
         GenotypeOp::SkipConnect => factorized_reduce(b, name, input, channels),
         GenotypeOp::AvgPool3x3 => b.average_pool(name, input, Window::same(3, stride, 1)),
         GenotypeOp::MaxPool3x3 => b.max_pool(name, input, Window::same(3, stride, 1)),
-        GenotypeOp::SepConv3x3 => separable_twice(b, name, input, 3, stride),
-        GenotypeOp::SepConv5x5 => separable_twice(b, name, input, 5, stride),
-        GenotypeOp::SepConv7x7 => separable_twice(b, name, input, 7, stride),
-        GenotypeOp::DilConv3x3 => separable(b, name, 0, input, Window::same(3, stride, 2)),
-        GenotypeOp::DilConv5x5 => separable(b, name, 0, input, Window::same(5, stride, 2)),
         GenotypeOp::Conv7x1Then1x7 => {
             let row = Window {
                 kernel: [1, 7],
@@ -202,35 +201,35 @@ fn describe_op(
             let x = b.conv(&format!("{name}.2"), x, channels, column);
             b.norm(&format!("{name}.3"), x)
         }
+        other => unreachable!("{other} is separable"),
     }
 }
 
-/// relu → depthwise → pointwise → batch norm, from module `first` of the sequence on.
+/// `DilConv`, `SepConv` or `SharpSepConv`: relu → depthwise → pointwise → batch norm once or twice, the stride in the
+/// first.
 fn separable(
     b: &mut Builder,
     name: &str,
-    first: usize,
     input: TensorId,
-    window: Window,
-) -> TensorId {
-    let at = |step: usize| format!("{name}.op.{}", first + step);
-    let channels = b.channels(input);
-    let x = b.relu(&at(0), input);
-    let x = b.depthwise(&at(1), x, window);
-    let x = b.conv(&at(2), x, channels, Window::same(1, 1, 1));
-    b.norm(&at(3), x)
-}
-
-/// `SepConv`: twice, the stride in the first.
-fn separable_twice(
-    b: &mut Builder,
-    name: &str,
-    input: TensorId,
-    kernel: usize,
     stride: usize,
+    form: SeparableOp,
 ) -> TensorId {
-    let middle = separable(b, name, 0, input, Window::same(kernel, stride, 1));
-    separable(b, name, 4, middle, Window::same(kernel, 1, 1))
+    let channels = b.channels(input);
+    let mut half = |first: usize, input: TensorId, cout: usize, window: Window| {
+        let at = |step: usize| format!("{name}.op.{}", first + step);
+        let x = b.relu(&at(0), input);
+        let x = b.depthwise(&at(1), x, window);
+        let x = b.conv(&at(2), x, cout, Window::same(1, 1, 1));
+        b.norm(&at(3), x)
+    };
+    let window = Window::same(form.kernel, stride, form.dilation);
+    match form.width(channels) {
+        None => half(0, input, channels, window),
+        Some(width) => {
+            let middle = half(0, input, width, window);
+            half(4, middle, channels, Window::same(form.kernel, 1, 1))
+        }
+    }
 }
 
 /// `FactorizedReduce`: two pointwise convolutions of stride 2, one pixel apart, side by side.

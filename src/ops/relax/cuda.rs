@@ -1,6 +1,6 @@
 //! The four passes on CUDA: one launch each, a thread an edge. See `kernels/relax.cu`.
 
-use super::Relax;
+use super::{Relax, Relaxation};
 use crate::device::cuda::launch::Kernel;
 use crate::layout_test;
 use crate::ops::cuda::{Encoder, Floats, Header, narrow};
@@ -21,7 +21,8 @@ struct Parameters {
     adjoint_tangent: Floats,
     edges: u32,
     ops: u32,
-    unused: [u32; 2],
+    max_w: u32,
+    unused: u32,
 }
 
 /// `Given` of `relax.cu`.
@@ -49,6 +50,7 @@ pub(super) fn encode(op: &Relax, pass: Pass, encoder: &mut Encoder) {
         adjoint_tangent: of(Role::AdjointTangent),
         edges: narrow(edges),
         ops: narrow(op.ops),
+        max_w: u32::from(op.relaxation == Relaxation::MaxW),
         ..Parameters::default()
     };
     if matches!(pass, Pass::Tangent | Pass::TangentBackward) {

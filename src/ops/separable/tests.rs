@@ -19,12 +19,14 @@ mod kernels {
     //! The kernels against the CPU, on a GPU or on softcuda.
 
     use super::*;
-    use crate::autograd::Mode;
     use crate::autograd::executor::record;
+    use crate::autograd::{Mode, Tape};
+    use crate::network::Supernet;
     use crate::ops::Pass;
     use crate::ops::cuda::Precision;
     use crate::oracle::engine::chain::Term;
-    use crate::oracle::engine::ops::check_kernels;
+    use crate::oracle::engine::ops::{check_kernels, check_variant_kernels, sharp_variant};
+    use crate::space::Space;
 
     fn term(kernel: usize, dilation: usize, twice: bool) -> Term {
         Term::Separable {
@@ -94,6 +96,33 @@ mod kernels {
     }
 
     #[test]
+    fn branches_of_one_state_and_different_widths_match_the_cpu() {
+        check_variant_kernels(&sharp_variant(), 2, "separable");
+    }
+
+    #[test]
+    fn the_supernet_of_sharp_darts_fits_every_gpu() {
+        let size = [32, 32];
+        let supernet =
+            Supernet::record_variant(Space::Darts, 16, 8, 10, 64, size, &sharp_variant()).unwrap();
+        records_every_pass(&supernet.tape, &Precision::ALL);
+    }
+
+    fn records_every_pass(tape: &Tape, precisions: &[Precision]) {
+        for pass in [
+            Pass::Forward,
+            Pass::Backward,
+            Pass::Tangent,
+            Pass::TangentBackward,
+        ] {
+            for &precision in precisions {
+                let recorded = record(tape, Mode::Products, pass, (precision, 1));
+                assert!(recorded.is_ok(), "{precision:?}: {:?}", recorded.err());
+            }
+        }
+    }
+
+    #[test]
     fn hundreds_of_channels_fit_every_gpu() {
         for (cin, cout) in [(300, 200), (7, 256), (512, 256)] {
             let chain = Chain {
@@ -101,16 +130,7 @@ mod kernels {
                 ..chain([2, 33, 40], (cin, cout), 1)
             };
             let (tape, _) = chain.record();
-            for pass in [
-                Pass::Forward,
-                Pass::Backward,
-                Pass::Tangent,
-                Pass::TangentBackward,
-            ] {
-                let kind = (Precision::F32, 1);
-                let recorded = record(&tape, Mode::Products, pass, kind);
-                assert!(recorded.is_ok(), "{cin} → {cout}: {:?}", recorded.err());
-            }
+            records_every_pass(&tape, &[Precision::F32]);
         }
     }
 

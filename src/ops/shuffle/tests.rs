@@ -3,7 +3,7 @@
 
 use crate::autograd::{Executor, Mode, Tape};
 use crate::device::Device;
-use crate::oracle::engine::ops::check_partial_supernet_kernels;
+use crate::oracle::engine::ops::{check_variant_kernels, partial_variant};
 
 #[test]
 fn channels_of_the_groups_take_turns_and_gradients_find_the_way_back() {
@@ -47,6 +47,6 @@ fn channels_of_the_groups_take_turns_and_gradients_find_the_way_back() {
 #[test]
 fn four_passes_of_shuffle_on_the_device_match_the_cpu() {
     for channels in [4, 8] {
-        check_partial_supernet_kernels(channels, "shuffle");
+        check_variant_kernels(&partial_variant(), channels, "shuffle");
     }
 }

@@ -11,6 +11,7 @@ use super::config::{self, RunConfig, TrainConfig};
 use super::log::{self, History};
 use super::{BadUsage, atomic, evaluation};
 use crate::search::record::EpochRecord;
+use crate::search::strategies::strategy;
 use crate::space::Genotype;
 
 mod cells;
@@ -73,7 +74,9 @@ fn page(config: &RunConfig, history: &History) -> Result<String> {
         body += &sections::genotype("Found architecture", &genotype);
     }
     body += &sections::curves(history)?;
-    body += &sections::op_weights(space, &history.epochs)?;
+    let design = strategy(&config.search).design(&config.search);
+    let ops = design.variant.op_names(space);
+    body += &sections::op_weights(space, &ops, &history.epochs)?;
     body += &sections::settings(&config.to_toml()?);
     let title = format!(
         "ndarts: {} on {}",

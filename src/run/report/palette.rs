@@ -35,8 +35,15 @@ const PURPLE: Colour = colour("purple", (0x96, 0x3A, 0x8E), "#E08AD8");
 const BROWN: Colour = colour("brown", (0x7A, 0x4B, 0x22), "#C79A6B");
 const INDIGO: Colour = colour("indigo", (0x3D, 0x3A, 0xA8), "#9C9AF5");
 
-const ALL: [Colour; 12] = [
-    AXIS, GRID, TRAIN, VALIDATION, GREY, YELLOW, RED, CYAN, GREEN, PURPLE, BROWN, INDIGO,
+const OLIVE: Colour = colour("olive", (0x5B, 0x6E, 0x12), "#B5C95A");
+const PINK: Colour = colour("pink", (0xD6, 0x4F, 0x8C), "#FF9CC8");
+const WINE: Colour = colour("wine", (0x7E, 0x1F, 0x45), "#D97A9F");
+const TEAL: Colour = colour("teal", (0x0F, 0x5F, 0x73), "#6FC3D8");
+const SLATE: Colour = colour("slate", (0x4E, 0x66, 0x8F), "#A9BFE6");
+
+const ALL: [Colour; 17] = [
+    AXIS, GRID, TRAIN, VALIDATION, GREY, YELLOW, RED, CYAN, GREEN, PURPLE, BROWN, INDIGO, OLIVE,
+    PINK, WINE, TEAL, SLATE,
 ];
 
 /// Colours of series that are no op, told apart by their order.
@@ -54,6 +61,11 @@ pub fn of_op(op: &str) -> Colour {
         "dil_conv_5x5" => PURPLE,
         "sep_conv_7x7" => INDIGO,
         "conv_7x1_1x7" => BROWN,
+        "sharp_dil_conv_3x3" => OLIVE,
+        "flood_conv_3x3" => PINK,
+        "dil_flood_conv_3x3" => WINE,
+        "choke_conv_3x3" => TEAL,
+        "dil_choke_conv_3x3" => SLATE,
         _ => GREY,
     }
 }

@@ -122,16 +122,15 @@ pub fn curves(history: &History) -> Result<String> {
     Ok(html + "</section>\n")
 }
 
-/// α over time: one small chart an edge.
+/// α over time: one small chart an edge; `ops` are the names of α's columns.
 ///
 /// # Errors
 ///
-/// Op weights whose shape is not the space's.
-pub fn op_weights(space: Space, epochs: &[EpochRecord]) -> Result<String> {
+/// Op weights whose shape is not the supernet's.
+pub fn op_weights(space: Space, ops: &[&'static str], epochs: &[EpochRecord]) -> Result<String> {
     if epochs.is_empty() {
         return Ok(String::new());
     }
-    let ops = space.op_names();
     let mut html = String::from(
         "<section>\n<h2>Op weights over time</h2>\n<p>of each edge, by epoch: softmax of α, or what the strategy weighs ops by</p>\n",
     );
@@ -144,7 +143,7 @@ pub fn op_weights(space: Space, epochs: &[EpochRecord]) -> Result<String> {
             epoch.op_weights.get(index).is_some_and(|weights| {
                 weights.name == matrix.name
                     && weights.rows.len() == matrix.edges
-                    && weights.rows.iter().all(|row| row.len() == matrix.ops)
+                    && weights.rows.iter().all(|row| row.len() == ops.len())
             })
         });
         ensure!(
@@ -152,7 +151,7 @@ pub fn op_weights(space: Space, epochs: &[EpochRecord]) -> Result<String> {
             "expected op weights `{}` of {} edges and {} ops in every epoch, found another shape",
             matrix.name,
             matrix.edges,
-            matrix.ops
+            ops.len()
         );
         let _ = writeln!(
             html,

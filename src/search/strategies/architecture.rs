@@ -166,6 +166,24 @@ impl Architecture {
         &self.ops
     }
 
+    /// The part of some architectures, at least one, that has each op, in α's order; `ops` an edge.
+    pub(super) fn shares<'a>(
+        architectures: impl ExactSizeIterator<Item = &'a Architecture>,
+        ops: usize,
+    ) -> Vec<f32> {
+        let part = 1.0 / architectures.len() as f32;
+        let mut shares = Vec::new();
+        for architecture in architectures {
+            shares.resize(architecture.ops.len() * ops, 0.0);
+            for (edge, op) in architecture.ops.iter().enumerate() {
+                if let Some(op) = op {
+                    shares[edge * ops + op] += part;
+                }
+            }
+        }
+        shares.iter().map(|share: &f32| share.min(1.0)).collect()
+    }
+
     /// Its ops at weight one, the others off.
     pub fn weighting(&self) -> Weighting {
         Weighting::of_chosen(&self.ops, self.space.op_names().len())

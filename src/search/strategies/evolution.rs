@@ -14,7 +14,7 @@
 use super::random::{BATCHES, FINALISTS};
 use super::{
     Architecture, Draw, Judge, Method, Moment, Numbers, OwnSetting, Step, Stepped, Strategy,
-    StrategyKind, Weighting, check_state, judge, rng, take_turns,
+    StrategyKind, Weighting, check_state, rng, take_turns,
 };
 use crate::device::random::PhiloxRng;
 use crate::device::{Device, SliceMut};
@@ -163,14 +163,8 @@ impl Strategy for Evolution {
         for (member, score) in self.alive.iter_mut().zip(&scores) {
             member.accuracy = score.accuracy as f32;
         }
-        let (mut best, mut score) = judge::best(&scores);
-        if moment.is_last() && self.finalists > 0 {
-            let mut order: Vec<usize> = (0..drawn.len()).collect();
-            order.sort_by(|&a, &b| scores[b].accuracy.total_cmp(&scores[a].accuracy));
-            let finalists = order.iter().take(self.finalists);
-            drawn = finalists.map(|&index| drawn[index].clone()).collect();
-            (best, score) = judge.best(&drawn, usize::MAX)?;
-        }
+        let finalists = if moment.is_last() { self.finalists } else { 0 };
+        let (best, score) = judge.choose(&drawn, &scores, finalists)?;
         self.chosen = drawn.swap_remove(best);
         Ok(vec![("accuracy-of-chosen", score.accuracy)])
     }
@@ -181,15 +175,10 @@ impl Strategy for Evolution {
 
     /// How often each op is in the queue.
     fn op_weights(&self, ops: usize, alpha: &[f32]) -> Vec<f32> {
-        let mut weights = vec![0.0; alpha.len()];
-        for member in &self.alive {
-            for (edge, op) in member.architecture.ops().iter().enumerate() {
-                if let Some(op) = op {
-                    weights[edge * ops + op] += 1.0 / self.alive.len() as f32;
-                }
-            }
+        if self.alive.is_empty() {
+            return vec![0.0; alpha.len()];
         }
-        weights.iter().map(|weight| weight.min(1.0)).collect()
+        Architecture::shares(self.alive.iter().map(|member| &member.architecture), ops)
     }
 
     fn state(&self) -> anyhow::Result<Vec<f32>> {

@@ -19,7 +19,9 @@ use super::{
 use crate::device::{SliceMut, Vector};
 use crate::ops::relax::Relaxation;
 use crate::search::settings::SearchSettings;
-use crate::space::{DartsGenotype, DartsOp, Genotype, GenotypeOp, Space, Strongest, strongest};
+use crate::space::{
+    DARTS_CANDIDATES, DartsGenotype, DartsOp, Genotype, GenotypeOp, Space, Strongest, strongest,
+};
 
 const OPS: usize = DartsOp::ALL.len();
 /// The column that takes no part.
@@ -154,12 +156,15 @@ impl Strategy for FairDarts {
 fn cell(sigmoids: &[f32], threshold: f64) -> Vec<(GenotypeOp, usize)> {
     let keep = |edge: Strongest| {
         if f64::from(edge.weight) >= threshold {
-            (edge.op.into(), edge.from)
+            (edge.op, edge.from)
         } else {
             (GenotypeOp::None, edge.from)
         }
     };
-    strongest(sigmoids).into_iter().map(keep).collect()
+    strongest(sigmoids, &DARTS_CANDIDATES)
+        .into_iter()
+        .map(keep)
+        .collect()
 }
 
 #[cfg(test)]

@@ -67,25 +67,34 @@ impl Judge<'_> {
         Ok(scores)
     }
 
-    /// The candidate of highest accuracy, of equals that of lowest loss, and its score.
+    /// The place and score of the best of `candidates`, which have these `scores`: that of highest accuracy, of equals that
+    /// of lowest loss. With `finalists` so many of the highest accuracy are judged again, on the whole half.
     ///
     /// # Errors
     /// The device's.
     ///
     /// # Panics
     /// No candidates.
-    pub fn best(
+    pub fn choose(
         &mut self,
         candidates: &[Architecture],
-        batches: usize,
+        scores: &[Score],
+        finalists: usize,
     ) -> anyhow::Result<(usize, Score)> {
-        let scores = self.scores(candidates, batches)?;
-        Ok(best(&scores))
+        if finalists == 0 {
+            return Ok(best(scores));
+        }
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        order.sort_by(|&a, &b| scores[b].accuracy.total_cmp(&scores[a].accuracy));
+        order.truncate(finalists);
+        let again: Vec<_> = order.iter().map(|&at| candidates[at].clone()).collect();
+        let (found, score) = best(&self.scores(&again, usize::MAX)?);
+        Ok((order[found], score))
     }
 }
 
 /// The place of the best score, and the score.
-pub(super) fn best(scores: &[Score]) -> (usize, Score) {
+fn best(scores: &[Score]) -> (usize, Score) {
     let better = |a: &Score, b: &Score| {
         a.accuracy > b.accuracy || a.accuracy == b.accuracy && a.loss < b.loss
     };

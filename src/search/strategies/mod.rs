@@ -18,9 +18,11 @@ mod gdas;
 mod judge;
 mod p_darts;
 mod pc_darts;
+mod pnas;
 mod random;
 mod reinforce;
 mod setn;
+mod sharp_darts;
 
 use super::settings::SearchSettings;
 use crate::autograd::{Executor, Mode};
@@ -32,6 +34,7 @@ use crate::network::Variant;
 use crate::ops::Outcome;
 use crate::ops::relax::{Relaxation, softmax};
 use crate::ops::update::norm;
+use crate::optim::sgd::cosine;
 use crate::optim::{SecondMoment, Sgd};
 use crate::space::{Genotype, Space, derive};
 use serde::{Deserialize, Serialize};
@@ -79,6 +82,8 @@ strategies! {
     PDarts = p_darts::METHOD,
     /// A quarter of the channels through the ops, edges normalised (Xu et al. 2020).
     PcDarts = pc_darts::METHOD,
+    /// Sharper separable convolutions, the strongest op at weight one, cosine power annealing (Hundt et al. 2019).
+    SharpDarts = sharp_darts::METHOD,
     /// Random search with weight sharing (Li & Talwalkar 2019).
     Random = random::METHOD,
     /// Regularised evolution over shared weights (Real et al. 2019).
@@ -89,6 +94,8 @@ strategies! {
     Enas = enas::METHOD,
     /// Uniform paths for the weights, the best of many drawn from α (Dong & Yang 2019).
     Setn = setn::METHOD,
+    /// Cells of growing size, the next ranked by a surrogate, over shared weights (Liu et al. 2018).
+    Pnas = pnas::METHOD,
 }
 
 /// A strategy as the settings and the command line know it.
@@ -202,6 +209,17 @@ fn take_turns(settings: &mut SearchSettings) {
     settings.inner_steps = 1;
     settings.arch_second_moment = SecondMoment::Element;
     settings.stable_epochs = 0;
+}
+
+/// The epochs of one of so many stages, as equal as whole numbers allow.
+fn epochs_of(stage: usize, stages: usize, epochs: usize) -> Range<usize> {
+    stage * epochs / stages..(stage + 1) * epochs / stages
+}
+
+/// The stage that an epoch lies in.
+fn stage_of(epoch: usize, stages: usize, epochs: usize) -> usize {
+    let holds = |&stage: &usize| epochs_of(stage, stages, epochs).contains(&epoch);
+    (0..stages).find(holds).unwrap_or(stages - 1)
 }
 
 /// What a strategy draws random numbers for.
@@ -369,6 +387,17 @@ pub trait Strategy: Send {
     /// The epochs of the stage that `epoch` lies in, over which the learning rate falls.
     fn stage(&self, _epoch: usize, epochs: usize) -> Range<usize> {
         0..epochs
+    }
+
+    /// The learning rate of the weights in an epoch.
+    fn rate(&self, settings: &SearchSettings, epoch: usize) -> f32 {
+        let stage = self.stage(epoch, settings.epochs);
+        cosine(
+            settings.lr,
+            settings.lr_min,
+            epoch - stage.start,
+            stage.len(),
+        )
     }
 
     /// Whether α stays as it is in an epoch, beside those of `--warmup-epochs`.

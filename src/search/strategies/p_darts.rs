@@ -20,7 +20,7 @@
 
 use super::{
     Design, Method, Moment, OwnSetting, Step, Stepped, Strategy, StrategyKind, Weighting,
-    check_state, take_turns,
+    check_state, epochs_of, stage_of, take_turns,
 };
 use crate::device::random::{Philox, Purpose};
 use crate::device::{Device, SliceMut, Vector};
@@ -28,7 +28,9 @@ use crate::network::Variant;
 use crate::ops::dropout::Draw;
 use crate::ops::relax::{Relaxation, softmax};
 use crate::search::settings::SearchSettings;
-use crate::space::{DartsGenotype, DartsOp, Genotype, GenotypeOp, Space, strongest};
+use crate::space::{
+    DARTS_CANDIDATES, DartsGenotype, DartsOp, Genotype, GenotypeOp, Space, strongest,
+};
 use anyhow::ensure;
 use std::ops::Range;
 
@@ -148,17 +150,6 @@ struct PDarts {
     gradient: Vector,
 }
 
-/// The epochs of a stage, as equal as whole numbers allow.
-fn epochs_of(stage: usize, epochs: usize) -> Range<usize> {
-    stage * epochs / STAGES..(stage + 1) * epochs / STAGES
-}
-
-/// The stage that an epoch lies in.
-fn stage_of(epoch: usize, epochs: usize) -> usize {
-    let holds = |&stage: &usize| epochs_of(stage, epochs).contains(&epoch);
-    (0..STAGES).find(holds).unwrap_or(STAGES - 1)
-}
-
 /// Softmax of each edge's kept α; the others are zero.
 fn kept_softmax(alpha: &[f32], kept: &[bool]) -> Vec<f32> {
     let mut weights = vec![0.0; alpha.len()];
@@ -190,14 +181,16 @@ fn strongest_ops(weights: &[f32], kept: &[bool], count: usize) -> Vec<bool> {
 /// The normal cell of op weights `[14, 8]` with at most `most` skip connections.
 fn with_few_skips(mut weights: Vec<f32>, most: usize) -> Vec<(GenotypeOp, usize)> {
     loop {
-        let cell = strongest(&weights);
-        let skips = cell.iter().filter(|edge| edge.op == DartsOp::SkipConnect);
+        let cell = strongest(&weights, &DARTS_CANDIDATES);
+        let skips = cell
+            .iter()
+            .filter(|edge| edge.op == GenotypeOp::SkipConnect);
         let weakest = skips.clone().min_by(|a, b| a.weight.total_cmp(&b.weight));
         match weakest {
             Some(skip) if skips.count() > most => {
                 weights[skip.edge * OPS + DartsOp::SkipConnect.index()] = 0.0;
             }
-            _ => return cell.iter().map(|e| (e.op.into(), e.from)).collect(),
+            _ => return cell.iter().map(|e| (e.op, e.from)).collect(),
         }
     }
 }
@@ -219,8 +212,8 @@ impl PDarts {
 
     /// The dropout rate of an epoch.
     fn rate(&self, epoch: usize) -> f64 {
-        let stage = stage_of(epoch, self.epochs);
-        let of_stage = epochs_of(stage, self.epochs);
+        let stage = stage_of(epoch, STAGES, self.epochs);
+        let of_stage = epochs_of(stage, STAGES, self.epochs);
         let (length, at) = (of_stage.len(), epoch - of_stage.start);
         let held = self.held_of(length);
         self.dropout[stage]
@@ -294,7 +287,7 @@ impl Strategy for PDarts {
     }
 
     fn begin_epoch(&mut self, epoch: usize, alpha: &[f32]) {
-        let stage = stage_of(epoch, self.epochs);
+        let stage = stage_of(epoch, STAGES, self.epochs);
         if stage > self.stage {
             self.kept = strongest_ops(&self.weights(alpha), &self.kept, self.ops[stage]);
             self.stage = stage;
@@ -302,7 +295,7 @@ impl Strategy for PDarts {
     }
 
     fn stage(&self, epoch: usize, epochs: usize) -> Range<usize> {
-        epochs_of(stage_of(epoch, epochs), epochs)
+        epochs_of(stage_of(epoch, STAGES, epochs), STAGES, epochs)
     }
 
     fn holds(&self, epoch: usize, epochs: usize) -> bool {
@@ -347,10 +340,10 @@ impl Strategy for PDarts {
             let kept = &self.kept[matrix * edges..(matrix + 1) * edges];
             kept_softmax(alphas[matrix].1, kept)
         });
-        let reduce = strongest(&reduce).into_iter();
+        let reduce = strongest(&reduce, &DARTS_CANDIDATES).into_iter();
         Genotype::Darts(DartsGenotype::of_cells(
             with_few_skips(normal, self.skips),
-            reduce.map(|edge| (edge.op.into(), edge.from)).collect(),
+            reduce.map(|edge| (edge.op, edge.from)).collect(),
         ))
     }
 
@@ -468,7 +461,9 @@ mod tests {
             assert_eq!(strategy.stage(epoch, 75), stage..stage + 25);
         }
         // Stages of a length that three does not divide, and of a single epoch.
-        let covered: Vec<_> = (0..3).flat_map(|stage| epochs_of(stage, 8)).collect();
+        let covered: Vec<_> = (0..3)
+            .flat_map(|stage| epochs_of(stage, STAGES, 8))
+            .collect();
         assert_eq!(covered, (0..8).collect::<Vec<_>>());
         assert!((0..3).all(|epoch| !p_darts(3).holds(epoch, 3)));
     }

@@ -22,7 +22,9 @@ use crate::device::{Device, SliceMut};
 use crate::network::Variant;
 use crate::ops::relax::Relaxation;
 use crate::search::settings::SearchSettings;
-use crate::space::{DARTS_EDGES, DartsGenotype, DartsOp, Genotype, Space, strongest};
+use crate::space::{
+    DARTS_CANDIDATES, DARTS_EDGES, DartsGenotype, DartsOp, Genotype, Space, strongest,
+};
 
 const OPS: usize = DartsOp::ALL.len();
 const EDGES: usize = DARTS_EDGES.len();
@@ -133,8 +135,9 @@ impl Strategy for PcDarts {
             found.expect("the α and β of this supernet").1
         };
         let cell = |alpha: &str, beta: &str| {
-            let chosen = strongest(&products(of(alpha), of(beta))).into_iter();
-            chosen.map(|edge| (edge.op.into(), edge.from)).collect()
+            let weights = products(of(alpha), of(beta));
+            let chosen = strongest(&weights, &DARTS_CANDIDATES).into_iter();
+            chosen.map(|edge| (edge.op, edge.from)).collect()
         };
         Genotype::Darts(DartsGenotype::of_cells(
             cell("alphas_normal", "betas_normal"),

@@ -103,16 +103,8 @@ impl Selection {
         };
         let mut drawn: Vec<Architecture> = std::iter::repeat_with(draw).take(count).collect();
         let scores = judge.scores(&drawn, self.batches)?;
-        if self.finalists > 0 && moment.is_last() {
-            let mut order: Vec<usize> = (0..count).collect();
-            order.sort_by(|&a, &b| scores[b].accuracy.total_cmp(&scores[a].accuracy));
-            let finalists = order.iter().take(self.finalists);
-            drawn = finalists.map(|&index| drawn[index].clone()).collect();
-            let (best, score) = judge.best(&drawn, usize::MAX)?;
-            self.chosen = drawn.swap_remove(best);
-            return Ok(score);
-        }
-        let (best, score) = super::judge::best(&scores);
+        let finalists = if moment.is_last() { self.finalists } else { 0 };
+        let (best, score) = judge.choose(&drawn, &scores, finalists)?;
         self.chosen = drawn.swap_remove(best);
         Ok(score)
     }

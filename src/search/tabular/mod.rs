@@ -15,7 +15,6 @@ mod evolution;
 mod pnas;
 mod random;
 pub(super) mod reinforce;
-mod surrogate;
 
 use rand::RngExt;
 use rayon::prelude::*;

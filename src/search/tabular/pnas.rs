@@ -13,118 +13,28 @@
 
 use std::collections::HashSet;
 
-use super::surrogate::{Example, Surrogate};
 use super::{Spent, TabularStrategy, Trials};
 use crate::device::random::PhiloxRng;
-use crate::space::{NB201_EDGES, Nb201Genotype, Nb201Op};
-
-/// Nodes of a full cell.
-const NODES: usize = 3;
+use crate::search::progressive::{FIRST_LR, LR, Partial, levels, ranked};
+use crate::search::surrogate::Example;
+use crate::space::{Nb201Genotype, Nb201Op, Space};
 
 /// Progressive search.
 pub struct Pnas {
-    /// Learning rate of the surrogate fitted to the first level.
-    first_lr: f32,
-    /// Learning rate of the surrogate after that.
-    lr: f32,
     /// Part of the remaining budget that a level before the last may spend.
     share: f64,
 }
 
 impl Pnas {
     /// The published settings, with half of the remaining budget for the second level.
-    pub const PUBLISHED: Pnas = Pnas {
-        first_lr: 0.01,
-        lr: 0.002,
-        share: 0.5,
-    };
+    pub const PUBLISHED: Pnas = Pnas { share: 0.5 };
 }
 
-/// A cell of the first `nodes` nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Partial {
-    ops: [Nb201Op; NB201_EDGES.len()],
-    nodes: usize,
-}
-
-impl Partial {
-    /// The numbers of the edges that it has.
-    fn edges(&self) -> impl Iterator<Item = usize> {
-        let nodes = self.nodes;
-        (0..NB201_EDGES.len()).filter(move |&edge| NB201_EDGES[edge].to <= nodes)
-    }
-
-    /// The full cell that computes it: its last node, passed on unchanged.
-    fn cell(&self) -> Nb201Genotype {
-        let mut ops = self.ops;
-        for (op, edge) in ops.iter_mut().zip(NB201_EDGES) {
-            if edge.to > self.nodes {
-                let passes_on = (edge.from, edge.to) == (self.nodes, NODES);
-                *op = if passes_on {
-                    Nb201Op::SkipConnect
-                } else {
-                    Nb201Op::None
-                };
-            }
-        }
-        Nb201Genotype { ops }
-    }
-
-    /// All cells of one node more.
-    fn grown(&self) -> Vec<Partial> {
-        let mut grown = vec![Partial {
-            nodes: self.nodes + 1,
-            ..*self
-        }];
-        for edge in (0..NB201_EDGES.len()).filter(|&e| NB201_EDGES[e].to == self.nodes + 1) {
-            grown = grown
-                .into_iter()
-                .flat_map(|partial| {
-                    Nb201Op::ALL.map(|op| {
-                        let mut ops = partial.ops;
-                        ops[edge] = op;
-                        Partial { ops, ..partial }
-                    })
-                })
-                .collect();
-        }
-        grown
-    }
-
-    /// Its (edge, op) pairs for the surrogate.
-    fn tokens(&self) -> Vec<usize> {
-        let token = |edge: usize| edge * Nb201Op::ALL.len() + self.ops[edge].index();
-        self.edges().map(token).collect()
-    }
-}
-
-impl Pnas {
-    /// The grown cells that compute something new, the most promising first.
-    fn ranked(
-        &self,
-        beam: &[Partial],
-        seen: &HashSet<u64>,
-        examples: &[Example],
-        rng: &mut PhiloxRng,
-    ) -> Vec<Partial> {
-        let mut fresh = seen.clone();
-        let candidates = beam.iter().flat_map(Partial::grown);
-        let candidates: Vec<Partial> = candidates
-            .filter(|candidate| fresh.insert(candidate.cell().fingerprint()))
-            .collect();
-        let first = candidates
-            .first()
-            .is_some_and(|candidate| candidate.nodes == 2);
-        let lr = if first { self.first_lr } else { self.lr };
-        let vocabulary = NB201_EDGES.len() * Nb201Op::ALL.len();
-        let surrogate = Surrogate::fit(examples, vocabulary, lr, rng);
-        let mut scored: Vec<(f32, Partial)> = candidates
-            .into_iter()
-            .map(|candidate| (surrogate.predict(&candidate.tokens()), candidate))
-            .collect();
-        // Stable: equals keep the order in which they grew.
-        scored.sort_by(|a, b| b.0.total_cmp(&a.0));
-        scored.into_iter().map(|(_, candidate)| candidate).collect()
+/// The full cell that computes a partial one.
+fn cell(partial: &Partial) -> Nb201Genotype {
+    let whole = partial.whole();
+    Nb201Genotype {
+        ops: std::array::from_fn(|edge| whole[edge].map_or(Nb201Op::None, |op| Nb201Op::ALL[op])),
     }
 }
 
@@ -140,8 +50,8 @@ impl TabularStrategy for Pnas {
     fn settings(&self) -> Vec<(&'static str, f64)> {
         let decimal = |value: f32| (f64::from(value) * 1e6).round() / 1e6;
         vec![
-            ("first-lr", decimal(self.first_lr)),
-            ("lr", decimal(self.lr)),
+            ("first-lr", decimal(FIRST_LR)),
+            ("lr", decimal(LR)),
             ("share", self.share),
         ]
     }
@@ -149,15 +59,13 @@ impl TabularStrategy for Pnas {
     fn search(&self, trials: &mut Trials<'_>, rng: &mut PhiloxRng) -> Result<(), Spent> {
         let mut examples = Vec::new();
         let mut seen = HashSet::new();
-        let nothing = Partial {
-            ops: [Nb201Op::None; NB201_EDGES.len()],
-            nodes: 0,
-        };
-        let mut candidates = nothing.grown();
-        for level in 1..=NODES {
-            let limit = match level {
-                1 | NODES => f64::INFINITY,
-                _ => trials.spent() + self.share * (1.0 - trials.spent()),
+        let nodes = levels(Space::NasBench201);
+        let mut candidates = Partial::nothing(Space::NasBench201).grown();
+        for level in 1..=nodes {
+            let limit = if level == 1 || level == nodes {
+                f64::INFINITY
+            } else {
+                trials.spent() + self.share * (1.0 - trials.spent())
             };
             let mut beam = Vec::new();
             for candidate in candidates {
@@ -165,16 +73,19 @@ impl TabularStrategy for Pnas {
                 if trials.spent() >= limit && !beam.is_empty() {
                     break;
                 }
-                let reward = trials.train(candidate.cell())?;
-                seen.insert(candidate.cell().fingerprint());
+                let reward = trials.train(cell(&candidate))?;
+                seen.insert(cell(&candidate).fingerprint());
                 examples.push(Example {
                     tokens: candidate.tokens(),
                     accuracy: (reward / 100.0) as f32,
                 });
                 beam.push(candidate);
             }
-            candidates = if level < NODES {
-                self.ranked(&beam, &seen, &examples, rng)
+            candidates = if level < nodes {
+                let mut fresh = seen.clone();
+                ranked(&beam, &examples, rng, |candidate| {
+                    fresh.insert(cell(candidate).fingerprint())
+                })
             } else {
                 Vec::new()
             };
@@ -192,19 +103,11 @@ mod tests {
 
     #[test]
     fn a_partial_cell_is_the_full_cell_that_passes_its_last_node_on() {
-        let one = Partial {
-            ops: [Nb201Op::NorConv3x3; 6],
-            nodes: 1,
-        };
+        let one = &Partial::nothing(Space::NasBench201).grown()[Nb201Op::NorConv3x3.index()];
         assert_eq!(
-            one.cell().to_string(),
+            cell(one).to_string(),
             "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|skip_connect~1|none~2|"
         );
-        assert_eq!(one.tokens(), [3]);
-        let grown = one.grown();
-        assert_eq!((grown.len(), grown[0].nodes), (25, 2));
-        assert_eq!(grown[24].grown().len(), 125);
-        assert_eq!(grown[24].grown()[7].edges().count(), 6);
     }
 
     #[test]

@@ -41,12 +41,13 @@ impl DartsGenotype {
         normal: Vec<(GenotypeOp, usize)>,
         reduce: Vec<(GenotypeOp, usize)>,
     ) -> DartsGenotype {
-        let concat: Vec<usize> = (2..NODES + 2).collect();
+        let [normal_concat, reduce_concat] =
+            [&normal, &reduce].map(|cell| (2..nodes(cell) + 2).collect());
         DartsGenotype {
             normal,
-            normal_concat: concat.clone(),
+            normal_concat,
             reduce,
-            reduce_concat: concat,
+            reduce_concat,
         }
     }
 

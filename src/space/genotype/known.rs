@@ -2,7 +2,7 @@
 //!
 //! Texts as in `genotypes.py` of the official code of each paper: NASNet (Zoph et al. 2018),
 //! AmoebaNet (Real et al. 2019) and DARTS (Liu et al. 2019) from DARTS, P-DARTS (Chen et al. 2019),
-//! PC-DARTS (Xu et al. 2020). Case, `-` and `_` of a name do not matter; the aliases `DARTS` and
+//! PC-DARTS (Xu et al. 2020), sharpDARTS (Hundt et al. 2019). Case, `-` and `_` of a name do not matter; the aliases `DARTS` and
 //! `PCDARTS` are those of the official files.
 
 use anyhow::{Result, bail};
@@ -11,7 +11,7 @@ use super::super::quoted;
 use super::DartsGenotype;
 
 /// Names and texts.
-const GENOTYPES: [(&str, &str); 7] = [
+const GENOTYPES: [(&str, &str); 8] = [
     (
         "NASNet",
         "Genotype(normal=[('sep_conv_5x5', 1), ('sep_conv_3x3', 0), ('sep_conv_5x5', 0), ('sep_conv_3x3', 0), ('avg_pool_3x3', 1), ('skip_connect', 0), ('avg_pool_3x3', 0), ('avg_pool_3x3', 0), ('sep_conv_3x3', 1), ('skip_connect', 1)], normal_concat=[2, 3, 4, 5, 6], reduce=[('sep_conv_5x5', 1), ('sep_conv_7x7', 0), ('max_pool_3x3', 1), ('sep_conv_7x7', 0), ('avg_pool_3x3', 1), ('sep_conv_5x5', 0), ('skip_connect', 3), ('avg_pool_3x3', 2), ('sep_conv_3x3', 2), ('max_pool_3x3', 1)], reduce_concat=[4, 5, 6])",
@@ -39,6 +39,10 @@ const GENOTYPES: [(&str, &str); 7] = [
     (
         "PC_DARTS_image",
         "Genotype(normal=[('skip_connect', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 0), ('skip_connect', 1), ('sep_conv_3x3', 1), ('sep_conv_3x3', 3), ('sep_conv_3x3', 1), ('dil_conv_5x5', 4)], normal_concat=range(2, 6), reduce=[('sep_conv_3x3', 0), ('skip_connect', 1), ('dil_conv_5x5', 2), ('max_pool_3x3', 1), ('sep_conv_3x3', 2), ('sep_conv_3x3', 1), ('sep_conv_5x5', 0), ('sep_conv_3x3', 3)], reduce_concat=range(2, 6))",
+    ),
+    (
+        "SHARP_DARTS",
+        "Genotype(normal=[('choke_conv_3x3', 0), ('choke_conv_3x3', 1), ('skip_connect', 0), ('choke_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 1), ('skip_connect', 0), ('skip_connect', 1)], normal_concat=range(2, 6), reduce=[('max_pool_3x3', 0), ('skip_connect', 1), ('max_pool_3x3', 0), ('skip_connect', 2), ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('flood_conv_3x3', 0)], reduce_concat=range(2, 6))",
     ),
 ];
 

@@ -7,9 +7,10 @@ use crate::autograd::Tape;
 use crate::autograd::executor::parity;
 use crate::network::{Supernet, Variant};
 use crate::ops::cuda::Precision;
+use crate::ops::relax::Relaxation;
 use crate::oracle::draw::uniform;
 use crate::oracle::ops::Pool;
-use crate::space::Space;
+use crate::space::{SHARP_CANDIDATES, Space};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -62,17 +63,30 @@ pub fn check_supernet_kernels(space: Space, channels: usize, name: &str) {
     check_tape_of(&supernet, name).unwrap_or_else(|e| panic!("{space:?}: {e}"));
 }
 
-/// As [`check_supernet_kernels`], of PC-DARTS' supernet with a quarter of the channels.
-pub fn check_partial_supernet_kernels(channels: usize, name: &str) {
-    let variant = Variant {
+/// What PC-DARTS with a quarter of the channels makes of the DARTS supernet.
+pub fn partial_variant() -> Variant {
+    Variant {
         partial: Some(4),
         ..Variant::default()
-    };
-    let supernet = Supernet::record_variant(Space::Darts, channels, 3, 4, 2, [8; 2], &variant)
+    }
+}
+
+/// What sharpDARTS makes of it.
+pub fn sharp_variant() -> Variant {
+    Variant {
+        relaxation: Relaxation::MaxW,
+        ops: &SHARP_CANDIDATES,
+        ..Variant::default()
+    }
+}
+
+/// As [`check_supernet_kernels`], of a DARTS supernet that a search changed.
+pub fn check_variant_kernels(variant: &Variant, channels: usize, name: &str) {
+    let supernet = Supernet::record_variant(Space::Darts, channels, 3, 4, 2, [8; 2], variant)
         .expect("the sizes are allowed");
     let runs = supernet.tape.ops.iter().any(|op| op.name() == name);
-    assert!(runs, "PC-DARTS has {name}");
-    check_tape_of(&supernet, name).unwrap_or_else(|e| panic!("PC-DARTS: {e}"));
+    assert!(runs, "the supernet has {name}");
+    check_tape_of(&supernet, name).unwrap_or_else(|e| panic!("{variant:?}: {e}"));
 }
 
 /// As [`check_tape_kernels`], of a supernet on two images of 8×8.

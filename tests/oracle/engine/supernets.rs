@@ -1,7 +1,9 @@
 //! Whole supernets: every tensor of the gradient and of a product along (ω, α).
 
+use super::ops::sharp_variant;
 use super::{POINTS, Truth, compare, nudged, run};
 use crate::network::Variant;
+use crate::network::parameters::Parameter;
 use crate::ops::Span;
 use crate::oracle::network::{Direction, Parameters, Space, Supernet, draw_direction};
 use crate::oracle::network_checks::small;
@@ -11,7 +13,7 @@ struct SupernetTruth<'a> {
     points: Vec<Parameters>,
     direction: Direction,
     tensors: &'a [(String, Span)],
-    recorded: &'a [crate::network::parameters::Parameter],
+    recorded: &'a [&'a Parameter],
 }
 
 impl SupernetTruth<'_> {
@@ -50,10 +52,11 @@ fn round(values: &mut [f64]) {
 
 /// Engine and oracle on one small network; `keep` chooses the tensors that v moves.
 fn check(space: Space, keep: impl Fn(&str) -> bool) {
-    check_net(small(space), keep);
+    check_net(small(space), 1, keep);
 }
 
-fn check_net(mut net: Supernet, keep: impl Fn(&str) -> bool) {
+/// As [`check`], of any network; of its weights every so-manieth tensor is compared, and all of α.
+fn check_net(mut net: Supernet, every: usize, keep: impl Fn(&str) -> bool) {
     let space = net.space;
     round(&mut net.images.data);
     let mut parameters = net.draw("weights");
@@ -70,7 +73,11 @@ fn check_net(mut net: Supernet, keep: impl Fn(&str) -> bool) {
     let size = [height, width];
     let variant = Variant {
         partial: net.partial,
-        ..Variant::default()
+        ..if net.sharp {
+            sharp_variant()
+        } else {
+            Variant::default()
+        }
     };
     let recorded = crate::network::Supernet::record_variant(
         of_engine, channels, cells, classes, batch, size, &variant,
@@ -96,8 +103,12 @@ fn check_net(mut net: Supernet, keep: impl Fn(&str) -> bool) {
     let double = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
     let (theta, v) = (double(&theta), double(&v));
     let passes = run(recorded.tape, &net.images.data, &net.labels, &theta, &v);
-    let tensors: Vec<_> = recorded
-        .parameters
+    let numbered = recorded.parameters.iter().enumerate();
+    let compared: Vec<&Parameter> = numbered
+        .filter(|(number, p)| p.is_alpha() || number % every == 0)
+        .map(|(_, p)| p)
+        .collect();
+    let tensors: Vec<_> = compared
         .iter()
         .map(|p| (p.name.clone(), p.span()))
         .collect();
@@ -114,7 +125,7 @@ fn check_net(mut net: Supernet, keep: impl Fn(&str) -> bool) {
         points,
         direction,
         tensors: &tensors,
-        recorded: &recorded.parameters,
+        recorded: &compared,
     };
     compare(&passes, &tensors, &truth).unwrap_or_else(|message| panic!("{space:?}: {message}"));
 }
@@ -136,7 +147,17 @@ fn gradient_and_product_of_the_pc_darts_supernet_match_the_oracle() {
         partial: Some(4),
         ..small(Space::Darts)
     };
-    check_net(net, |_| true);
+    check_net(net, 1, |_| true);
+}
+
+#[test]
+fn gradient_and_product_of_the_sharp_darts_supernet_match_the_oracle() {
+    let net = Supernet {
+        sharp: true,
+        ..small(Space::Darts)
+    };
+    // Seven hits every tensor of every op at both strides.
+    check_net(net, 7, |_| true);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The search network of DARTS (Liu et al. 2019, official code, search mode).
+//! The search network of DARTS (Liu et al. 2019, official code, search mode), and what PC-DARTS and sharpDARTS make
+//! of it.
 //!
 //! Stem 3×3 3 → 3C with affine batch norm; cells of four nodes over two preprocessed inputs, each
 //! edge a mixed op; reduction cells at one and two thirds double C; batch norms in cells have no
@@ -7,18 +8,27 @@
 use super::layers::{affine_norm, classifier, conv, factorized_reduce, separable};
 use super::{Supernet, Weights};
 use crate::oracle::derivative::Scalar;
-use crate::oracle::ops::{Pool, Window, norm, pool, relax};
+use crate::oracle::ops::{Pool, Window, max_w, norm, pool, relax};
 use crate::oracle::tensor::Tensor;
 
 const NODES: usize = 4;
 const STEM_MULTIPLIER: usize = 3;
 /// none, max_pool_3x3, avg_pool_3x3, skip_connect, sep_conv_3x3, sep_conv_5x5, dil_conv_3x3, dil_conv_5x5
 const OPS: usize = 8;
+/// none, max_pool_3x3, skip_connect, sep_conv_3x3, dil_conv_3x3, flood_conv_3x3, dil_flood_conv_3x3, choke_conv_3x3,
+/// dil_choke_conv_3x3, of sharpDARTS
+const SHARP_OPS: usize = 9;
 const EDGES: usize = 14;
 
 /// Loss and logits of a batch.
 pub fn forward<T: Scalar>(net: &Supernet, weights: &mut impl Weights<T>) -> (T, Vec<T>) {
-    let mut op_weights = |name| relax(&weights.tensor(name, &[EDGES, OPS]), OPS);
+    let mut op_weights = |name| {
+        if net.sharp {
+            max_w(&weights.tensor(name, &[EDGES, SHARP_OPS]), SHARP_OPS)
+        } else {
+            relax(&weights.tensor(name, &[EDGES, OPS]), OPS)
+        }
+    };
     let (normal, reduce) = (op_weights("alphas_normal"), op_weights("alphas_reduce"));
     // Of DARTS every edge has weight one.
     let mut edge_weights = |name| match net.partial {
@@ -56,6 +66,7 @@ pub fn forward<T: Scalar>(net: &Supernet, weights: &mut impl Weights<T>) -> (T, 
             channels,
             reduces,
             partial: net.partial.unwrap_or(1),
+            sharp: net.sharp,
         };
         let op_weights = if reduces { &reduce } else { &normal };
         let both = [op_weights.as_slice(), &edges[usize::from(reduces)]];
@@ -71,6 +82,7 @@ struct Cell {
     reduces: bool,
     /// One channel in so many goes through the ops.
     partial: usize,
+    sharp: bool,
 }
 
 impl Cell {
@@ -104,7 +116,8 @@ impl Cell {
             let mut sum: Option<Tensor<T>> = None;
             for (source, state) in states.iter().enumerate().take(2 + node) {
                 let stride = if self.reduces && source < 2 { 2 } else { 1 };
-                let row = &op_weights[edge * OPS..(edge + 1) * OPS];
+                let ops = op_weights.len() / EDGES;
+                let row = &op_weights[edge * ops..(edge + 1) * ops];
                 let mixed = self.partial_op(weights, edge, state, stride, row);
                 let mixed = mixed.map(|value| value * edge_weights[edge]);
                 sum = Some(sum.map_or(mixed.clone(), |sum| sum.plus(&mixed)));
@@ -155,38 +168,56 @@ impl Cell {
         op_weights: &[T],
     ) -> Tensor<T> {
         let prefix = format!("{}._ops.{edge}._ops", self.name);
-        let mut separated = |op: usize, window: Window, twice: bool| {
+        let channels = x.shape[3];
+        // Relu, depthwise, pointwise, batch norm; with a width between, and again.
+        let mut separated = |op: usize, window: Window, width: Option<usize>| {
             let name = |layer| format!("{prefix}.{op}.op.{layer}");
-            let z = separable(weights, [&name(1), &name(2)], x, window, false);
-            if !twice {
+            let first = width.unwrap_or(channels);
+            let z = separable(weights, [&name(1), &name(2)], x, first, window, false);
+            if width.is_none() {
                 return norm(&z, None);
             }
             let second = Window::dense(window.kernel, 1);
-            norm(
-                &separable(weights, [&name(5), &name(6)], &z, second, true),
-                None,
-            )
+            let names = [&*name(5), &*name(6)];
+            norm(&separable(weights, names, &z, channels, second, true), None)
         };
         let dilated = |kernel| Window {
             kernel,
             stride,
             dilation: 2,
         };
-        let convolved = [
-            separated(4, Window::dense(3, stride), true),
-            separated(5, Window::dense(5, stride), true),
-            separated(6, dilated(3), false),
-            separated(7, dilated(5), false),
-        ];
+        let plain = |kernel| Window::dense(kernel, stride);
+        let convolved = if self.sharp {
+            let widths = [channels, 4 * channels, 32].into_iter().enumerate();
+            widths
+                .flat_map(|(i, width)| {
+                    let windows = [plain(3), dilated(3)].into_iter().enumerate();
+                    windows.map(move |(j, window)| (3 + 2 * i + j, window, width))
+                })
+                .map(|(op, window, width)| separated(op, window, Some(width)))
+                .collect::<Vec<_>>()
+        } else {
+            vec![
+                separated(4, plain(3), Some(channels)),
+                separated(5, plain(5), Some(channels)),
+                separated(6, dilated(3), None),
+                separated(7, dilated(5), None),
+            ]
+        };
+        let pools: &[Pool] = if self.sharp {
+            &[Pool::Max3]
+        } else {
+            &[Pool::Max3, Pool::Average3]
+        };
         let skip = if stride == 1 {
             x.clone()
         } else {
-            let z = factorized_reduce(weights, &format!("{prefix}.3"), x, x.shape[3]);
-            norm(&z, None)
+            let name = format!("{prefix}.{}", 1 + pools.len());
+            norm(&factorized_reduce(weights, &name, x, channels), None)
         };
-        let pooled = [Pool::Max3, Pool::Average3].map(|kind| norm(&pool(x, kind, stride), None));
+        let pooled = pools.iter().map(|&kind| norm(&pool(x, kind, stride), None));
         // `none`, op 0, adds zero.
-        let results = pooled.into_iter().chain([skip]).chain(convolved);
+        let results = pooled.chain([skip]).chain(convolved);
         let scaled = results
             .zip(&op_weights[1..])
             .map(|(y, &c)| y.map(|value| value * c));

@@ -22,24 +22,25 @@ pub fn conv<T: Scalar>(
     ops::conv(x, rectified, window, &weight, bias.as_deref())
 }
 
-/// relu → depthwise `depthwise` `[C, 1, k, k]` → pointwise `pointwise` `[C, C, 1, 1]`, of batch
+/// relu → depthwise `depthwise` `[C, 1, k, k]` → pointwise `pointwise` `[Cout, C, 1, 1]`, of batch
 /// norm of x when `normalised`.
 pub fn separable<T: Scalar>(
     weights: &mut impl Weights<T>,
     [depthwise, pointwise]: [&str; 2],
     x: &Tensor<T>,
+    channels_out: usize,
     window: Window,
     normalised: bool,
 ) -> Tensor<T> {
     let (c, k) = (x.shape[3], window.kernel);
     let taps = weights.tensor(&format!("{depthwise}.weight"), &[c, 1, k, k]);
-    let point = weights.tensor(&format!("{pointwise}.weight"), &[c, c, 1, 1]);
+    let point = weights.tensor(&format!("{pointwise}.weight"), &[channels_out, c, 1, 1]);
     ops::separable(
         x,
         normalised,
         window,
         &transpose(&taps, c),
-        &transpose(&point, c),
+        &transpose(&point, channels_out),
     )
 }
 

@@ -46,6 +46,8 @@ pub struct Supernet {
     pub cells: usize,
     /// PC-DARTS' K, where that is the supernet; of DARTS only.
     pub partial: Option<usize>,
+    /// Whether it is the supernet of sharpDARTS; of DARTS only.
+    pub sharp: bool,
     /// Classes of the linear layer.
     pub classes: usize,
     /// `[N, H, W, 3]`

@@ -48,6 +48,17 @@ pub fn relax<T: Scalar>(alpha: &[T], columns: usize) -> Vec<T> {
     alpha.chunks(columns).flat_map(soften).collect()
 }
 
+/// Max-W regularisation of each row of `columns`: 1 − max s + s of its softmax s.
+pub fn max_w<T: Scalar>(alpha: &[T], columns: usize) -> Vec<T> {
+    let raise = |row: &[T]| {
+        let largest = |most: T, &s: &T| if s.re() > most.re() { s } else { most };
+        let most = row.iter().fold(row[0], largest);
+        row.iter().map(|&s| s - most + 1.0).collect::<Vec<T>>()
+    };
+    let soft = relax(alpha, columns);
+    soft.chunks(columns).flat_map(raise).collect()
+}
+
 /// ln Σ eˣ, moved by the largest x so that nothing overflows; the shift is a constant.
 fn log_sum_exp<T: Scalar>(row: &[T]) -> T {
     let largest = row.iter().map(|x| x.re()).fold(f64::NEG_INFINITY, f64::max);

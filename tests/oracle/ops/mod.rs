@@ -6,7 +6,7 @@ mod convolution;
 mod norm;
 mod pool;
 
-pub use classifier::{classifier, relax};
+pub use classifier::{classifier, max_w, relax};
 pub use convolution::{Window, conv, factorized_reduce, separable};
 pub use norm::{Branch, mix, norm};
 pub use pool::{Pool, pool};

@@ -12,6 +12,11 @@ use crate::space::Genotype;
 
 const NB201: &str =
     "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_3x3~0|none~1|skip_connect~2|";
+/// Every op of sharpDARTS, at both strides.
+const SHARP: &str = "Genotype(normal=[('choke_conv_3x3', 0), ('dil_choke_conv_3x3', 1), \
+     ('flood_conv_3x3', 0), ('dil_flood_conv_3x3', 2)], normal_concat=[2, 3], \
+     reduce=[('sharp_dil_conv_3x3', 0), ('choke_conv_3x3', 1), ('dil_flood_conv_3x3', 0), \
+     ('dil_choke_conv_3x3', 1)], reduce_concat=[2, 3])";
 /// One node of each cell is read by nobody, one term is nothing.
 const PARTLY_DEAD: &str = "Genotype(normal=[('sep_conv_7x7', 0), ('conv_7x1_1x7', 1), \
      ('sep_conv_3x3', 0), ('dil_conv_5x5', 1), ('none', 0), ('skip_connect', 2)], \
@@ -63,6 +68,7 @@ fn the_gradient_predicts_the_change_of_the_loss_with_head_smoothing_and_drop_pat
         ("AmoebaNet", 32),
         (NB201, 8),
         (PARTLY_DEAD, 8),
+        (SHARP, 8),
     ] {
         let (network, theta) = network(genotype, size, true);
         let mut executor = loaded(network, size);
@@ -118,7 +124,7 @@ fn inference_with_a_batchs_own_statistics_gives_that_batchs_logits() {
 
 #[test]
 fn the_tape_has_the_parameters_that_the_description_counts() {
-    for genotype in ["DARTS_V2", "NASNet", "AmoebaNet", PARTLY_DEAD, NB201] {
+    for genotype in ["DARTS_V2", "NASNet", "AmoebaNet", PARTLY_DEAD, SHARP, NB201] {
         let (network, theta) = network(genotype, 32, false);
         let count: usize = network
             .parameters

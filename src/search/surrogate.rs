@@ -5,7 +5,8 @@
 //! loss is |prediction − accuracy|, Adam minimises it, the last bias starts at 1.8 so that first
 //! predictions are good accuracies; five members see four fifths of the data each, and their mean
 //! is the prediction. A token here is an (edge, op) pair. Embedding and hidden layer are 16 and 32
-//! wide, not 100: there are 30 tokens and some fifty cells to learn from.
+//! wide, not 100: there are 30 tokens and some fifty cells to learn from in NAS-Bench-201, 112 and some
+//! hundreds in DARTS.
 
 use rand::RngExt;
 
@@ -26,7 +27,7 @@ const BATCH: usize = 8;
 const FIRST_BIAS: f32 = 1.8;
 
 /// A cell as tokens, and its accuracy, 0..1.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     /// Numbers of its (edge, op) pairs.
     pub tokens: Vec<usize>,
