@@ -256,8 +256,9 @@ pub fn resolve_for(
         None => defaults::SPACE,
         Some(space) => space.clone().try_into().map_err(|_| {
             BadUsage(format!(
-                "{}: expected darts or nb201, found {space}",
-                named(origins, "space")
+                "{}: expected {}, found {space}",
+                named(origins, "space"),
+                Space::names()
             ))
         })?,
     };
