@@ -40,9 +40,9 @@ bench-libtorch: target/venv/.torch-$(TORCH)
 PROBE_DATA ?= digits
 check-probe: target/venv/.torch-$(TORCH)
 	cargo build --release
-	for space in nb201 darts; do for terms in 0 1 3; do \
+	for space in nb201 darts nasnet; do for terms in 0 1 3; do \
 	  target/release/ndarts probe --space $$space --data $(PROBE_DATA) --channels 8 \
-	    --cells $$([ $$space = darts ] && echo 3 || echo 1) --batch 8 --neumann-terms $$terms \
+	    --cells $$([ $$space = nb201 ] && echo 1 || echo 3) --batch 8 --neumann-terms $$terms \
 	    --out target/probe-$$space-$$terms.safetensors && \
 	  target/venv/bin/python tests/torch/check_probe.py target/probe-$$space-$$terms.safetensors \
 	  || exit 1; done; done

@@ -1,5 +1,5 @@
-// Dense convolution, optional relu → k×k → batch statistics, and factorized reduction (KERNEL 2, whose
-// tap (0, 0) feeds the first channels and tap (1, 1) the others). `src/ops/conv/mod.rs` has the maths:
+// Dense convolution, optional relu → k×k → batch statistics; of a window's middle row or column alone (AXIS);
+// and factorized reduction (KERNEL 2, whose tap (0, 0) feeds the first channels and tap (1, 1) the others). `src/ops/conv/mod.rs` has the maths:
 //
 //   z = Σ_tap a[s·y + tap]·W_tap + b        W̄_tap = a[tap]ᵀ z̄                  ā = Σ_tap z̄[tap]ᵀ·W_tapᵀ
 //   ż = ȧ ⋆ W + a ⋆ Ẇ + ḃ                   W̄˙_tap = ȧ[tap]ᵀ z̄ + a[tap]ᵀ z̄˙     ā˙ = z̄˙ ⋆ᵀ W + z̄ ⋆ᵀ Ẇ
@@ -39,7 +39,7 @@
 //
 // Definitions: STORAGE; OPERAND, float for multiply-adds, tf32 or bf16 for tensor cores; PASS, which of
 // the entries below is compiled: 0 forward, 1 backward, 2 tangent, 3 tangent_backward; KERNEL and STRIDE
-// (1 or 2); VECTOR of the input and WIDE of the output (with its readers); COLUMNS, output channels of a
+// (1 or 2); AXIS, left out, or 1 for the middle row and 2 for the middle column; VECTOR of the input and WIDE of the output (with its readers); COLUMNS, output channels of a
 // block, a multiple of 8 up to 64 (on tensor cores in backward of 16); CHUNK, input channels of a step (of
 // a block in backward), a power of two from 4 to 64 (on tensor cores at least a DEPTH, in backward 16);
 // CELLS, most cells of a tile, with multiply-adds in forward and tangent a multiple of the threads that

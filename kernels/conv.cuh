@@ -13,12 +13,19 @@ template <> constexpr bool ON_TENSOR_CORES<float> = false;
 typedef OPERAND operand;
 constexpr bool TENSOR = ON_TENSOR_CORES<operand>;
 
+#ifndef AXIS
+#define AXIS 0
+#endif
 constexpr bool SPLIT = KERNEL == 2;
-constexpr u32 TAPS = SPLIT ? 2 : KERNEL * KERNEL;
+constexpr u32 TAPS = SPLIT ? 2 : AXIS ? KERNEL : KERNEL * KERNEL;
 constexpr int PAD = (KERNEL - 1) / 2;
 
-__host__ __device__ constexpr int tap_y(u32 tap) { return SPLIT ? tap : tap / KERNEL; }
-__host__ __device__ constexpr int tap_x(u32 tap) { return SPLIT ? tap : tap % KERNEL; }
+__host__ __device__ constexpr int tap_y(u32 tap) {
+    return SPLIT || AXIS == 2 ? tap : AXIS == 1 ? PAD : tap / KERNEL;
+}
+__host__ __device__ constexpr int tap_x(u32 tap) {
+    return SPLIT || AXIS == 1 ? tap : AXIS == 2 ? PAD : tap % KERNEL;
+}
 
 struct Conv {
     Header header;

@@ -1,5 +1,5 @@
-// Pools of one state: 3×3 average (padding not counted), 3×3 and 2×2 maximum, 2×2 average, each with batch
-// statistics. `src/ops/pool/mod.rs` has the maths; P is the pool as a matrix, once the places of the
+// Pools of one state: 3×3 average (padding not counted), 3×3, 2×2, 5×5 and 7×7 maximum, 2×2 average, each with
+// batch statistics. `src/ops/pool/mod.rs` has the maths; P is the pool as a matrix, once the places of the
 // maxima (the first in row-major order) are known:
 //
 //   z = P·x       ż = P·ẋ       x̄ = Σ Pᵀ·z̄       x̄˙ = Σ Pᵀ·z̄˙
@@ -20,15 +20,20 @@
 //
 // Definitions: STORAGE; VECTOR; GROUPS, vectors of a slab, a power of two; STRIDE, 1 or 2; BRANCHES, 1 or 2;
 // KINDS, two bits a branch, the first lowest: 0 average 3×3, 1 maximum 3×3, 2 average 2×2,
-// 3 maximum 2×2, which shares no launch with another maximum.
+// 3 maximum 2×2, which shares no launch with another maximum; SIDE, left out for 3, or 5 or 7 for one branch
+// alone, of kind 1, whose windows are that wide.
 #include "adjoint.cuh"
 
+#ifndef SIDE
+#define SIDE 3
+#endif
 #define THREADS 512
 // 64 registers a thread: with two blocks on a multiprocessor half its warps are there.
 #define BOUNDS __launch_bounds__(THREADS, 2)
 #define CELLS 2 // pixels a thread sums in the backward passes
 #define MOST_BRANCHES 2 // of a launch: more would not fit the registers with their statistics
 
+constexpr int REACH = SIDE / 2;        // of a window, from its middle
 constexpr u32 SLAB = GROUPS * VECTOR;  // channels of a block
 constexpr u32 ROWS = THREADS / GROUPS; // pixels side by side
 static_assert((GROUPS & (GROUPS - 1)) == 0 && BRANCHES <= MOST_BRANCHES, "a slab, and branches");
@@ -42,6 +47,13 @@ __host__ __device__ constexpr bool any(int kind, int branch = 0) {
 // A 2×2 window is the lower right of the 3×3 one.
 constexpr bool SMALL = any(MAXIMUM2), MAXIMUM = SMALL || any(MAXIMUM3);
 static_assert(!(SMALL && any(MAXIMUM3)), "one kind of maximum");
+static_assert(SIDE == 3 || (BRANCHES == 1 && kind_of(0) == MAXIMUM3), "a wide window has its launch alone");
+// Windows over a pixel, in one direction, from the first on: with stride 1 as many as a window has places; with
+// stride 2 half of them, of which an odd pixel of a 3×3 sees one more, an even one of a 5×5.
+__device__ __forceinline__ int first_window(int at) { return STRIDE == 1 ? at - REACH : (at + 1 - REACH) >> 1; }
+__device__ __forceinline__ int window_count(int at) {
+    return STRIDE == 1 ? SIDE : ((at + REACH) >> 1) - first_window(at) + 1;
+}
 __host__ __device__ constexpr bool is_maximum(int kind) { return kind == MAXIMUM3 || kind == MAXIMUM2; }
 __host__ __device__ constexpr bool is_small(int kind) { return kind == AVERAGE2 || kind == MAXIMUM2; }
 
@@ -149,15 +161,16 @@ __device__ __forceinline__ void windows(const Pool& p, int y, int x, const stora
     bool none = true;
     // Row by row: nine loads under way at once would not fit the registers beside the sums.
 #pragma unroll 1
-    for (int dy = 0; dy < 3; ++dy)
+    for (int dy = 0; dy < SIDE; ++dy)
 #pragma unroll
-        for (int dx = 0; dx < 3; ++dx) {
+        for (int dx = 0; dx < SIDE; ++dx) {
             const u32 place = (dy * columns + dx) * SLAB;
             Vector value, dot;
             if (!DOT || MAXIMUM) value = load<VECTOR>(from + place);
             if (DOT) dot = load<VECTOR>(from_dot + place);
             const Vector& of = DOT ? dot : value;
-            const bool inside = (u32)(y * STRIDE - 1 + dy) < p.height && (u32)(x * STRIDE - 1 + dx) < p.width;
+            const bool inside =
+                (u32)(y * STRIDE - REACH + dy) < p.height && (u32)(x * STRIDE - REACH + dx) < p.width;
 #pragma unroll
             for (int i = 0; i < VECTOR; ++i) {
                 sum[i] += of[i]; // zero outside the image
@@ -187,7 +200,7 @@ template <bool DOT> __device__ __forceinline__ void forward(const Pool& p) {
     const u32 rows = p.inputs.rows, columns = p.inputs.columns;
     storage* tile = reinterpret_cast<storage*>(shared_memory);
     storage* tile_dot = tile + (DOT && MAXIMUM ? p.tile_images * rows * columns * SLAB : 0);
-    const int top = m.y * STRIDE - 1, left = m.x * STRIDE - 1;
+    const int top = m.y * STRIDE - REACH, left = m.x * STRIDE - REACH;
     if (!DOT || MAXIMUM) copy_tile(p, m, p.input, top, left, tile);
     if (DOT) copy_tile(p, m, p.tangent, top, left, tile_dot);
     __syncthreads();
@@ -264,7 +277,7 @@ extern "C" __global__ void BOUNDS pool_tangent(const Pool p) {
     forward<true>(p);
 }
 
-// The places of the maxima of a block's windows, a byte a channel: 3·dy + dx within the window.
+// The places of the maxima of a block's windows, a byte a channel: SIDE·dy + dx within the window.
 __device__ __forceinline__ void places(const Pool& p, const Mine& m, int top, int left, const storage* tile,
                                        u32* codes) {
     const u32 rows = p.inputs.rows, columns = p.inputs.columns;
@@ -272,22 +285,22 @@ __device__ __forceinline__ void places(const Pool& p, const Mine& m, int top, in
         const At a(i, p.windows);
         const storage* from =
             tile + ((a.image * rows + a.y * STRIDE) * columns + a.x * STRIDE) * SLAB + m.group * VECTOR;
-        const int y = (top + a.y) * STRIDE - 1, x = (left + a.x) * STRIDE - 1;
+        const int y = (top + a.y) * STRIDE - REACH, x = (left + a.x) * STRIDE - REACH;
         Vector best = splat<VECTOR>(0.0f);
         u32 place[VECTOR];
         bool none = true;
 #pragma unroll
         for (int k = 0; k < VECTOR; ++k) place[k] = 255;
+#pragma unroll(SIDE == 3 ? SIDE : 1)
+        for (int dy = 0; dy < SIDE; ++dy)
 #pragma unroll
-        for (int dy = 0; dy < 3; ++dy)
-#pragma unroll
-            for (int dx = 0; dx < 3; ++dx) {
+            for (int dx = 0; dx < SIDE; ++dx) {
                 if (SMALL && (dy == 0 || dx == 0)) continue;
                 if ((u32)(y + dy) >= p.height || (u32)(x + dx) >= p.width) continue;
                 const Vector value = load<VECTOR>(from + (dy * columns + dx) * SLAB);
 #pragma unroll
                 for (int k = 0; k < VECTOR; ++k)
-                    if (none || value[k] > best[k]) best[k] = value[k], place[k] = 3 * dy + dx;
+                    if (none || value[k] > best[k]) best[k] = value[k], place[k] = SIDE * dy + dx;
                 none = false;
             }
         u32 code = 0;
@@ -301,20 +314,21 @@ __device__ __forceinline__ void places(const Pool& p, const Mine& m, int top, in
 // block's first window.
 __device__ __forceinline__ void gather(int kind, const Pool& p, const Mine& m, int image, int y, int x, int top,
                                        int left, const float* tile, const u32* codes, Vector& sum) {
-    // With stride 1 three windows a side lie over a pixel; with stride 2 one, or two over an odd one.
-    const int rows = STRIDE == 1 ? 3 : 1 + (y & 1), columns = STRIDE == 1 ? 3 : 1 + (x & 1);
-    const int first_y = (STRIDE == 1 ? y - 1 : y / 2) - top, first_x = (STRIDE == 1 ? x - 1 : x / 2) - left;
+    const int rows = window_count(y), columns = window_count(x);
+    const int first_y = first_window(y) - top, first_x = first_window(x) - left;
+    // The pixel's place in the first of them; in the next it lies STRIDE before.
+    const int down = y + REACH - STRIDE * first_window(y), across = x + REACH - STRIDE * first_window(x);
     u32 row = ((image * p.windows.rows + first_y) * p.windows.columns + first_x) * GROUPS + m.group;
 #pragma unroll 1
     for (int i = 0; i < rows; ++i, row += p.windows.columns * GROUPS) {
-        const int dy = STRIDE == 1 ? 2 - i : rows - 2 * i; // the pixel's place in the window
+        const int dy = down - STRIDE * i;
 #pragma unroll 1
         for (int j = 0; j < columns; ++j) {
-            const int dx = STRIDE == 1 ? 2 - j : columns - 2 * j;
+            const int dx = across - STRIDE * j;
             if (is_small(kind) && (dy == 0 || dx == 0)) continue;
             const u32 at = row + j * GROUPS;
             const Vector bar = load<VECTOR>(tile + at * VECTOR);
-            const u32 other = is_maximum(kind) ? codes[at] ^ (3 * dy + dx) * 0x01010101u : 0;
+            const u32 other = is_maximum(kind) ? codes[at] ^ (SIDE * dy + dx) * 0x01010101u : 0;
 #pragma unroll
             for (int k = 0; k < VECTOR; ++k)
                 if (!(other & 255u << 8 * k)) sum[k] += bar[k];
@@ -325,15 +339,15 @@ __device__ __forceinline__ void gather(int kind, const Pool& p, const Mine& m, i
 // Both backward passes: Pᵀ of z̄, or of z̄˙ if DOT.
 template <bool DOT> __device__ __forceinline__ void backward(const Pool& p) {
     const Mine m = mine(p);
-    // The first window that touches the tile; with stride 1 it may lie outside.
-    const int top = STRIDE == 1 ? m.y - 1 : m.y / 2, left = STRIDE == 1 ? m.x - 1 : m.x / 2;
+    // The first window that touches the tile; it may lie outside.
+    const int top = first_window(m.y), left = first_window(m.x);
     float* table = reinterpret_cast<float*>(shared_memory);
     u32* codes = reinterpret_cast<u32*>(table + p.codes);
     float* tile = table + p.values;
     if constexpr (MAXIMUM) {
         // x lies where z̄ will.
         storage* x = reinterpret_cast<storage*>(tile);
-        copy_tile(p, m, p.input, top * STRIDE - 1, left * STRIDE - 1, x);
+        copy_tile(p, m, p.input, top * STRIDE - REACH, left * STRIDE - REACH, x);
         __syncthreads();
         places(p, m, top, left, x, codes);
     }
@@ -349,7 +363,7 @@ template <bool DOT> __device__ __forceinline__ void backward(const Pool& p) {
             const At a(i, p.windows);
             const u32 image = m.image + a.image, y = top + a.y, x = left + a.x;
             Vector bar = splat<VECTOR>(0.0f), bar_dot = bar;
-            // −1 is past the last as well.
+            // What is negative is past the last as well.
             if (image < p.images && y < branch.rows && x < branch.columns) {
                 const u32 pixel = (image * branch.rows + y) * branch.columns + x;
                 adjoint<DOT, VECTOR>(branch.adjoint, table, p.channels, pixel, m.channel, bar, bar_dot);

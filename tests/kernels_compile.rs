@@ -39,9 +39,10 @@ const FEW_CHANNELS: [usize; 1] = [6];
 /// Everything compiled for both spaces at these channels.
 fn specialised(precision: Precision, channels: &[usize]) -> Vec<Specialisation> {
     let mut found = BTreeSet::new();
-    for space in Space::ALL {
+    // A mix of all the ops into a NASNet node wants more shared memory than there is.
+    for space in [Space::Darts, Space::NasBench201] {
         for &channels in channels {
-            let cells = if space == Space::Darts { 3 } else { 1 };
+            let cells = if space == Space::NasBench201 { 1 } else { 3 };
             let supernet =
                 Supernet::record(space, channels, cells, 10, 4, [32, 32]).expect("sizes");
             found.extend(specialisations(&supernet.tape, precision).expect("kernels"));

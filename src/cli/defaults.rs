@@ -98,7 +98,7 @@ pub fn defaults_for(data: DataKind, space: Space) -> SearchSettings {
         }
         (DataKind::Digits, _) => {
             settings.channels = 8;
-            settings.cells = if space == Space::Darts { 3 } else { 1 };
+            settings.cells = if space == Space::NasBench201 { 1 } else { 3 };
             settings.batch = 32;
             settings.epochs = 16;
             settings.arch_lr = 1e-2;

@@ -256,8 +256,9 @@ pub fn resolve_for(
         None => defaults::SPACE,
         Some(space) => space.clone().try_into().map_err(|_| {
             BadUsage(format!(
-                "{}: expected darts or nb201, found {space}",
-                named(origins, "space")
+                "{}: expected {}, found {space}",
+                named(origins, "space"),
+                Space::names()
             ))
         })?,
     };
@@ -448,7 +449,7 @@ mod tests {
             --sigma 0.3 --es-step 0.7 --es-literal --antithetic --channels 5 --cells 2 --batch 9 \
             --epochs 11 --warmup-epochs 1 --stable-epochs 2 --seed 12 --lr 0.1 --lr-min 0.01 --momentum 0.8 \
             --weight-decay 0.002 --clip 3 --arch-lr 0.004 --arch-weight-decay 0.005 --arch-beta1 0.6 \
-            --arch-beta2 0.99 --arch-second-moment edge --image-size 24 --crop-padding 2 --flip=true --cutout 8 \
+            --arch-beta2 0.99 --arch-second-moment edge --image-size 24 --subset 0.2,0.1 --crop-padding 2 --flip=true --cutout 8 \
             --mean 0.1,0.2,0.3 --std 0.4";
         let settings = resolved(arguments, "").unwrap();
         assert_eq!(settings.gamma, Gamma::Auto);

@@ -61,7 +61,7 @@ impl Command {
         }
         let device = Device::parse(&self.device)?;
         let cells = match self.space {
-            Space::Darts => 8,
+            Space::Darts | Space::Nasnet => 8,
             Space::NasBench201 => 5,
         };
         let setting = Setting {

@@ -1,9 +1,8 @@
 //! The DARTS supernet (Liu et al. 2019, search network of the official code).
 //!
-//! Stem 3×3 to 3C; cells of four nodes; reduction cells at L/3 and 2L/3, where C doubles. A cell's
-//! nodes are written side by side into one activation, so its concatenation costs nothing. In the
-//! cells batch norm has no γ and β. A [`Variant`] may name other candidates of an edge than DARTS'; of the ops
-//! that it leaves out nothing is recorded.
+//! Cells of four nodes in the row of [`super::skeleton`]. A cell's nodes are written side by side into one
+//! activation, so its concatenation costs nothing. A [`Variant`] may name other candidates of an edge than DARTS'; of
+//! the ops that it leaves out nothing is recorded.
 
 use super::{Recorder, Variant};
 use crate::ops::mix::Term;
@@ -15,7 +14,6 @@ use crate::space::ops::SeparableOp;
 use crate::space::{DARTS_CANDIDATES, DARTS_EDGES, GenotypeOp};
 
 const NODES: usize = 4;
-const STEM_MULTIPLIER: usize = 3;
 
 pub(super) fn record(
     r: &mut Recorder,
@@ -49,23 +47,14 @@ pub(super) fn record(
             r.edge_alphas(["normal", "reduce"], &into, ops.len())
         }
     };
-    let stem_channels = STEM_MULTIPLIER * channels;
-    let names = ("stem.0.weight".to_owned(), "stem.1");
-    let stem = r.conv_norm(r.tape.images, names, stem_channels, (3, 1), false);
-    let (mut before, mut last) = (stem, stem);
-    let (mut channels, mut reduced) = (channels, false);
-    for index in 0..cells {
-        let reduction = index == cells / 3 || index == 2 * cells / 3;
-        if reduction {
-            channels *= 2;
-        }
+    r.row_of_cells(channels, cells, classes, |r, place, inputs| {
         let cell = Cell {
-            name: format!("cells.{index}"),
-            channels,
-            stride: if reduction { 2 } else { 1 },
-            weights: if reduction { reduce } else { normal },
+            name: &place.name,
+            channels: place.channels,
+            stride: place.stride(),
+            weights: if place.reduction { reduce } else { normal },
             ops,
-            kept: if reduction {
+            kept: if place.reduction {
                 &kept[choices..]
             } else {
                 &kept[..choices]
@@ -73,14 +62,12 @@ pub(super) fn record(
             dropout: variant.dropout,
             partial: variant.partial,
         };
-        let output = cell.record(r, before, last, reduced);
-        (before, last, reduced) = (last, output, reduction);
-    }
-    r.classifier(last, false, classes);
+        cell.record(r, inputs)
+    });
 }
 
 struct Cell<'a> {
-    name: String,
+    name: &'a str,
     channels: usize,
     /// Of the edges that read the cell's inputs.
     stride: usize,
@@ -158,30 +145,15 @@ impl Cell<'_> {
         State { mixed, bypass }
     }
 
-    fn record(
-        &self,
-        r: &mut Recorder,
-        before: ActivationId,
-        last: ActivationId,
-        reduced: bool,
-    ) -> ActivationId {
-        let name = &self.name;
-        let first = if reduced {
-            let weights = self.factorized(r, &format!("{name}.preprocess0"), before, self.channels);
-            let z = r.tape.factorized_reduce(before, self.channels, weights);
-            r.tape.norm(z, None)
-        } else {
-            self.preprocess(r, &format!("{name}.preprocess0"), before)
-        };
-        let second = self.preprocess(r, &format!("{name}.preprocess1"), last);
-        let size = r.tape.size(first).map(|s| s / self.stride);
+    fn record(&self, r: &mut Recorder, inputs: [ActivationId; 2]) -> ActivationId {
+        let size = r.tape.size(inputs[0]).map(|s| s / self.stride);
         let output = r.tape.activation(size, NODES * self.channels, false);
-        let mut states: Vec<State> = [first, second]
+        let mut states: Vec<State> = inputs
             .into_iter()
             .map(|input| self.state(r, input, 0, self.stride))
             .collect();
         let weights: Vec<_> = (0..DARTS_EDGES.len())
-            .map(|edge| self.edge_weights(r, edge, states[0].mixed))
+            .map(|edge| self.edge_weights(r, edge))
             .collect();
         let mut branches: Vec<Branches> = vec![Vec::new(); DARTS_EDGES.len()];
         self.read_states(r, &states, 0, &weights, &mut branches);
@@ -196,29 +168,7 @@ impl Cell<'_> {
         output
     }
 
-    fn preprocess(&self, r: &mut Recorder, name: &str, input: ActivationId) -> ActivationId {
-        let cin = r.tape.channels(input);
-        let weight = r.conv_weight(format!("{name}.op.1.weight"), self.channels, cin, 1);
-        let z = r
-            .tape
-            .conv(input, (1, 1), self.channels, true, true, (weight, None));
-        r.tape.norm(z, None)
-    }
-
-    fn factorized(
-        &self,
-        r: &mut Recorder,
-        name: &str,
-        input: ActivationId,
-        cout: usize,
-    ) -> [ParameterId; 2] {
-        let cin = r.tape.channels(input);
-        let half = cout / 2;
-        [(1, half), (2, cout - half)]
-            .map(|(i, cout)| r.conv_weight(format!("{name}.conv_{i}.weight"), cout, cin, 1))
-    }
-
-    fn edge_weights(&self, r: &mut Recorder, edge: usize, state: ActivationId) -> EdgeWeights {
+    fn edge_weights(&self, r: &mut Recorder, edge: usize) -> EdgeWeights {
         let c = self.width();
         let edge_name = format!("{}._ops.{edge}._ops", self.name);
         let strided = self.stride == 2 && DARTS_EDGES[edge].from < 2;
@@ -227,11 +177,7 @@ impl Cell<'_> {
             let name = format!("{edge_name}.{column}");
             if let Some(form) = op.separable() {
                 let mut half = |at: usize, cin: usize, cout: usize| {
-                    let name = |i| format!("{name}.op.{i}.weight");
-                    (
-                        r.depthwise_weight(name(at), cin, form.kernel),
-                        r.conv_weight(name(at + 1), cout, cin, 1),
-                    )
+                    r.separable_weights(&name, at, [cin, cout], form.kernel)
                 };
                 let halves = match form.width(c) {
                     None => vec![half(1, c, c)],
@@ -239,7 +185,7 @@ impl Cell<'_> {
                 };
                 weights.push((column, OpWeights::Separable(form, halves)));
             } else if op == GenotypeOp::SkipConnect && strided {
-                let halves = self.factorized(r, &name, state, c);
+                let halves = r.factorized(&name, c, c);
                 weights.push((column, OpWeights::Reduce(halves)));
             }
         }

@@ -1,4 +1,4 @@
-//! Networks on a tape: the supernets of the two spaces, and their parameters under PyTorch's names.
+//! Networks on a tape: the supernets of the spaces, and their parameters under PyTorch's names.
 //!
 //! [`Supernet::record`] builds the tape; [`derived`] describes the network that a found genotype
 //! becomes; [`parameters`] knows each tensor's name, PyTorch shape and layout in θ, so that weights
@@ -6,8 +6,10 @@
 
 mod darts;
 pub mod derived;
+mod nasnet;
 mod nb201;
 pub mod parameters;
+mod skeleton;
 pub mod state_dict;
 #[cfg(test)]
 mod tests;
@@ -52,7 +54,7 @@ pub struct Supernet {
 }
 
 impl Supernet {
-    /// Records the supernet of `space`: C `channels` in the first stage, `cells` cells (DARTS) or
+    /// Records the supernet of `space`: C `channels` in the first stage, `cells` cells (DARTS, NASNet) or
     /// cells a stage (NAS-Bench-201), for batches of `batch` images of `[height, width]`.
     ///
     /// # Errors
@@ -110,13 +112,17 @@ impl Supernet {
         recorder.tape.relaxation = variant.relaxation;
         match space {
             Space::Darts => darts::record(&mut recorder, channels, cells, classes, variant),
-            Space::NasBench201 => {
+            Space::NasBench201 | Space::Nasnet => {
                 let plain = Variant {
                     relaxation: variant.relaxation,
                     ..Variant::default()
                 };
                 assert!(*variant == plain, "a variant of DARTS");
-                nb201::record(&mut recorder, channels, cells, classes);
+                let record = match space {
+                    Space::Nasnet => nasnet::record,
+                    _ => nb201::record,
+                };
+                record(&mut recorder, channels, cells, classes);
             }
         }
         Ok(recorder.finish())
@@ -166,6 +172,22 @@ impl Recorder {
             Layout::Conv,
             Self::uniform(cin * k * k),
         )
+    }
+
+    /// `[C, C, 1, k]`, or `[C, C, k, 1]` where `vertical`
+    fn conv_along_weight(
+        &mut self,
+        name: String,
+        c: usize,
+        k: usize,
+        vertical: bool,
+    ) -> ParameterId {
+        let shape = if vertical {
+            vec![c, c, k, 1]
+        } else {
+            vec![c, c, 1, k]
+        };
+        self.add(name, shape, Layout::Conv, Self::uniform(c * k))
     }
 
     /// `[C, 1, k, k]`

@@ -13,6 +13,9 @@ use crate::ops::update::cpu::{axpy, dot, neumann_step, norm};
 use crate::space::Space;
 use std::ops::Range;
 
+/// A mix of all the ops into a NASNet node wants more shared memory than a GPU's block has.
+const ON_GPUS: [Space; 2] = [Space::Darts, Space::NasBench201];
+
 fn normal(len: usize, stream: u64) -> Vec<f32> {
     let philox = Philox::new(3, Purpose::ProbeVector);
     (0..len as u64)
@@ -21,7 +24,7 @@ fn normal(len: usize, stream: u64) -> Vec<f32> {
 }
 
 fn tiny(space: Space, device: Device) -> (Executor, Vec<f32>) {
-    let cells = if space == Space::Darts { 3 } else { 1 };
+    let cells = if space == Space::NasBench201 { 1 } else { 3 };
     let supernet = Supernet::record(space, 4, cells, 5, 3, [8, 8]).unwrap();
     let mut theta = initial_theta(&supernet.parameters, 1);
     let omega = supernet.tape.omega_len;
@@ -126,7 +129,7 @@ fn hessian_is_symmetric() {
 #[test]
 fn buffers_alive_together_never_overlap() {
     for space in [Space::Darts, Space::NasBench201] {
-        let cells = if space == Space::Darts { 3 } else { 1 };
+        let cells = if space == Space::NasBench201 { 1 } else { 3 };
         let tape = Supernet::record(space, 4, cells, 10, 2, [8, 8])
             .expect("valid shapes")
             .tape;
@@ -163,7 +166,7 @@ fn tiny_on_device(space: Space) -> Option<(Turn, Executor, Vector)> {
 
 #[test]
 fn supernets_on_the_device_match_the_cpu_and_repeat_their_bits() {
-    for space in Space::ALL {
+    for space in ON_GPUS {
         let Some((_turn, mut device, theta)) = tiny_on_device(space) else {
             return;
         };
@@ -197,7 +200,7 @@ fn supernets_on_the_device_match_the_cpu_and_repeat_their_bits() {
 
 #[test]
 fn a_series_on_the_device_matches_the_cpu() {
-    for space in Space::ALL {
+    for space in ON_GPUS {
         let Some((_turn, mut device, theta)) = tiny_on_device(space) else {
             return;
         };
@@ -239,7 +242,7 @@ fn device_of(vector: &Vector) -> Device {
 
 /// A supernet whose α part holds op weights, and the length of ω.
 fn given(space: Space, device: Device) -> (Executor, usize) {
-    let cells = if space == Space::Darts { 4 } else { 2 };
+    let cells = if space == Space::NasBench201 { 2 } else { 4 };
     let size = [8, 8];
     let variant = Variant {
         relaxation: Relaxation::Given,
@@ -402,7 +405,7 @@ fn ops_that_are_off_change_nothing_but_the_work() {
 /// One architecture after the other over the same buffers, as a strategy draws them.
 #[test]
 fn a_part_of_a_supernet_is_on_the_device_what_it_is_on_the_cpu() {
-    for space in Space::ALL {
+    for space in ON_GPUS {
         let Some(turn) = for_tests() else {
             return;
         };

@@ -157,7 +157,8 @@ impl Search {
         if let Err((setting, problem)) = s.strategy.check(s) {
             anyhow::bail!("--{setting}: {problem}");
         }
-        let (device, device_line) = Device::choose(&s.device)?;
+        let asked = strategies::device(s.space, &s.device).map_err(anyhow::Error::msg)?;
+        let (device, device_line) = Device::choose(asked)?;
         let strategy = strategy(s);
         let design = strategy.design(s);
         let setup = Setup::with(s, design.cells, &design.variant)?;

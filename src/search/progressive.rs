@@ -68,7 +68,7 @@ impl Partial {
         let nodes = counts.iter().take_while(|&&count| count > 0).count();
         let whole = |node: usize| match space {
             Space::NasBench201 => node + 1,
-            Space::Darts => EDGES_PER_NODE,
+            Space::Darts | Space::Nasnet => EDGES_PER_NODE,
         };
         let expected = (0..levels(space)).map(|node| if node < nodes { whole(node) } else { 0 });
         (counts == expected.collect::<Vec<_>>()).then_some(Partial { space, nodes, ops })
@@ -79,7 +79,7 @@ impl Partial {
         let rows = into(self.space, first_node(self.space) + self.nodes);
         let chosen: Vec<Vec<usize>> = match self.space {
             Space::NasBench201 => vec![rows],
-            Space::Darts => pairs(&rows),
+            Space::Darts | Space::Nasnet => pairs(&rows),
         };
         chosen
             .iter()
@@ -90,7 +90,7 @@ impl Partial {
     /// One node more, with every combination of ops on its `edges`.
     fn with_ops_on(&self, edges: &[usize]) -> Vec<Partial> {
         let first = match self.space {
-            Space::NasBench201 => 0,
+            Space::NasBench201 | Space::Nasnet => 0,
             // Behind `none`.
             Space::Darts => 1,
         };

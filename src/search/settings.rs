@@ -46,7 +46,7 @@ pub struct SearchSettings {
     pub antithetic: bool,
     /// C, channels of the first stage.
     pub channels: usize,
-    /// DARTS: number of cells; NAS-Bench-201: N, cells a stage.
+    /// DARTS, NASNet: number of cells; NAS-Bench-201: N, cells a stage.
     pub cells: usize,
     /// Images a batch.
     pub batch: usize,

@@ -3,14 +3,15 @@
 //! DARTS (Liu et al. 2019, section 2.4; `_parse` of the official code): softmax each edge's row;
 //! a node keeps the two edges whose strongest op other than `none` is strongest, strongest first,
 //! and that op on each. NAS-Bench-201 (Dong & Yang 2020): the strongest op of every edge, `none`
-//! included. Ties go to the lower edge or op, as Python's stable `sorted` and strict `>` do.
+//! included. The NASNet space has no published way from α; here it goes as DARTS does, over all thirteen
+//! ops, and a cell concatenates the nodes that none reads. Ties go to the lower edge or op, as Python's stable `sorted` and strict `>` do.
 
 use anyhow::{Result, bail};
 
 use super::genotype::darts::{EDGES_PER_NODE, NODES};
 use super::{
-    AlphaMatrix, DARTS_CANDIDATES, DartsGenotype, Genotype, GenotypeOp, Nb201Genotype, Nb201Op,
-    Space, quoted,
+    AlphaMatrix, DARTS_CANDIDATES, DartsGenotype, Genotype, GenotypeOp, NasnetOp, Nb201Genotype,
+    Nb201Op, Space, quoted,
 };
 
 /// Derives the genotype of α matrices given by name, each row-major [edges, ops].
@@ -34,6 +35,11 @@ pub fn derive(space: Space, alphas: &[(&str, &[f32])]) -> Result<Genotype> {
             let [normal, reduce] =
                 [normal?, reduce?].map(|alphas| softmax_cell(alphas, &DARTS_CANDIDATES));
             Ok(Genotype::Darts(DartsGenotype::of_cells(normal, reduce)))
+        }
+        Space::Nasnet => {
+            let [normal, reduce] = [0, 1].map(|index| find(&space.alphas()[index], alphas));
+            let (normal, reduce) = (nasnet_cell(normal?), nasnet_cell(reduce?));
+            Ok(Genotype::Darts(DartsGenotype::of_unread(normal, reduce)))
         }
         Space::NasBench201 => {
             let matrix = find(&space.alphas()[0], alphas)?;
@@ -87,6 +93,14 @@ pub fn softmax_cell(alphas: &[f32], ops: &[GenotypeOp]) -> Vec<(GenotypeOp, usiz
     chosen.map(|edge| (edge.op, edge.from)).collect()
 }
 
+fn nasnet_cell(alphas: &[f32]) -> Vec<(GenotypeOp, usize)> {
+    let ops = NasnetOp::ALL.map(GenotypeOp::from);
+    let rows = alphas.chunks_exact(ops.len());
+    let weights: Vec<f32> = rows.flat_map(softmax).collect();
+    let chosen = strongest_edges(&weights, &ops, 0).into_iter();
+    chosen.map(|edge| (edge.op, edge.from)).collect()
+}
+
 /// An edge that a node keeps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Strongest {
@@ -103,16 +117,20 @@ pub struct Strongest {
 /// The two edges that each node of a DARTS cell keeps by the weights of the candidates `ops`, `[14, ops]`: those
 /// whose strongest op other than `none`, the first, is strongest, in order of falling strength.
 pub fn strongest(weights: &[f32], ops: &[GenotypeOp]) -> Vec<Strongest> {
+    strongest_edges(weights, ops, 1)
+}
+
+/// As [`strongest`] over any `ops` but those before `first`, of a cell of as many nodes as have op weights.
+fn strongest_edges(weights: &[f32], ops: &[GenotypeOp], first: usize) -> Vec<Strongest> {
     let mut cell = Vec::with_capacity(NODES * EDGES_PER_NODE);
     let mut rows = weights.chunks_exact(ops.len()).enumerate();
-    for node in 0..NODES {
+    for node in 0.. {
         let mut candidates: Vec<Strongest> = rows
             .by_ref()
             .take(node + 2)
             .enumerate()
             .map(|(from, (edge, row))| {
-                // `none` is op 0: the search is over the ops behind it.
-                let op = 1 + first_maximum(&row[1..]);
+                let op = first + first_maximum(&row[first..]);
                 Strongest {
                     weight: row[op],
                     op: ops[op],
@@ -121,6 +139,9 @@ pub fn strongest(weights: &[f32], ops: &[GenotypeOp]) -> Vec<Strongest> {
                 }
             })
             .collect();
+        if candidates.is_empty() {
+            break;
+        }
         // Stable, so equal strengths keep the lower state first.
         candidates.sort_by(|a, b| b.weight.total_cmp(&a.weight));
         cell.extend(candidates.iter().take(EDGES_PER_NODE));
@@ -220,6 +241,31 @@ mod tests {
             (GenotypeOp::FloodConv3x3, 2),
         ];
         assert_eq!(cell[6..], expected);
+    }
+
+    #[test]
+    fn nasnet_keeps_two_edges_a_node_and_concatenates_the_nodes_that_none_reads() {
+        let mut alphas = vec![0.0; 20 * 13];
+        // Node 4 has rows 14 to 19: of its states the last two are strongest, nodes 2 and 3.
+        alphas[18 * 13 + NasnetOp::MaxPool7x7.index()] = 1.0;
+        alphas[19 * 13 + NasnetOp::SkipConnect.index()] = 2.0;
+        let even = vec![0.0; 20 * 13];
+        let alphas = [
+            ("alphas_normal", alphas.as_slice()),
+            ("alphas_reduce", &even),
+        ];
+        let Genotype::Darts(found) = derive(Space::Nasnet, &alphas).unwrap() else {
+            unreachable!("NASNet has DARTS genotypes")
+        };
+        found.validate().unwrap();
+        // Equal weights tie to the first op, which counts here: there is no `none`.
+        let first = [(GenotypeOp::SkipConnect, 0), (GenotypeOp::SkipConnect, 1)];
+        assert_eq!(found.normal[..8], first.repeat(4));
+        let last = [(GenotypeOp::SkipConnect, 5), (GenotypeOp::MaxPool7x7, 4)];
+        assert_eq!(found.normal[8..], last);
+        assert_eq!(found.normal_concat, [2, 3, 6]);
+        assert_eq!(found.reduce, first.repeat(5));
+        assert_eq!(found.reduce_concat, [2, 3, 4, 5, 6]);
     }
 
     #[test]

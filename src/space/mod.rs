@@ -2,7 +2,7 @@
 //!
 //! A cell is a small directed graph over numbered *states*. In DARTS states 0 and 1 are the outputs
 //! of the two cells before (`c_{k-2}`, `c_{k-1}`) and states 2 to 5 are the cell's own nodes 0 to 3;
-//! in NAS-Bench-201 state 0 is the cell's input and states 1 to 3 are its nodes. Every edge goes
+//! NASNet has one node more, which its paper calls blocks; in NAS-Bench-201 state 0 is the cell's input and states 1 to 3 are its nodes. Every edge goes
 //! from a lower state to a higher one. Row r of an α matrix belongs to edge r of [`Space::edges`],
 //! column c to op c of [`Space::op_names`]; both orders are those of the official code, so α moves
 //! between the two without a permutation.
@@ -17,7 +17,7 @@ pub mod table;
 
 pub use derive::{Strongest, derive, softmax_cell, strongest};
 pub use genotype::{CellGraph, DartsGenotype, Genotype, Nb201Genotype};
-pub use ops::{DARTS_CANDIDATES, DartsOp, GenotypeOp, Nb201Op, SHARP_CANDIDATES};
+pub use ops::{DARTS_CANDIDATES, DartsOp, GenotypeOp, NasnetOp, Nb201Op, SHARP_CANDIDATES};
 pub use table::Table;
 
 /// The search spaces.
@@ -30,6 +30,11 @@ pub enum Space {
     #[serde(rename = "nb201")]
     #[value(name = "nb201")]
     NasBench201,
+    /// NASNet: normal and reduction cells of five nodes and thirteen ops; a node adds up two of them, which
+    /// may read one state (Zoph et al. 2018; of its ways to combine two results addition alone, as the
+    /// published cells do).
+    #[serde(rename = "nasnet")]
+    Nasnet,
 }
 
 /// An edge of a cell, between two states (see the module's first paragraph for their numbers).
@@ -56,23 +61,28 @@ const fn edge(from: usize, to: usize) -> Edge {
     Edge { from, to }
 }
 
-/// DARTS: node i (state i + 2) reads states 0 to i + 1, in this order.
-pub const DARTS_EDGES: [Edge; 14] = [
-    edge(0, 2),
-    edge(1, 2),
-    edge(0, 3),
-    edge(1, 3),
-    edge(2, 3),
-    edge(0, 4),
-    edge(1, 4),
-    edge(2, 4),
-    edge(3, 4),
-    edge(0, 5),
-    edge(1, 5),
-    edge(2, 5),
-    edge(3, 5),
-    edge(4, 5),
-];
+/// The edges of as many nodes as `EDGES` suffices for: node i (state i + 2) reads states 0 to i + 1, in this
+/// order.
+const fn of_two_inputs<const EDGES: usize>() -> [Edge; EDGES] {
+    let mut edges = [edge(0, 0); EDGES];
+    let (mut next, mut to) = (0, 2);
+    while next < EDGES {
+        let mut from = 0;
+        while from < to {
+            edges[next] = edge(from, to);
+            next += 1;
+            from += 1;
+        }
+        to += 1;
+    }
+    edges
+}
+
+/// DARTS: four nodes, each reads every state below it.
+pub const DARTS_EDGES: [Edge; 14] = of_two_inputs();
+
+/// NASNet: five such nodes.
+pub const NASNET_EDGES: [Edge; 20] = of_two_inputs();
 
 /// NAS-Bench-201: 1←0, 2←0, 2←1, 3←0, 3←1, 3←2.
 pub const NB201_EDGES: [Edge; 6] = [
@@ -90,18 +100,21 @@ pub const DARTS_OPS: [&str; 8] = DartsOp::NAMES;
 /// Names of the NAS-Bench-201 ops, in the column order of `arch_parameters`.
 pub const NB201_OPS: [&str; 5] = Nb201Op::NAMES;
 
-const DARTS_ALPHAS: [AlphaMatrix; 2] = [
-    AlphaMatrix {
-        name: "alphas_normal",
-        edges: DARTS_EDGES.len(),
-        ops: DARTS_OPS.len(),
-    },
-    AlphaMatrix {
+/// Names of the NASNet ops, in the column order of its `alphas_normal` and `alphas_reduce`.
+pub const NASNET_OPS: [&str; 13] = NasnetOp::NAMES;
+
+const fn of_two_cells(edges: usize, ops: usize) -> [AlphaMatrix; 2] {
+    let name = "alphas_normal";
+    let normal = AlphaMatrix { name, edges, ops };
+    let reduce = AlphaMatrix {
         name: "alphas_reduce",
-        edges: DARTS_EDGES.len(),
-        ops: DARTS_OPS.len(),
-    },
-];
+        ..normal
+    };
+    [normal, reduce]
+}
+
+const DARTS_ALPHAS: [AlphaMatrix; 2] = of_two_cells(DARTS_EDGES.len(), DARTS_OPS.len());
+const NASNET_ALPHAS: [AlphaMatrix; 2] = of_two_cells(NASNET_EDGES.len(), NASNET_OPS.len());
 
 const NB201_ALPHAS: [AlphaMatrix; 1] = [AlphaMatrix {
     name: "arch_parameters",
@@ -110,15 +123,22 @@ const NB201_ALPHAS: [AlphaMatrix; 1] = [AlphaMatrix {
 }];
 
 impl Space {
-    /// Both spaces.
-    pub const ALL: [Space; 2] = [Space::Darts, Space::NasBench201];
+    /// All of them.
+    pub const ALL: [Space; 3] = [Space::Darts, Space::NasBench201, Space::Nasnet];
 
-    /// The name on the command line and in files: `darts` or `nb201`.
+    /// The name on the command line and in files: `darts`, `nb201` or `nasnet`.
     pub fn name(self) -> &'static str {
         match self {
             Space::Darts => "darts",
             Space::NasBench201 => "nb201",
+            Space::Nasnet => "nasnet",
         }
+    }
+
+    /// All names, for a message: "`darts`, `nb201` or `nasnet`".
+    pub fn names() -> String {
+        let [first, middle, last] = Space::ALL.map(Space::name);
+        format!("`{first}`, `{middle}` or `{last}`")
     }
 
     /// Candidate ops of an edge, in the column order of the α matrices.
@@ -126,6 +146,7 @@ impl Space {
         match self {
             Space::Darts => &DARTS_OPS,
             Space::NasBench201 => &NB201_OPS,
+            Space::Nasnet => &NASNET_OPS,
         }
     }
 
@@ -134,6 +155,7 @@ impl Space {
         match self {
             Space::Darts => &DARTS_ALPHAS,
             Space::NasBench201 => &NB201_ALPHAS,
+            Space::Nasnet => &NASNET_ALPHAS,
         }
     }
 
@@ -142,6 +164,16 @@ impl Space {
         match self {
             Space::Darts => &DARTS_EDGES,
             Space::NasBench201 => &NB201_EDGES,
+            Space::Nasnet => &NASNET_EDGES,
+        }
+    }
+
+    /// Nodes of a cell: the states that it computes.
+    pub fn nodes(self) -> usize {
+        match self {
+            Space::Darts => 4,
+            Space::NasBench201 => 3,
+            Space::Nasnet => 5,
         }
     }
 
@@ -150,6 +182,7 @@ impl Space {
         match self {
             Space::Darts => &["c_{k-2}", "c_{k-1}", "0", "1", "2", "3"],
             Space::NasBench201 => &["0", "1", "2", "3"],
+            Space::Nasnet => &["c_{k-2}", "c_{k-1}", "0", "1", "2", "3", "4"],
         }
     }
 
@@ -176,7 +209,8 @@ impl std::str::FromStr for Space {
         match Space::ALL.into_iter().find(|space| space.name() == text) {
             Some(space) => Ok(space),
             None => bail!(
-                "expected the search space `darts` or `nb201`, found {}",
+                "expected the search space {}, found {}",
+                Space::names(),
                 quoted(text)
             ),
         }
@@ -209,12 +243,15 @@ mod tests {
     }
 
     #[test]
-    fn darts_node_i_reads_every_state_below_it_in_order() {
-        let mut edges = Vec::new();
-        for node in 0..4 {
-            edges.extend((0..node + 2).map(|from| edge(from, node + 2)));
+    fn a_node_of_darts_and_nasnet_reads_every_state_below_it_in_order() {
+        for space in [Space::Darts, Space::Nasnet] {
+            let mut edges = Vec::new();
+            for node in 0..space.nodes() {
+                edges.extend((0..node + 2).map(|from| edge(from, node + 2)));
+            }
+            assert_eq!(space.edges(), edges);
+            assert_eq!(space.state_names().len(), 2 + space.nodes());
         }
-        assert_eq!(Space::Darts.edges(), edges);
         assert_eq!(Space::Darts.edge_labels()[0], "c_{k-2} → 0");
         assert_eq!(Space::Darts.edge_labels()[13], "2 → 3");
         assert_eq!(
@@ -234,6 +271,10 @@ mod tests {
             [("alphas_normal", 14, 8), ("alphas_reduce", 14, 8)]
         );
         assert_eq!(shapes(Space::NasBench201), [("arch_parameters", 6, 5)]);
+        assert_eq!(
+            shapes(Space::Nasnet),
+            [("alphas_normal", 20, 13), ("alphas_reduce", 20, 13)]
+        );
     }
 
     #[test]

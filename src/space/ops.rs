@@ -1,10 +1,11 @@
-//! Ops by their published names: the candidates of both spaces, and all that a genotype may hold.
+//! Ops by their published names: the candidates of each space, and all that a genotype may hold.
 //!
 //! The order of a space's variants is the column order of the α matrices of the official code
-//! (`genotypes.py` PRIMITIVES of DARTS, `NAS_BENCH_201` of NAS-Bench-201). A DARTS genotype may hold
-//! more than the DARTS space has: the official `operations.py` builds ten ops, and the genotypes of
-//! NASNet and AmoebaNet use them; five more are sharpDARTS'. Which ops the columns of a matrix stand for
-//! in a supernet of DARTS cells is a list: [`DARTS_CANDIDATES`], [`SHARP_CANDIDATES`].
+//! (`genotypes.py` PRIMITIVES of DARTS, `NAS_BENCH_201` of NAS-Bench-201), of NASNet the order of the
+//! paper's list. A DARTS genotype may hold more than the DARTS space has: the official `operations.py`
+//! builds ten ops, which the genotypes of NASNet and AmoebaNet use; the NASNet space has five more, and sharpDARTS
+//! another five. Which ops the columns of a matrix stand for in a supernet of DARTS cells is a list:
+//! [`DARTS_CANDIDATES`], [`SHARP_CANDIDATES`].
 
 /// Declares an op enum whose variants and published names cannot drift apart.
 macro_rules! op_enum {
@@ -96,9 +97,42 @@ op_enum!(
 );
 
 op_enum!(
-    /// Ops of a DARTS genotype: the keys of `OPS` in the official `operations.py`, and those that sharpDARTS adds
-    /// (Hundt et al. 2019).
-    GenotypeOp, 15, "a DARTS genotype", {
+    /// Candidate ops of a NASNet edge. The paper leaves open what a dilated convolution is; here it is that
+    /// of DARTS.
+    NasnetOp, 13, "NASNet", {
+        /// Identity; factorized reduction where the edge has stride 2.
+        SkipConnect = "skip_connect",
+        /// Convolution 1×3 and then 3×1, under one batch norm.
+        Conv3x1Then1x3 = "conv_3x1_1x3",
+        /// Convolution 1×7 and then 7×1, under one batch norm.
+        Conv7x1Then1x7 = "conv_7x1_1x7",
+        /// Dilated (2) separable convolution 3×3.
+        DilConv3x3 = "dil_conv_3x3",
+        /// Average pooling 3×3, padding not counted.
+        AvgPool3x3 = "avg_pool_3x3",
+        /// Max pooling 3×3.
+        MaxPool3x3 = "max_pool_3x3",
+        /// Max pooling 5×5.
+        MaxPool5x5 = "max_pool_5x5",
+        /// Max pooling 7×7.
+        MaxPool7x7 = "max_pool_7x7",
+        /// ReLU, convolution 1×1, batch norm.
+        Conv1x1 = "conv_1x1",
+        /// ReLU, convolution 3×3, batch norm.
+        Conv3x3 = "conv_3x3",
+        /// Separable convolution 3×3, applied twice.
+        SepConv3x3 = "sep_conv_3x3",
+        /// Separable convolution 5×5, applied twice.
+        SepConv5x5 = "sep_conv_5x5",
+        /// Separable convolution 7×7, applied twice.
+        SepConv7x7 = "sep_conv_7x7",
+    }
+);
+
+op_enum!(
+    /// Ops of a DARTS genotype: the keys of `OPS` in the official `operations.py`, the others of NASNet, and those that
+    /// sharpDARTS adds (Hundt et al. 2019).
+    GenotypeOp, 20, "a DARTS genotype", {
         /// Zero.
         None = "none",
         /// Average pooling 3×3, padding not counted.
@@ -130,6 +164,16 @@ op_enum!(
         ChokeConv3x3 = "choke_conv_3x3",
         /// The same, its first half dilated (2).
         DilChokeConv3x3 = "dil_choke_conv_3x3",
+        /// Convolution 1×3 and then 3×1, under one batch norm.
+        Conv3x1Then1x3 = "conv_3x1_1x3",
+        /// Max pooling 5×5.
+        MaxPool5x5 = "max_pool_5x5",
+        /// Max pooling 7×7.
+        MaxPool7x7 = "max_pool_7x7",
+        /// ReLU, convolution 1×1, batch norm.
+        Conv1x1 = "conv_1x1",
+        /// ReLU, convolution 3×3, batch norm.
+        Conv3x3 = "conv_3x3",
     }
 );
 
@@ -195,7 +239,12 @@ impl GenotypeOp {
             | GenotypeOp::AvgPool3x3
             | GenotypeOp::MaxPool3x3
             | GenotypeOp::SkipConnect
-            | GenotypeOp::Conv7x1Then1x7 => None,
+            | GenotypeOp::Conv7x1Then1x7
+            | GenotypeOp::Conv3x1Then1x3
+            | GenotypeOp::MaxPool5x5
+            | GenotypeOp::MaxPool7x7
+            | GenotypeOp::Conv1x1
+            | GenotypeOp::Conv3x3 => None,
         }
     }
 }
@@ -231,6 +280,26 @@ impl From<DartsOp> for GenotypeOp {
     }
 }
 
+impl From<NasnetOp> for GenotypeOp {
+    fn from(op: NasnetOp) -> GenotypeOp {
+        match op {
+            NasnetOp::SkipConnect => GenotypeOp::SkipConnect,
+            NasnetOp::Conv3x1Then1x3 => GenotypeOp::Conv3x1Then1x3,
+            NasnetOp::Conv7x1Then1x7 => GenotypeOp::Conv7x1Then1x7,
+            NasnetOp::DilConv3x3 => GenotypeOp::DilConv3x3,
+            NasnetOp::AvgPool3x3 => GenotypeOp::AvgPool3x3,
+            NasnetOp::MaxPool3x3 => GenotypeOp::MaxPool3x3,
+            NasnetOp::MaxPool5x5 => GenotypeOp::MaxPool5x5,
+            NasnetOp::MaxPool7x7 => GenotypeOp::MaxPool7x7,
+            NasnetOp::Conv1x1 => GenotypeOp::Conv1x1,
+            NasnetOp::Conv3x3 => GenotypeOp::Conv3x3,
+            NasnetOp::SepConv3x3 => GenotypeOp::SepConv3x3,
+            NasnetOp::SepConv5x5 => GenotypeOp::SepConv5x5,
+            NasnetOp::SepConv7x7 => GenotypeOp::SepConv7x7,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,14 +314,21 @@ mod tests {
             assert_eq!(op.index(), column);
             assert_eq!(op.name().parse::<Nb201Op>().unwrap(), op);
         }
+        for (column, op) in NasnetOp::ALL.into_iter().enumerate() {
+            assert_eq!(op.index(), column);
+            assert_eq!(op.name().parse::<NasnetOp>().unwrap(), op);
+        }
         for op in GenotypeOp::ALL {
             assert_eq!(op.name().parse::<GenotypeOp>().unwrap(), op);
         }
     }
 
     #[test]
-    fn an_op_of_the_darts_space_keeps_its_name_in_a_genotype() {
+    fn an_op_of_a_space_keeps_its_name_in_a_genotype() {
         for op in DartsOp::ALL {
+            assert_eq!(GenotypeOp::from(op).name(), op.name());
+        }
+        for op in NasnetOp::ALL {
             assert_eq!(GenotypeOp::from(op).name(), op.name());
         }
     }

@@ -24,7 +24,7 @@ pub fn settings(space: Space, strategy: StrategyKind) -> SearchSettings {
         es_literal: false,
         antithetic: true,
         channels: 4,
-        cells: if space == Space::Darts { 3 } else { 1 },
+        cells: if space == Space::NasBench201 { 1 } else { 3 },
         batch: 20,
         epochs: 1,
         warmup_epochs: 0,

@@ -10,6 +10,7 @@ pub fn small(space: Space) -> Supernet {
     let (channels, cells, side, batch, classes) = match space {
         Space::Darts => (2, 3, 8, 3, 4),
         Space::NasBench201 => (3, 1, 8, 3, 4),
+        Space::Nasnet => (2, 3, 8, 3, 4),
     };
     supernet(space, channels, cells, [batch, side], classes)
 }
@@ -69,7 +70,7 @@ fn supernets_of_the_papers_sizes_have_their_parameter_counts() {
 
 #[test]
 fn slope_of_a_supernet_matches_a_central_difference() {
-    for space in [Space::Darts, Space::NasBench201] {
+    for space in [Space::Darts, Space::NasBench201, Space::Nasnet] {
         let net = small(space);
         let parameters = net.draw("weights");
         let u = draw_direction(&parameters, "u", |_| true);
@@ -86,7 +87,7 @@ fn slope_of_a_supernet_matches_a_central_difference() {
 
 #[test]
 fn curvature_of_a_supernet_is_symmetric_and_matches_a_difference_of_slopes() {
-    for space in [Space::Darts, Space::NasBench201] {
+    for space in [Space::Darts, Space::NasBench201, Space::Nasnet] {
         let net = small(space);
         let parameters = net.draw("weights");
         let u = draw_direction(&parameters, "u", |_| true);

@@ -13,7 +13,7 @@ either side: one such element in a small batch moves a product by 1e-3 in one te
 quantity is too far, such elements are taken on their other side, one by one, and each that brings
 the file closer is named; the file must then be within tolerance at all quantities.
 
-`--self-test` writes probe files of both spaces and K = 0, 1, 3 from random weights and checks them,
+`--self-test` writes probe files of all spaces and K = 0, 1, 3 from random weights and checks them,
 then damages one quantity at a time and expects a failure. With `--dtype float32` the file's numbers
 are computed in float32: the errors shown are what an honest float32 engine has.
 
@@ -245,7 +245,7 @@ def check(path, truth=None, quiet=False):
 
 def make_problem(space, terms, seed):
     """A random problem, its inputs rounded to float32 as a file holds them."""
-    sizes = {"channels": 4, "cells": 3 if space == "darts" else 1, "classes": 10}
+    sizes = {"channels": 4, "cells": 1 if space == "nb201" else 3, "classes": 10}
     settings = {"space": space, "neumann_terms": terms, "gamma": 0.05, **sizes}
     generator = torch.Generator().manual_seed(seed)
     problem = {"settings": settings}

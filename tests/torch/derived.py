@@ -82,11 +82,11 @@ class Zero(nn.Module):
         return x[:, :, :: self.stride, :: self.stride] * 0.0
 
 
-def conv_7x1_1x7(c, stride):
+def along_both_axes(c, kernel, stride):
     return nn.Sequential(
         nn.ReLU(),
-        nn.Conv2d(c, c, (1, 7), (1, stride), (0, 3), bias=False),
-        nn.Conv2d(c, c, (7, 1), (stride, 1), (3, 0), bias=False),
+        nn.Conv2d(c, c, (1, kernel), (1, stride), (0, kernel // 2), bias=False),
+        nn.Conv2d(c, c, (kernel, 1), (stride, 1), (kernel // 2, 0), bias=False),
         nn.BatchNorm2d(c))
 
 
@@ -100,12 +100,17 @@ OPS = {
     "sep_conv_7x7": lambda c, s: SepConv(c, 7, s, 3),
     "dil_conv_3x3": lambda c, s: DilConv(c, 3, s, 2, 2),
     "dil_conv_5x5": lambda c, s: DilConv(c, 5, s, 4, 2),
-    "conv_7x1_1x7": conv_7x1_1x7,
     "sharp_dil_conv_3x3": lambda c, s: SepConv(c, 3, s, 1, c, 2),
     "flood_conv_3x3": lambda c, s: SepConv(c, 3, s, 1, 4 * c),
     "dil_flood_conv_3x3": lambda c, s: SepConv(c, 3, s, 1, 4 * c, 2),
     "choke_conv_3x3": lambda c, s: SepConv(c, 3, s, 1, 32),
     "dil_choke_conv_3x3": lambda c, s: SepConv(c, 3, s, 1, 32, 2),
+    "conv_7x1_1x7": lambda c, s: along_both_axes(c, 7, s),
+    "conv_3x1_1x3": lambda c, s: along_both_axes(c, 3, s),
+    "max_pool_5x5": lambda c, s: nn.MaxPool2d(5, s, 2),
+    "max_pool_7x7": lambda c, s: nn.MaxPool2d(7, s, 3),
+    "conv_1x1": lambda c, s: ReLUConvBN(c, c, 1, s, 0),
+    "conv_3x3": lambda c, s: ReLUConvBN(c, c, 3, s, 1),
 }
 
 

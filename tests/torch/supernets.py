@@ -1,4 +1,4 @@
-"""The supernets of DARTS and NAS-Bench-201 as plain functions of a dictionary of tensors.
+"""The supernets of DARTS, NAS-Bench-201 and NASNet as plain functions of a dictionary of tensors.
 
 Written from the papers and the layout of the official code, so that numbers of `ndarts` can be
 recomputed without it. `get(name, shape)` returns a tensor by its `state_dict` name; images are
@@ -7,11 +7,13 @@ the activation, so that a caller can watch its inputs.
 """
 
 import hashlib
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
-ARCHITECTURE = {"darts": ("alphas_normal", "alphas_reduce"), "nb201": ("arch_parameters",)}
+CELLS = ("alphas_normal", "alphas_reduce")
+ARCHITECTURE = {"darts": CELLS, "nb201": ("arch_parameters",), "nasnet": CELLS}
 
 
 class Stored:
@@ -104,7 +106,42 @@ def darts_op(get, prefix, op, x, stride):
     return x
 
 
-def darts_cell(get, name, inputs, channels, reduces, reduced_before, op_weights):
+def along_both_axes(get, name, x, kernel, stride):
+    """relu → 1×k → k×1 → batch norm."""
+    channels, reach = x.shape[1], kernel // 2
+    row = get(f"{name}.1.weight", (channels, channels, 1, kernel))
+    column = get(f"{name}.2.weight", (channels, channels, kernel, 1))
+    x = F.conv2d(get.relu(x), row, None, (1, stride), (0, reach))
+    return norm(F.conv2d(x, column, None, (stride, 1), (reach, 0)))
+
+
+def nasnet_op(get, prefix, op, x, stride):
+    """One of the thirteen operations, in the order of the paper's list."""
+    name = f"{prefix}.{op}"
+    if op == 0:
+        return x if stride == 1 else factorized_reduce(get, name, x, x.shape[1])
+    if op in (1, 2):
+        return along_both_axes(get, name, x, (3, 7)[op - 1], stride)
+    if op == 3:
+        return separable(get, f"{name}.op.1", f"{name}.op.2", x, 3, stride, 2)
+    if op == 4:
+        return norm(F.avg_pool2d(x, 3, stride, 1, count_include_pad=False))
+    if op in (5, 6, 7):
+        kernel = 2 * op - 7
+        return norm(F.max_pool2d(x, kernel, stride, kernel // 2))
+    if op in (8, 9):
+        return norm(conv(get, f"{name}.op.1", get.relu(x), x.shape[1], 2 * op - 15, stride))
+    kernel = 2 * op - 17
+    x = separable(get, f"{name}.op.1", f"{name}.op.2", x, kernel, stride, 1)
+    return separable(get, f"{name}.op.5", f"{name}.op.6", x, kernel, 1, 1)
+
+
+# Nodes of a cell, ops of an edge, and what an op computes.
+OF_CELLS = {"darts": (4, 8, darts_op), "nasnet": (5, 13, nasnet_op)}
+
+
+def mixed_cell(get, space, name, inputs, channels, reduces, reduced_before, op_weights):
+    nodes, ops, apply = OF_CELLS[space]
     states = []
     for i, x in enumerate(inputs):
         layer = f"{name}.preprocess{i}"
@@ -113,27 +150,29 @@ def darts_cell(get, name, inputs, channels, reduces, reduced_before, op_weights)
         else:
             states.append(norm(conv(get, f"{layer}.op.1", get.relu(x), channels, 1)))
     edge = 0
-    for node in range(4):
+    for node in range(nodes):
         total = 0
         for source in range(2 + node):
             stride = 2 if reduces and source < 2 else 1
             prefix = f"{name}._ops.{edge}._ops"
-            results = (darts_op(get, prefix, op, states[source], stride) for op in range(8))
+            results = (apply(get, prefix, op, states[source], stride) for op in range(ops))
             total = total + sum(c * y for c, y in zip(op_weights[edge], results))
             edge += 1
         states.append(total)
     return torch.cat(states[2:], 1)
 
 
-def darts(get, x, channels, cells, classes):
-    """Logits of the DARTS search network."""
-    op_weights = [torch.softmax(get(a, (14, 8)), -1) for a in ARCHITECTURE["darts"]]
+def of_cells(space, get, x, channels, cells, classes):
+    """Logits of the DARTS search network, with the cells of DARTS or of NASNet."""
+    nodes, ops, _ = OF_CELLS[space]
+    edges = nodes * (nodes + 3) // 2
+    op_weights = [torch.softmax(get(a, (edges, ops)), -1) for a in ARCHITECTURE[space]]
     stem = affine_norm(get, "stem.1", conv(get, "stem.0", x, 3 * channels, 3))
     before, last, reduced_before = stem, stem, False
     for index in range(cells):
         reduces = index in (cells // 3, 2 * cells // 3)
         channels *= 2 if reduces else 1
-        output = darts_cell(get, f"cells.{index}", (before, last), channels, reduces,
+        output = mixed_cell(get, space, f"cells.{index}", (before, last), channels, reduces,
                             reduced_before, op_weights[int(reduces)])
         before, last, reduced_before = last, output, reduces
     return classifier(get, last, classes)
@@ -189,4 +228,4 @@ def classifier(get, x, classes):
     return F.linear(features, weight, get("classifier.bias", (classes,)))
 
 
-NETWORKS = {"darts": darts, "nb201": nb201}
+NETWORKS = {"darts": partial(of_cells, "darts"), "nb201": nb201, "nasnet": partial(of_cells, "nasnet")}

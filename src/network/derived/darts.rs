@@ -183,26 +183,41 @@ fn describe_op(
         GenotypeOp::SkipConnect => factorized_reduce(b, name, input, channels),
         GenotypeOp::AvgPool3x3 => b.average_pool(name, input, Window::same(3, stride, 1)),
         GenotypeOp::MaxPool3x3 => b.max_pool(name, input, Window::same(3, stride, 1)),
-        GenotypeOp::Conv7x1Then1x7 => {
-            let row = Window {
-                kernel: [1, 7],
-                stride: [1, stride],
-                padding: [0, 3],
-                dilation: 1,
-            };
-            let column = Window {
-                kernel: [7, 1],
-                stride: [stride, 1],
-                padding: [3, 0],
-                dilation: 1,
-            };
-            let x = b.relu(&format!("{name}.0"), input);
-            let x = b.conv(&format!("{name}.1"), x, channels, row);
-            let x = b.conv(&format!("{name}.2"), x, channels, column);
-            b.norm(&format!("{name}.3"), x)
-        }
+        GenotypeOp::MaxPool5x5 => b.max_pool(name, input, Window::same(5, stride, 1)),
+        GenotypeOp::MaxPool7x7 => b.max_pool(name, input, Window::same(7, stride, 1)),
+        GenotypeOp::Conv1x1 => b.relu_conv_norm(name, input, channels, Window::same(1, stride, 1)),
+        GenotypeOp::Conv3x3 => b.relu_conv_norm(name, input, channels, Window::same(3, stride, 1)),
+        GenotypeOp::Conv7x1Then1x7 => along_both_axes(b, name, input, 7, stride),
+        GenotypeOp::Conv3x1Then1x3 => along_both_axes(b, name, input, 3, stride),
         other => unreachable!("{other} is separable"),
     }
+}
+
+/// relu → convolution 1×k → convolution k×1 → batch norm.
+fn along_both_axes(
+    b: &mut Builder,
+    name: &str,
+    input: TensorId,
+    kernel: usize,
+    stride: usize,
+) -> TensorId {
+    let channels = b.channels(input);
+    let row = Window {
+        kernel: [1, kernel],
+        stride: [1, stride],
+        padding: [0, kernel / 2],
+        dilation: 1,
+    };
+    let column = Window {
+        kernel: [kernel, 1],
+        stride: [stride, 1],
+        padding: [kernel / 2, 0],
+        dilation: 1,
+    };
+    let x = b.relu(&format!("{name}.0"), input);
+    let x = b.conv(&format!("{name}.1"), x, channels, row);
+    let x = b.conv(&format!("{name}.2"), x, channels, column);
+    b.norm(&format!("{name}.3"), x)
 }
 
 /// `DilConv`, `SepConv` or `SharpSepConv`: relu → depthwise → pointwise → batch norm once or twice, the stride in the

@@ -8,7 +8,7 @@
 //!
 //! **Block.** 256 threads; tiles are cut so that four blocks fit a multiprocessor.
 
-use super::Conv;
+use super::{Axis, Conv};
 use crate::device::cuda::launch::Kernel;
 use crate::layout_test;
 use crate::ops::cuda::{
@@ -389,7 +389,13 @@ impl Conv {
     fn kernel(&self, entry: &'static str, pass: usize, shape: &Shape, encoder: &Encoder) -> Kernel {
         let readers = encoder.whole().activation(self.output).sources.iter();
         let outputs: Vec<ActivationId> = readers.map(|s| s.at).chain([self.output]).collect();
-        Kernel::new("conv", entry)
+        let kernel = Kernel::new("conv", entry);
+        let kernel = match self.axis {
+            None => kernel,
+            Some(Axis::Row) => kernel.define("AXIS", 1),
+            Some(Axis::Column) => kernel.define("AXIS", 2),
+        };
+        kernel
             .define("PASS", pass)
             .define("OPERAND", self.operand(encoder.precision()).name)
             .define("KERNEL", self.window.kernel)
@@ -412,12 +418,10 @@ impl Parameters {
 }
 
 pub(super) fn encode(op: &Conv, pass: Pass, encoder: &mut Encoder) -> anyhow::Result<()> {
-    let square = op.window.kernel * op.window.kernel;
     anyhow::ensure!(
-        op.parts.len() == 2 || op.taps.len() == square && op.window.kernel != 2,
-        "a convolution of {} of the {square} taps of its window has no CUDA kernels in this build, which \
-         take 1×1, 3×3 and factorized reductions; use --device cpu",
-        op.taps.len()
+        op.parts.len() == 2 || op.window.kernel != 2,
+        "a 2×2 convolution has no CUDA kernels in this build, which take 1×1, 3×3, the row or column of a \
+         window, and factorized reductions; use --device cpu"
     );
     match pass {
         Pass::Forward => values(op, pass, ("conv_forward", 0), encoder),

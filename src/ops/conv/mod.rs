@@ -13,7 +13,7 @@
 //! image shifted by one pixel, side by side on channels: a 2×2 window of which tap (0, 0) feeds the
 //! first half of the channels and tap (1, 1) the second.
 //!
-//! **One axis** (1×7, 7×1): the middle row or column of a square window; other taps are never
+//! **One axis** (1×3, 3×1, 1×7, 7×1): the middle row or column of a square window; other taps are never
 //! visited. **2×2 at stride 2** on a 2×2 map is the auxiliary head's convolution without padding.
 //!
 //! **Bias** is for outputs that batch norm reads, as NAS-Bench-201 has it. Batch norm removes it
@@ -44,6 +44,13 @@ struct Part {
     channels: usize,
 }
 
+/// Which middle of a window a convolution along one axis takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Axis {
+    Row,
+    Column,
+}
+
 /// A tape entry; see the module.
 pub struct Conv {
     input: ActivationId,
@@ -52,6 +59,7 @@ pub struct Conv {
     window: Window,
     cin: usize,
     cout: usize,
+    axis: Option<Axis>,
     parts: Vec<Part>,
     bias: Option<ParameterId>,
     border: usize,
@@ -109,7 +117,9 @@ impl Conv {
             first: 0,
             channels: graph.activation(output).channels,
         }];
-        Conv::planned(graph, (input, output), (kernel, stride), relu, parts, None)
+        let conv = Conv::planned(graph, (input, output), (kernel, stride), relu, parts, None);
+        let axis = Some(if vertical { Axis::Column } else { Axis::Row });
+        Conv { axis, ..conv }
     }
 
     /// Factorized reduction with two `[Cin, Cout/2]` weights; H and W are even.
@@ -168,6 +178,7 @@ impl Conv {
             window,
             cin,
             cout,
+            axis: None,
             parts,
             bias,
             border,

@@ -3,7 +3,7 @@
 use crate::ops::cuda::Precision;
 use crate::oracle::engine::chain::{Chain, Term};
 use crate::oracle::engine::ops::{
-    check, check_kernels, check_kernels_in, config, conv_term, halved, sizes,
+    axis_term, check, check_kernels, check_kernels_in, config, conv_term, halved, sizes, squared,
 };
 use proptest::prelude::*;
 
@@ -15,6 +15,13 @@ proptest! {
         chain in sizes(), terms in prop::collection::vec(conv_term(), 1..=2), salt in 0..1000u32,
     ) {
         check(&Chain { terms, normalised_input: false, ..chain }, salt)?;
+    }
+
+    #[test]
+    fn four_passes_of_convolutions_along_both_axes_match_the_oracle(
+        chain in sizes(), terms in prop::collection::vec(axis_term(), 1..=2), salt in 0..1000u32,
+    ) {
+        check(&squared(Chain { terms, ..chain }), salt)?;
     }
 
     #[test]
@@ -33,6 +40,14 @@ proptest! {
         chain in sizes(), term in conv_term(), precision in prop::sample::select(&Precision::ALL), salt in 0..1000u32,
     ) {
         let drawn = Chain { terms: vec![term], normalised_input: false, ..chain };
+        check_kernels_in(&[precision], &drawn, salt, "conv")?;
+    }
+
+    #[test]
+    fn convolutions_along_axes_of_drawn_sizes_on_the_device_match_the_cpu_in_every_precision(
+        chain in sizes(), term in axis_term(), precision in prop::sample::select(&Precision::ALL), salt in 0..1000u32,
+    ) {
+        let drawn = squared(Chain { terms: vec![term], ..chain });
         check_kernels_in(&[precision], &drawn, salt, "conv")?;
     }
 
@@ -80,6 +95,15 @@ fn rows_wider_than_a_tile_on_the_device_match_the_cpu() {
 #[test]
 fn several_blocks_of_channels_on_the_device_match_the_cpu() {
     check_kernels(&chain([2, 3, 4], (68, 136), 1, vec![ONE, THREE]), 4, "conv").unwrap();
+}
+
+#[test]
+fn rows_and_columns_of_windows_over_several_blocks_of_channels_on_the_device_match_the_cpu() {
+    let terms = vec![Term::Along { kernel: 3 }, Term::Along { kernel: 7 }];
+    for (salt, channels, stride) in [(9, 16, 1), (10, 72, 2)] {
+        let chain = chain([2, 9, 11], (channels, channels), stride, terms.clone());
+        check_kernels(&chain, salt, "conv").unwrap();
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The four passes on the CPU: a task is one chunk of images; windows are clipped, lanes are
-//! channels. Roofline: nine loads in cache and one store an output; bound by memory.
+//! channels. Roofline: k² loads in cache and one store an output; bound by memory where k is 3.
 
 use super::{Branch, Kind, Pool};
 use crate::device::View;
@@ -17,13 +17,9 @@ use std::ops::Range;
 /// Input rows (or columns) of output `at`, clipped to the image.
 #[inline(always)]
 fn window(kind: Kind, stride: usize, at: usize, size: usize) -> Range<usize> {
-    match kind {
-        Kind::Average2 | Kind::Maximum2 => at * stride..at * stride + 2,
-        Kind::Average5 => at * stride..at * stride + 5,
-        Kind::Average3 | Kind::Maximum3 => {
-            (at * stride).saturating_sub(1)..(at * stride + 2).min(size)
-        }
-    }
+    let first = at * stride;
+    let end = first + kind.side() - kind.padding();
+    first.saturating_sub(kind.padding())..end.min(size)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -123,32 +119,28 @@ impl Window {
         let zero = V::splat(0.0);
         // SAFETY: the ranges are clipped to the image.
         unsafe {
-            match kind {
-                Kind::Maximum3 | Kind::Maximum2 => {
-                    let best = self.maximum::<V>(rows.clone(), columns.clone());
-                    let Some(dot) = dot else { return best };
-                    let (mut rest, mut sum) = (V::splat(1.0), zero);
-                    for y in rows {
-                        for x in columns.clone() {
-                            let here =
-                                best.select_greater(V::load(self.at(self.x, y, x)), zero, rest);
-                            rest = rest.sub(here);
-                            sum = here.mul_add(V::load(self.at(dot, y, x)), sum);
-                        }
+            if kind.is_maximum() {
+                let best = self.maximum::<V>(rows.clone(), columns.clone());
+                let Some(dot) = dot else { return best };
+                let (mut rest, mut sum) = (V::splat(1.0), zero);
+                for y in rows {
+                    for x in columns.clone() {
+                        let here = best.select_greater(V::load(self.at(self.x, y, x)), zero, rest);
+                        rest = rest.sub(here);
+                        sum = here.mul_add(V::load(self.at(dot, y, x)), sum);
                     }
-                    sum
                 }
-                Kind::Average3 | Kind::Average2 | Kind::Average5 => {
-                    let base = dot.unwrap_or(self.x);
-                    let share = 1.0 / (rows.len() * columns.len()) as f32;
-                    let mut sum = zero;
-                    for y in rows {
-                        for x in columns.clone() {
-                            sum = sum.add(V::load(self.at(base, y, x)));
-                        }
+                sum
+            } else {
+                let base = dot.unwrap_or(self.x);
+                let share = 1.0 / (rows.len() * columns.len()) as f32;
+                let mut sum = zero;
+                for y in rows {
+                    for x in columns.clone() {
+                        sum = sum.add(V::load(self.at(base, y, x)));
                     }
-                    sum.mul(V::splat(share))
                 }
+                sum.mul(V::splat(share))
             }
         }
     }
@@ -180,12 +172,9 @@ impl Window {
         let zero = V::splat(0.0);
         // SAFETY: as in `gather`.
         unsafe {
-            let best = match kind {
-                Kind::Maximum3 | Kind::Maximum2 => {
-                    Some(self.maximum::<V>(rows.clone(), columns.clone()))
-                }
-                Kind::Average3 | Kind::Average2 | Kind::Average5 => None,
-            };
+            let best = kind
+                .is_maximum()
+                .then(|| self.maximum::<V>(rows.clone(), columns.clone()));
             let share = g.mul(V::splat(1.0 / (rows.len() * columns.len()) as f32));
             let mut rest = g;
             for y in rows {

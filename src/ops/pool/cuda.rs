@@ -72,6 +72,8 @@ const ENOUGH_BLOCKS: usize = 256;
 const FEWEST_ROWS: usize = 8;
 /// Widest image that is not cut into columns, and the columns otherwise.
 const COLUMNS: [usize; 2] = [64, 32];
+/// What any GPU since sm_75 gives to one block: 64 KiB, with a little left for static shared memory.
+const MOST_SHARED: usize = 62 << 10;
 /// Most tiles: a limit of CUDA on the grid.
 const MOST_TILES: usize = 65_535;
 
@@ -178,20 +180,19 @@ fn is_backward(pass: Pass) -> bool {
     matches!(pass, Pass::Backward | Pass::TangentBackward)
 }
 
-/// Fills in the tile and what shared memory holds of it; returns the bytes and the number of tiles.
+/// Fills in a tile of at most `most` input pixels and what shared memory holds of it; returns the bytes and
+/// the number of tiles.
 fn lay_out(
     op: &Pool,
     branches: &[Branch],
     pass: Pass,
-    (slabs, precision): (&Slabs, Precision),
+    (slabs, precision, most): (&Slabs, Precision, usize),
     graph: &Graph,
     to: &mut Parameters,
 ) -> (usize, usize) {
     let stride = op.stride;
-    let maximum = branches
-        .iter()
-        .any(|b| matches!(b.kind, Kind::Maximum3 | Kind::Maximum2));
-    let most = CELLS * THREADS / slabs.groups;
+    let maximum = branches.iter().any(|b| b.kind.is_maximum());
+    let side = side(branches);
     let size = if is_backward(pass) {
         op.size
     } else {
@@ -205,17 +206,18 @@ fn lay_out(
     };
     let tile = Tile::new(most, size, op.batch, slabs.count);
     let [images, down, across] = tile.count(size, op.batch);
-    // Windows over n pixels: with stride 1 one more on each side, with stride 2 one for every two, and
-    // one more where the tile begins or ends between.
-    let windows = |n: usize| {
-        if stride == 1 { n + 2 } else { n / 2 + 2 }
+    // Windows over n pixels: with stride 1 as many more as they reach on each side, with stride 2 one for
+    // every two pixels of that, and one more where the tile begins or ends between.
+    let windows = |n: usize| match stride {
+        1 => n + 2 * (side / 2),
+        _ => n / 2 + side / 2 + 1,
     };
     let [window_rows, window_columns] = if is_backward(pass) {
         [windows(tile.rows), windows(tile.columns)]
     } else {
         [tile.rows, tile.columns]
     };
-    let inputs = |n: usize| stride * (n - 1) + 3;
+    let inputs = |n: usize| stride * (n - 1) + side;
     to.tile_images = narrow(tile.images);
     to.tiles = Extent::new(down, across);
     to.tile = Extent::new(tile.rows, tile.columns);
@@ -279,12 +281,27 @@ fn branch(op: &Pool, branch: Branch, pass: Pass, encoder: &mut Encoder) -> Branc
 fn kinds(branches: &[Branch]) -> usize {
     let bits = branches.iter().map(|b| match b.kind {
         Kind::Average3 => 0,
-        Kind::Maximum3 => 1,
+        Kind::Maximum3 | Kind::Maximum5 | Kind::Maximum7 => 1,
         Kind::Average2 => 2,
         Kind::Maximum2 => 3,
         Kind::Average5 => unreachable!("`encode` refuses it"),
     });
     bits.enumerate().map(|(b, kind)| kind << (2 * b)).sum()
+}
+
+/// k of the windows of a launch: 3, in whose lower right a 2×2 lies, or that of its one wide branch.
+fn side(branches: &[Branch]) -> usize {
+    let sides = branches.iter().map(|b| b.kind.side().max(3));
+    sides.max().unwrap_or(3)
+}
+
+/// The branches of each launch: some at once, a wide one alone.
+fn launches(branches: &[Branch]) -> Vec<Vec<Branch>> {
+    let narrow = |b: &Branch| b.kind.side() <= 3;
+    let (narrow, wide): (Vec<_>, Vec<_>) = branches.iter().copied().partition(narrow);
+    let together = narrow.chunks(MOST_BRANCHES).map(<[Branch]>::to_vec);
+    let alone = wide.into_iter().map(|branch| vec![branch]);
+    together.chain(alone).collect()
 }
 
 /// Encodes the branches of one launch; the first has x̄ to write, the others add to it.
@@ -307,8 +324,16 @@ fn encode_some(
         channels: narrow(op.channels),
         ..Parameters::default()
     };
-    let layout = (&slabs, encoder.precision());
-    let (shared, tiles) = lay_out(op, branches, pass, layout, graph, &mut parameters);
+    let mut most = CELLS * THREADS / slabs.groups;
+    let (shared, tiles) = loop {
+        let layout = (&slabs, encoder.precision(), most);
+        let found = lay_out(op, branches, pass, layout, graph, &mut parameters);
+        // Of several small images the borders that a wide window reaches are most of what there is.
+        if found.0 <= MOST_SHARED || most == 1 {
+            break found;
+        }
+        most /= 2;
+    };
     anyhow::ensure!(
         tiles <= MOST_TILES,
         "a pool of {} images of {}×{} wants {tiles} tiles, and a launch takes {MOST_TILES}; use a smaller --batch",
@@ -341,7 +366,12 @@ fn encode_some(
         Pass::Tangent => "pool_tangent",
         Pass::TangentBackward => "pool_tangent_backward",
     };
-    let kernel = Kernel::new("pool", entry)
+    let kernel = Kernel::new("pool", entry);
+    let kernel = match side(branches) {
+        3 => kernel,
+        wide => kernel.define("SIDE", wide),
+    };
+    let kernel = kernel
         .define("VECTOR", slabs.vector)
         .define("GROUPS", slabs.groups)
         .define("STRIDE", op.stride)
@@ -351,8 +381,8 @@ fn encode_some(
     Ok(())
 }
 
-/// Encodes `pass`. A block has registers for a few branches; more take another launch, which no network
-/// here does.
+/// Encodes `pass`. A block has registers for a few branches; more take another launch, and so does each wide
+/// maximum.
 ///
 /// # Errors
 /// A stride that the kernels do not take, or more pixels than a grid.
@@ -373,7 +403,7 @@ pub(super) fn encode(op: &Pool, pass: Pass, encoder: &mut Encoder) -> anyhow::Re
     let live: Vec<Branch> = live
         .filter(|branch| encoder.graph().is_live(branch.output))
         .collect();
-    for (i, branches) in live.chunks(MOST_BRANCHES).enumerate() {
+    for (i, branches) in launches(&live).iter().enumerate() {
         encode_some(op, branches, pass, i == 0, encoder)?;
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! Pooling: 3×3 average (padding not counted), 3×3 and 2×2 maximum, 2×2 and 5×5 average, with batch
-//! statistics; of x or of relu(x).
+//! Pooling: 3×3 average (padding not counted), 3×3, 5×5, 7×7 and 2×2 maximum, 2×2 and 5×5 average, with
+//! batch statistics; of x or of relu(x).
 //!
 //! ```text
 //! avg: z[y] = Σ_{window ∩ image} x / |window ∩ image|       max: z[y] = max_{window ∩ image} x
@@ -29,12 +29,43 @@ pub enum Kind {
     Average3,
     /// 3×3 maximum, padding 1.
     Maximum3,
+    /// 5×5 maximum, padding 2.
+    Maximum5,
+    /// 7×7 maximum, padding 3.
+    Maximum7,
     /// 2×2 average without padding.
     Average2,
     /// 2×2 maximum without padding.
     Maximum2,
     /// 5×5 average without padding: an auxiliary head's.
     Average5,
+}
+
+impl Kind {
+    /// k of its k×k window.
+    fn side(self) -> usize {
+        match self {
+            Kind::Average2 | Kind::Maximum2 => 2,
+            Kind::Average3 | Kind::Maximum3 => 3,
+            Kind::Average5 | Kind::Maximum5 => 5,
+            Kind::Maximum7 => 7,
+        }
+    }
+
+    /// Pixels that a window may reach past the image, where it may: half of it.
+    fn padding(self) -> usize {
+        match self {
+            Kind::Average2 | Kind::Maximum2 | Kind::Average5 => 0,
+            Kind::Average3 | Kind::Maximum3 | Kind::Maximum5 | Kind::Maximum7 => self.side() / 2,
+        }
+    }
+
+    fn is_maximum(self) -> bool {
+        match self {
+            Kind::Maximum2 | Kind::Maximum3 | Kind::Maximum5 | Kind::Maximum7 => true,
+            Kind::Average2 | Kind::Average3 | Kind::Average5 => false,
+        }
+    }
 }
 
 /// One pool of an entry: kind and output.
@@ -82,11 +113,7 @@ impl Pool {
 
     /// Output H, W.
     pub fn output_size(kind: Kind, stride: usize, size: [usize; 2]) -> [usize; 2] {
-        match kind {
-            Kind::Average2 | Kind::Maximum2 => size.map(|s| (s - 2) / stride + 1),
-            Kind::Average5 => size.map(|s| (s - 5) / stride + 1),
-            Kind::Average3 | Kind::Maximum3 => size.map(|s| s.div_ceil(stride)),
-        }
+        size.map(|s| (s + 2 * kind.padding() - kind.side()) / stride + 1)
     }
 
     /// Adjoint coefficients of each branch.

@@ -8,7 +8,7 @@ use crate::ops::{Scale, mix};
 use crate::oracle::engine::chain::{Chain, Term};
 use crate::oracle::engine::ops::{
     check, check_kernels, check_supernet_kernels, check_tape_kernels, config, halved, pool_term,
-    sizes, squared,
+    sizes, squared, wide_pool_term,
 };
 use crate::oracle::ops::Pool;
 use crate::space::Space;
@@ -29,6 +29,13 @@ proptest! {
     }
 
     #[test]
+    fn four_passes_of_wide_maxima_match_the_oracle(
+        chain in sizes(), terms in prop::collection::vec(wide_pool_term(), 1..=3), salt in 0..1000u32,
+    ) {
+        check(&squared(Chain { terms, ..chain }), salt)?;
+    }
+
+    #[test]
     fn four_passes_of_halving_pools_match_the_oracle(
         chain in sizes(), kind in halving(), normalised in any::<bool>(), salt in 0..1000u32,
     ) {
@@ -39,6 +46,13 @@ proptest! {
     #[test]
     fn four_passes_of_pool_on_the_device_match_the_cpu(
         chain in sizes(), terms in prop::collection::vec(pool_term(), 1..=3), salt in 0..1000u32,
+    ) {
+        check_kernels(&squared(Chain { terms, ..chain }), salt, "pool")?;
+    }
+
+    #[test]
+    fn four_passes_of_wide_maxima_on_the_device_match_the_cpu(
+        chain in sizes(), terms in prop::collection::vec(wide_pool_term(), 1..=3), salt in 0..1000u32,
     ) {
         check_kernels(&squared(Chain { terms, ..chain }), salt, "pool")?;
     }
@@ -73,13 +87,16 @@ fn pool_on_the_device_matches_the_cpu_where_tiles_have_borders() {
             classes: 3,
         };
         check_kernels(&chain, 7, "pool").unwrap();
+        let terms = vec![pool(Pool::Max5, true), pool(Pool::Max7, false)];
+        check_kernels(&Chain { terms, ..chain }, 7, "pool").unwrap();
     }
 }
 
 #[test]
-fn every_pool_of_both_supernets_on_the_device_matches_the_cpu() {
+fn every_pool_of_the_supernets_on_the_device_matches_the_cpu() {
     check_supernet_kernels(Space::Darts, 4, "pool");
     check_supernet_kernels(Space::NasBench201, 3, "pool");
+    check_supernet_kernels(Space::Nasnet, 4, "pool");
 }
 
 #[test]

@@ -34,22 +34,26 @@ const GREEN: Colour = colour("green", (0x0B, 0x8A, 0x6F), "#3DD1AE");
 const PURPLE: Colour = colour("purple", (0x96, 0x3A, 0x8E), "#E08AD8");
 const BROWN: Colour = colour("brown", (0x7A, 0x4B, 0x22), "#C79A6B");
 const INDIGO: Colour = colour("indigo", (0x3D, 0x3A, 0xA8), "#9C9AF5");
+const PINK: Colour = colour("pink", (0xD6, 0x4B, 0x8A), "#FF93C4");
+const OLIVE: Colour = colour("olive", (0x5E, 0x6B, 0x12), "#B5C45A");
+const MAROON: Colour = colour("maroon", (0x7E, 0x1F, 0x3D), "#D98AA0");
+const LIME: Colour = colour("lime", (0x4F, 0xA3, 0x1E), "#9BE36B");
+const SLATE: Colour = colour("slate", (0x2F, 0x5D, 0x73), "#8DB9CE");
+const WINE: Colour = colour("wine", (0x9B, 0x2F, 0x5C), "#E58AB4");
+const TEAL: Colour = colour("teal", (0x0F, 0x6F, 0x6B), "#5FD0C4");
+const NAVY: Colour = colour("navy", (0x1E, 0x3A, 0x6E), "#A9BFE6");
+const OCHRE: Colour = colour("ochre", (0x9A, 0x73, 0x0A), "#E2C25A");
+const CORAL: Colour = colour("coral", (0xC9, 0x5B, 0x45), "#FFA894");
 
-const OLIVE: Colour = colour("olive", (0x5B, 0x6E, 0x12), "#B5C95A");
-const PINK: Colour = colour("pink", (0xD6, 0x4F, 0x8C), "#FF9CC8");
-const WINE: Colour = colour("wine", (0x7E, 0x1F, 0x45), "#D97A9F");
-const TEAL: Colour = colour("teal", (0x0F, 0x5F, 0x73), "#6FC3D8");
-const SLATE: Colour = colour("slate", (0x4E, 0x66, 0x8F), "#A9BFE6");
-
-const ALL: [Colour; 17] = [
-    AXIS, GRID, TRAIN, VALIDATION, GREY, YELLOW, RED, CYAN, GREEN, PURPLE, BROWN, INDIGO, OLIVE,
-    PINK, WINE, TEAL, SLATE,
+const ALL: [Colour; 22] = [
+    AXIS, GRID, TRAIN, VALIDATION, GREY, YELLOW, RED, CYAN, GREEN, PURPLE, BROWN, INDIGO, PINK,
+    OLIVE, MAROON, LIME, SLATE, WINE, TEAL, NAVY, OCHRE, CORAL,
 ];
 
 /// Colours of series that are no op, told apart by their order.
 pub const SERIES: [Colour; 7] = [TRAIN, VALIDATION, GREEN, PURPLE, YELLOW, CYAN, RED];
 
-/// The colour of an op; related ops of the two spaces share one.
+/// The colour of an op; related ops of the spaces share one.
 pub fn of_op(op: &str) -> Colour {
     match op {
         "skip_connect" => RED,
@@ -61,19 +65,26 @@ pub fn of_op(op: &str) -> Colour {
         "dil_conv_5x5" => PURPLE,
         "sep_conv_7x7" => INDIGO,
         "conv_7x1_1x7" => BROWN,
-        "sharp_dil_conv_3x3" => OLIVE,
-        "flood_conv_3x3" => PINK,
+        "sharp_dil_conv_3x3" => OCHRE,
+        "flood_conv_3x3" => CORAL,
         "dil_flood_conv_3x3" => WINE,
         "choke_conv_3x3" => TEAL,
-        "dil_choke_conv_3x3" => SLATE,
+        "dil_choke_conv_3x3" => NAVY,
+        "conv_3x1_1x3" => OLIVE,
+        "max_pool_5x5" => PINK,
+        "max_pool_7x7" => MAROON,
+        "conv_1x1" => LIME,
+        "conv_3x3" => SLATE,
         _ => GREY,
     }
 }
 
 /// An op's name where room is short: `sep 3×3`.
 pub fn short_name(op: &str) -> String {
-    if op == "conv_7x1_1x7" {
-        return "7×1 1×7".into();
+    match op {
+        "conv_7x1_1x7" => return "7×1 1×7".into(),
+        "conv_3x1_1x3" => return "3×1 1×3".into(),
+        _ => {}
     }
     let name = op.replace("_connect", "").replace("nor_conv", "conv");
     let name = name

@@ -8,8 +8,8 @@
 //! does not stay. At the end of an epoch all in the queue are judged anew on the same images, and the best
 //! is the answer; in the last epoch the best few are judged again on the whole validation half.
 //!
-//! Population and sample are AmoebaNet's (100, 25) in the DARTS space and those of Dong & Yang 2020 (10, 3)
-//! in NAS-Bench-201. A mutation changes an op or, in the DARTS space, one of the two edges into a node.
+//! Population and sample are AmoebaNet's (100, 25) in the DARTS and NASNet spaces and those of Dong & Yang 2020 (10, 3)
+//! in NAS-Bench-201. A mutation changes an op or, but for NAS-Bench-201, one of the two edges into a node.
 
 use super::random::{BATCHES, FINALISTS};
 use super::{
@@ -174,11 +174,11 @@ impl Strategy for Evolution {
     }
 
     /// How often each op is in the queue.
-    fn op_weights(&self, ops: usize, alpha: &[f32]) -> Vec<f32> {
+    fn op_weights(&self, _: usize, alpha: &[f32]) -> Vec<f32> {
         if self.alive.is_empty() {
             return vec![0.0; alpha.len()];
         }
-        Architecture::shares(self.alive.iter().map(|member| &member.architecture), ops)
+        Architecture::shares(self.alive.iter().map(|member| &member.architecture))
     }
 
     fn state(&self) -> anyhow::Result<Vec<f32>> {

@@ -25,7 +25,7 @@ use rand::RngExt;
 
 /// GDAS as published.
 pub const METHOD: Method = Method {
-    spaces: &Space::ALL,
+    spaces: &[Space::Darts, Space::NasBench201],
     relaxation: Relaxation::Given,
     options: &[
         OwnSetting {

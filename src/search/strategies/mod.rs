@@ -10,12 +10,14 @@
 //! theirs, outside the tape.
 
 mod architecture;
+mod controller;
 mod differentiable;
 mod enas;
 mod evolution;
 mod fair_darts;
 mod gdas;
 mod judge;
+mod nasnet;
 mod p_darts;
 mod pc_darts;
 mod pnas;
@@ -92,6 +94,8 @@ strategies! {
     Reinforce = reinforce::METHOD,
     /// LSTM controller over shared weights (Pham et al. 2018).
     Enas = enas::METHOD,
+    /// LSTM controller by proximal policy optimisation over shared weights (Zoph et al. 2018).
+    Nasnet = nasnet::METHOD,
     /// Uniform paths for the weights, the best of many drawn from α (Dong & Yang 2019).
     Setn = setn::METHOD,
     /// Cells of growing size, the next ranked by a surrogate, over shared weights (Liu et al. 2018).
@@ -118,7 +122,7 @@ pub struct OwnSetting {
     pub name: &'static str,
     /// What it is, for `--help`.
     pub about: &'static str,
-    /// As published, in the space of DARTS and in that of NAS-Bench-201.
+    /// As published, in the spaces of DARTS and NASNet and in that of NAS-Bench-201.
     pub default: [f64; 2],
     /// Least and largest value.
     pub range: [f64; 2],
@@ -127,7 +131,7 @@ pub struct OwnSetting {
 }
 
 impl OwnSetting {
-    /// The same setting with another published value, in both spaces.
+    /// The same setting with another published value, in all spaces.
     const fn published(self, default: f64) -> OwnSetting {
         OwnSetting {
             default: [default; 2],
@@ -170,6 +174,7 @@ impl StrategyKind {
                 format!("expected {spaces}, where strategy {name} is defined, found {found}"),
             ));
         }
+        device(settings.space, &settings.device).map_err(|problem| ("device", problem))?;
         for (given, &value) in &settings.option {
             let Some(own) = method.options.iter().find(|own| own.name == given) else {
                 let known: Vec<&str> = method.options.iter().map(|own| own.name).collect();
@@ -200,6 +205,21 @@ impl StrategyKind {
             }
         }
         strategy(settings).check(settings)
+    }
+}
+
+/// The device to open where `asked` is wanted: `auto` is the CPU where the space runs on it alone.
+///
+/// # Errors
+/// A GPU, for the NASNet space: a mix of the 78 terms of its last node does not fit a block's shared memory in
+/// the fourth pass.
+pub fn device(space: Space, asked: &str) -> Result<&str, String> {
+    match (space, asked) {
+        (Space::Nasnet, "auto" | "cpu") => Ok("cpu"),
+        (Space::Nasnet, _) => Err(format!(
+            "expected `auto` or `cpu`, as space {space} runs on the CPU alone, found `{asked}`"
+        )),
+        _ => Ok(asked),
     }
 }
 
@@ -524,5 +544,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_nasnet_space_runs_on_the_cpu_alone() {
+        assert_eq!(device(Space::Darts, "cuda:1"), Ok("cuda:1"));
+        assert_eq!(device(Space::Nasnet, "auto"), Ok("cpu"));
+        let refused = device(Space::Nasnet, "cuda").unwrap_err();
+        assert!(
+            refused.contains("space nasnet runs on the CPU alone"),
+            "{refused}"
+        );
     }
 }

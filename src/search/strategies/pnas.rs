@@ -206,8 +206,8 @@ impl Strategy for Pnas {
     }
 
     /// How often each op is among the candidates.
-    fn op_weights(&self, ops: usize, _: &[f32]) -> Vec<f32> {
-        Architecture::shares(self.architectures().iter(), ops)
+    fn op_weights(&self, _: usize, _: &[f32]) -> Vec<f32> {
+        Architecture::shares(self.architectures().iter())
     }
 
     /// How many candidates there are, the chosen cell, the candidates, and those judged with their accuracies.

@@ -5,7 +5,7 @@
 //! steps. At the end architectures are drawn again and judged with the shared weights on part of the
 //! validation half; the best are judged on all of it, and the best of those is the answer. In the DARTS space
 //! 1000 are drawn, judged on 10 batches each, and 10 judged again, as published; in NAS-Bench-201 100 on one
-//! batch each, as its official code does. The epochs before the last draw a hundredth as many (and ten at
+//! batch each, as its official code does; NASNet's cells are chosen as those of DARTS. The epochs before the last draw a hundredth as many (and ten at
 //! least), so that there is an answer to show.
 
 use super::{
@@ -83,6 +83,19 @@ impl Selection {
         }
     }
 
+    /// A selection that never chooses, of a space.
+    #[cfg(test)]
+    pub fn of(space: Space, seed: u64) -> Selection {
+        Selection {
+            space,
+            seed,
+            candidates: 1,
+            batches: 1,
+            finalists: 0,
+            chosen: Architecture::random(space, &mut rng(seed, Draw::Start, 0)),
+        }
+    }
+
     /// An architecture of a weight step, drawn uniformly.
     pub fn uniform(&self, moment: Moment) -> Weighting {
         let mut rng = rng(self.seed, Draw::Weights, moment.number);
@@ -111,7 +124,8 @@ impl Selection {
 
     /// One where an edge has the chosen op, else zero.
     pub fn op_weights(&self) -> Vec<f32> {
-        self.chosen.weighting().values
+        let active = self.chosen.weighting().active;
+        active.into_iter().map(f32::from).collect()
     }
 }
 

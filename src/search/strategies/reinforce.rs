@@ -25,7 +25,7 @@ use crate::space::Space;
 
 /// REINFORCE as published on the benchmark.
 pub const METHOD: Method = Method {
-    spaces: &Space::ALL,
+    spaces: &[Space::Darts, Space::NasBench201],
     relaxation: Relaxation::Given,
     options: &[
         OwnSetting {

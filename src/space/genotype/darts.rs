@@ -2,10 +2,11 @@
 //!
 //! A cell is (op, state) pairs, two a node in node order, as in `genotypes.py` of the official code;
 //! pair p is an edge from its state into node p / 2 (state p / 2 + 2). A search over the DARTS space
-//! ends with four nodes, all concatenated; a text may have any number of nodes up to
-//! [`MOST_NODES`], other numbers in the two cells, any list of nodes to concatenate, and every op
-//! that the official code can build. The order of the two pairs of a node carries no meaning for
-//! the network but is kept, so that a pasted text prints as it came.
+//! ends with four nodes, all concatenated, one over the NASNet space with five, of which those are
+//! concatenated that none reads; a text may have any number of nodes up to [`MOST_NODES`], other
+//! numbers in the two cells, any list of nodes to concatenate, and every op that the official code can
+//! build or the NASNet space has. The order of the two pairs of a node carries no meaning for the network
+//! but is kept, so that a pasted text prints as it came.
 
 use std::fmt;
 use std::str::FromStr;
@@ -51,6 +52,20 @@ impl DartsGenotype {
         }
     }
 
+    /// The genotype of two cells that each concatenate the nodes that none of their nodes reads, as those of
+    /// the NASNet space do (Zoph et al. 2018, section 3.1).
+    pub fn of_unread(
+        normal: Vec<(GenotypeOp, usize)>,
+        reduce: Vec<(GenotypeOp, usize)>,
+    ) -> DartsGenotype {
+        DartsGenotype {
+            normal_concat: unread(&normal),
+            reduce_concat: unread(&reduce),
+            normal,
+            reduce,
+        }
+    }
+
     /// Checks that both cells can be built.
     ///
     /// # Errors
@@ -67,6 +82,13 @@ impl DartsGenotype {
 /// Nodes of a cell of these edges.
 pub fn nodes(edges: &[(GenotypeOp, usize)]) -> usize {
     edges.len() / EDGES_PER_NODE
+}
+
+/// Nodes of a cell of these edges that no edge reads; the last is always one.
+fn unread(edges: &[(GenotypeOp, usize)]) -> Vec<usize> {
+    let own = 2..nodes(edges) + 2;
+    own.filter(|state| edges.iter().all(|(_, from)| from != state))
+        .collect()
 }
 
 fn check_edges(field: &str, edges: &[(GenotypeOp, usize)]) -> Result<()> {

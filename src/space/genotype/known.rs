@@ -2,8 +2,9 @@
 //!
 //! Texts as in `genotypes.py` of the official code of each paper: NASNet (Zoph et al. 2018),
 //! AmoebaNet (Real et al. 2019) and DARTS (Liu et al. 2019) from DARTS, P-DARTS (Chen et al. 2019),
-//! PC-DARTS (Xu et al. 2020), sharpDARTS (Hundt et al. 2019). Case, `-` and `_` of a name do not matter; the aliases `DARTS` and
-//! `PCDARTS` are those of the official files.
+//! PC-DARTS (Xu et al. 2020), sharpDARTS (Hundt et al. 2019). Case, `-` and `_` of a name do not matter; the aliases
+//! `DARTS` and `PCDARTS` are those of the official files, NASNet-A is what its paper calls the cell. (Its cells B and C
+//! are of other search spaces, with four input states or normalising combinations.)
 
 use anyhow::{Result, bail};
 
@@ -47,7 +48,11 @@ const GENOTYPES: [(&str, &str); 8] = [
 ];
 
 /// Second names.
-const ALIASES: [(&str, &str); 2] = [("DARTS", "DARTS_V2"), ("PCDARTS", "PC_DARTS_cifar")];
+const ALIASES: [(&str, &str); 3] = [
+    ("DARTS", "DARTS_V2"),
+    ("PCDARTS", "PC_DARTS_cifar"),
+    ("NASNet_A", "NASNet"),
+];
 
 /// Every name, aliases last.
 pub fn names() -> impl Iterator<Item = &'static str> {

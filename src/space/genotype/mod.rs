@@ -73,7 +73,7 @@ struct Document {
 }
 
 impl Genotype {
-    /// The space the genotype belongs to.
+    /// The space whose kind of genotype it is: DARTS' for the cells of the NASNet space too.
     pub fn space(&self) -> Space {
         match self {
             Genotype::Darts(_) => Space::Darts,

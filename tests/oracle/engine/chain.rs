@@ -14,7 +14,8 @@ use crate::ops::{self as engine, ActivationId, ParameterId, Scale, Span};
 use crate::oracle::derivative::{Function, Scalar, second, tangent};
 use crate::oracle::draw::uniform;
 use crate::oracle::ops::{
-    Branch, Pool, Window, classifier, conv, factorized_reduce, mix, norm, pool, relax, separable,
+    Branch, Pool, Window, classifier, conv, conv_along, factorized_reduce, mix, norm, pool, relax,
+    separable,
 };
 use crate::oracle::tensor::Tensor;
 
@@ -32,6 +33,8 @@ pub enum Term {
     },
     /// relu → dense convolution with bias → norm.
     Conv { kernel: usize },
+    /// relu → 1×k → k×1, the second with the stride → norm; without bias.
+    Along { kernel: usize },
     /// A pool, with or without norm.
     Pool { kind: Pool, normalised: bool },
     /// Factorized reduction → norm.
@@ -147,6 +150,8 @@ impl Chain {
                 if twice { both } else { both[..2].to_vec() }
             }
             Term::Conv { kernel } => vec![kernel * kernel * cin * cout, cout],
+            // An axis keeps the channels.
+            Term::Along { kernel } => vec![kernel * cin * cin; 2],
             Term::Reduce => vec![cin * (cout / 2), cin * (cout - cout / 2)],
             Term::Pool { .. } | Term::Skip => vec![],
         }
@@ -203,6 +208,11 @@ impl Chain {
                 Term::Conv { kernel } => {
                     let weights = (weights[0], Some(weights[1]));
                     tape.conv(x, (kernel, stride), cout, true, true, weights)
+                }
+                Term::Along { kernel } => {
+                    let row = tape.conv_along(x, (kernel, 1), false, (true, false), weights[0]);
+                    let shape = (kernel, stride);
+                    tape.conv_along(row, shape, true, (false, true), weights[1])
                 }
                 Term::Pool { kind, normalised } => {
                     tape.pool(x, stride, &[engine_kind(kind)], normalised)[0]
@@ -315,6 +325,12 @@ impl Chain {
                     true,
                 )
             }
+            Term::Along { kernel } => {
+                let len = kernel * cin * cin;
+                let row = conv_along(x, true, false, Window::dense(kernel, 1), &take(len));
+                let window = Window::dense(kernel, stride);
+                (conv_along(&row, false, true, window, &take(len)), true)
+            }
             Term::Pool { kind, normalised } => (pool(x, kind, stride), normalised),
             Term::Reduce => {
                 let half = cout / 2;
@@ -338,6 +354,8 @@ fn engine_kind(kind: Pool) -> engine::pool::Kind {
     match kind {
         Pool::Average3 => engine::pool::Kind::Average3,
         Pool::Max3 => engine::pool::Kind::Maximum3,
+        Pool::Max5 => engine::pool::Kind::Maximum5,
+        Pool::Max7 => engine::pool::Kind::Maximum7,
         Pool::Average2 => engine::pool::Kind::Average2,
         Pool::Max2 => engine::pool::Kind::Maximum2,
     }

@@ -57,7 +57,7 @@ pub fn check_kernels_in(
 /// As [`check_kernels`], of a whole small supernet: cells of both kinds, every op of the space.
 pub fn check_supernet_kernels(space: Space, channels: usize, name: &str) {
     let (batch, side, classes) = (2, 8, 4);
-    let cells = if space == Space::Darts { 3 } else { 1 };
+    let cells = if space == Space::NasBench201 { 1 } else { 3 };
     let supernet = Supernet::record(space, channels, cells, classes, batch, [side; 2])
         .expect("the sizes are allowed");
     check_tape_of(&supernet, name).unwrap_or_else(|e| panic!("{space:?}: {e}"));
@@ -182,6 +182,15 @@ pub fn separable_term() -> impl Strategy<Value = Term> {
 
 pub fn conv_term() -> impl Strategy<Value = Term> {
     prop::sample::select(vec![1usize, 3]).prop_map(|kernel| Term::Conv { kernel })
+}
+
+pub fn axis_term() -> impl Strategy<Value = Term> {
+    prop::sample::select(vec![3usize, 7]).prop_map(|kernel| Term::Along { kernel })
+}
+
+pub fn wide_pool_term() -> impl Strategy<Value = Term> {
+    let kind = prop::sample::select(vec![Pool::Max3, Pool::Max5, Pool::Max7]);
+    (kind, any::<bool>()).prop_map(|(kind, normalised)| Term::Pool { kind, normalised })
 }
 
 pub fn pool_term() -> impl Strategy<Value = Term> {

@@ -22,6 +22,21 @@ pub fn conv<T: Scalar>(
     ops::conv(x, rectified, window, &weight, bias.as_deref())
 }
 
+/// Convolution along one axis, `name.weight` `[C, C, k, 1]` where `vertical`, else `[C, C, 1, k]`.
+pub fn conv_along<T: Scalar>(
+    weights: &mut impl Weights<T>,
+    name: &str,
+    x: &Tensor<T>,
+    (rectified, vertical): (bool, bool),
+    window: Window,
+) -> Tensor<T> {
+    let (c, k) = (x.shape[3], window.kernel);
+    let taps = if vertical { [k, 1] } else { [1, k] };
+    let weight = weights.tensor(&format!("{name}.weight"), &[c, c, taps[0], taps[1]]);
+    let weight = reorder_taps(&transpose(&weight, c), k, c, c);
+    ops::conv_along(x, rectified, vertical, window, &weight)
+}
+
 /// relu → depthwise `depthwise` `[C, 1, k, k]` → pointwise `pointwise` `[Cout, C, 1, 1]`, of batch
 /// norm of x when `normalised`.
 pub fn separable<T: Scalar>(

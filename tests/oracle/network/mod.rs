@@ -4,9 +4,11 @@
 //! decides what the walk is: [`Draw`] invents the tensors (and so lists them), [`Stored`] returns
 //! them as duals along chosen directions.
 
+mod cells;
 mod darts;
 mod layers;
 mod nasbench201;
+mod nasnet;
 
 use crate::oracle::derivative::Scalar;
 use crate::oracle::draw::uniform;
@@ -33,6 +35,8 @@ pub enum Space {
     Darts,
     /// `TinyNetworkDarts` of NAS-Bench-201; `cells` is N, cells a stage.
     NasBench201,
+    /// The NASNet space in the row of cells of DARTS; `cells` is the number of cells.
+    Nasnet,
 }
 
 /// A supernet with a batch: a function of weights and α.
@@ -62,6 +66,7 @@ impl Supernet {
         match self.space {
             Space::Darts => darts::forward(self, weights),
             Space::NasBench201 => nasbench201::forward(self, weights),
+            Space::Nasnet => nasnet::forward(self, weights),
         }
     }
 

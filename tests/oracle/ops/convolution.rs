@@ -92,6 +92,39 @@ pub fn conv<T: Scalar>(
     })
 }
 
+/// \[relu] → one row of a k×k window, or one column where `vertical`; weight `[k, Cin, Cout]`. The stride
+/// is that of both axes.
+pub fn conv_along<T: Scalar>(
+    x: &Tensor<T>,
+    rectified: bool,
+    vertical: bool,
+    window: Window,
+    weight: &[T],
+) -> Tensor<T> {
+    let [n, h, w, cin] = x.shape;
+    let cout = weight.len() / (window.kernel * cin);
+    let x = if rectified { x.map(relu) } else { x.clone() };
+    let middle = window.kernel / 2;
+    let shape = [n, window.output(h), window.output(w), cout];
+    Tensor::build(shape, |[image, row, column, out]| {
+        let mut sum = T::zero();
+        for tap in 0..window.kernel {
+            let (down, across) = if vertical {
+                (tap, middle)
+            } else {
+                (middle, tap)
+            };
+            let (y, x_source) = (window.source(row, down), window.source(column, across));
+            for channel in 0..cin {
+                if let Some(value) = x.inside(image, y, x_source, channel) {
+                    sum += value * weight[(tap * cin + channel) * cout + out];
+                }
+            }
+        }
+        sum
+    })
+}
+
 /// relu → two pointwise convolutions of stride 2, the second on the image moved by one pixel up and
 /// left, their results one after another on the channels. Beyond an odd edge the image is zero.
 pub fn factorized_reduce<T: Scalar>(x: &Tensor<T>, first: &[T], second: &[T]) -> Tensor<T> {

@@ -1,5 +1,6 @@
 //! The ops, one naive function each. Weight layouts are the engine's: depthwise `[k, k, C]`,
-//! pointwise `[Cin, Cout]`, dense `[k, k, Cin, Cout]`, linear `[Cin, classes]`.
+//! pointwise `[Cin, Cout]`, dense `[k, k, Cin, Cout]`, along an axis `[k, Cin, Cout]`, linear
+//! `[Cin, classes]`.
 
 mod classifier;
 mod convolution;
@@ -7,7 +8,7 @@ mod norm;
 mod pool;
 
 pub use classifier::{classifier, max_w, relax};
-pub use convolution::{Window, conv, factorized_reduce, separable};
+pub use convolution::{Window, conv, conv_along, factorized_reduce, separable};
 pub use norm::{Branch, mix, norm};
 pub use pool::{Pool, pool};
 

@@ -11,6 +11,10 @@ pub enum Pool {
     Average3,
     /// Maximum of 3×3, padding 1; among equals the first in row-major order.
     Max3,
+    /// Maximum of 5×5, padding 2; among equals the first in row-major order.
+    Max5,
+    /// Maximum of 7×7, padding 3; among equals the first in row-major order.
+    Max7,
     /// Mean of 2×2, stride 2, no padding.
     Average2,
     /// Maximum of 2×2, stride 2, no padding; among equals the first in row-major order.
@@ -31,18 +35,26 @@ pub fn pool<T: Scalar>(x: &Tensor<T>, kind: Pool, stride: usize) -> Tensor<T> {
             }
         });
     }
-    let window = Window::dense(3, stride);
+    let side = match kind {
+        Pool::Max5 => 5,
+        Pool::Max7 => 7,
+        _ => 3,
+    };
+    let window = Window::dense(side, stride);
     Tensor::build(
         [n, window.output(h), window.output(w), c],
         |[image, row, column, channel]| {
-            let values = (0..9).filter_map(|tap| {
-                let (y, x_source) = (window.source(row, tap / 3), window.source(column, tap % 3));
+            let values = (0..side * side).filter_map(|tap| {
+                let (y, x_source) = (
+                    window.source(row, tap / side),
+                    window.source(column, tap % side),
+                );
                 x.inside(image, y, x_source, channel)
             });
             let values: Vec<T> = values.collect();
             match kind {
-                Pool::Max3 => first_maximum(&values),
-                _ => values.iter().copied().sum::<T>() / values.len() as f64,
+                Pool::Average3 => values.iter().copied().sum::<T>() / values.len() as f64,
+                _ => first_maximum(&values),
             }
         },
     )

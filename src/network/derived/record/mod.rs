@@ -273,7 +273,14 @@ impl Walk<'_> {
                 let affine = (parameters[0], parameters[1]);
                 Value::Plain(self.recorder.tape.norm(self.plain(input), Some(affine)))
             }
-            Kind::MaxPool(window) => self.pool(input, pool::Kind::Maximum3, window),
+            Kind::MaxPool(window) => {
+                let kind = match window.kernel[0] {
+                    5 => pool::Kind::Maximum5,
+                    7 => pool::Kind::Maximum7,
+                    _ => pool::Kind::Maximum3,
+                };
+                self.pool(input, kind, window)
+            }
             Kind::AveragePool(window) => {
                 let kind = match window.kernel[0] {
                     2 => pool::Kind::Average2,
@@ -336,7 +343,8 @@ impl Walk<'_> {
             let tape = &mut self.recorder.tape;
             return Value::Plain(tape.conv_along(state, shape, vertical, kind, weight));
         }
-        if rows == 1 && window.stride == [2, 2] {
+        // A factorized reduction's, but not a 1×1 convolution that is an op.
+        if self.read_by(output, |kind| *kind == Kind::Concatenate) {
             return Value::Half(state, weight);
         }
         // Without padding a 2×2 window has one place on a 2×2 map: that of stride 2.

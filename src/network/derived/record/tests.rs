@@ -23,6 +23,13 @@ const PARTLY_DEAD: &str = "Genotype(normal=[('sep_conv_7x7', 0), ('conv_7x1_1x7'
      normal_concat=[2, 4], reduce=[('conv_7x1_1x7', 0), ('skip_connect', 1), ('none', 0), \
      ('none', 1), ('avg_pool_3x3', 1), ('max_pool_3x3', 0)], reduce_concat=[2, 3])";
 
+/// Each op that only the NASNet space has, at both strides; a state that a node reads twice.
+const OF_NASNET: &str = "Genotype(normal=[('conv_1x1', 0), ('conv_3x3', 1), ('conv_3x1_1x3', 0), \
+     ('max_pool_5x5', 1), ('max_pool_7x7', 1), ('max_pool_7x7', 1), ('skip_connect', 2), \
+     ('skip_connect', 2)], normal_concat=[3, 4, 5], reduce=[('conv_1x1', 0), ('conv_3x3', 1), \
+     ('conv_3x1_1x3', 0), ('max_pool_5x5', 1), ('max_pool_7x7', 0), ('conv_1x1', 2)], \
+     reduce_concat=[3, 4])";
+
 fn network(genotype: &str, image_size: usize, drop_path: bool) -> (Network, Vec<f32>) {
     let genotype: Genotype = genotype.parse().unwrap();
     let darts = matches!(genotype, Genotype::Darts(_));
@@ -69,6 +76,7 @@ fn the_gradient_predicts_the_change_of_the_loss_with_head_smoothing_and_drop_pat
         (NB201, 8),
         (PARTLY_DEAD, 8),
         (SHARP, 8),
+        (OF_NASNET, 8),
     ] {
         let (network, theta) = network(genotype, size, true);
         let mut executor = loaded(network, size);
@@ -124,7 +132,15 @@ fn inference_with_a_batchs_own_statistics_gives_that_batchs_logits() {
 
 #[test]
 fn the_tape_has_the_parameters_that_the_description_counts() {
-    for genotype in ["DARTS_V2", "NASNet", "AmoebaNet", PARTLY_DEAD, SHARP, NB201] {
+    for genotype in [
+        "DARTS_V2",
+        "NASNet",
+        "AmoebaNet",
+        PARTLY_DEAD,
+        SHARP,
+        OF_NASNET,
+        NB201,
+    ] {
         let (network, theta) = network(genotype, 32, false);
         let count: usize = network
             .parameters
