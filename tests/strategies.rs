@@ -324,6 +324,10 @@ fn what_a_strategy_does_not_do_is_said_in_a_sentence() {
         &["--cells", "found 40, which makes 136"],
     );
     refused(
+        &["--strategy", "pc-darts", "--arch-second-moment", "edge"],
+        &["--arch-second-moment", "expected `element`", "found `edge`"],
+    );
+    refused(
         &["--strategy", "pc-darts", "--channels", "6"],
         &["--channels", "multiple of 4", "found 6"],
     );

@@ -92,7 +92,8 @@ fn curvature_of_a_supernet_is_symmetric_and_matches_a_difference_of_slopes() {
         let parameters = net.draw("weights");
         let u = draw_direction(&parameters, "u", |_| true);
         let v = draw_direction(&parameters, "v", |_| true);
-        let step = 1e-6;
+        // Of NASNet's maxima and relus some lie closer to a kink.
+        let step = if space == Space::Nasnet { 1e-8 } else { 1e-6 };
         let slope = |step| net.slope(&moved(&parameters, &v, step), &u);
         let difference = (slope(step) - slope(-step)) / (2.0 * step);
         let curvature = net.curvature(&parameters, &u, &v);

@@ -14,11 +14,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use memmap2::Mmap;
 
 use self::header::Header;
 pub use self::import::{ImportOptions, Imported, import};
-use super::map::map;
+use super::map::{Mapped, map};
 use super::{Images, Parts};
 
 /// Opens the pack at `path`.
@@ -32,7 +31,7 @@ pub(super) fn open(path: &Path) -> Result<Parts> {
         "{name}: expected checksum {:08x}, found {found:08x}; the file is damaged, import it again",
         header.checksum
     );
-    let bytes = Arc::new(bytes);
+    let bytes = Arc::new(Mapped::new(bytes));
     let part = |first: usize, count: usize| Part {
         bytes: bytes.clone(),
         size: header.size,
@@ -79,7 +78,7 @@ fn checksum(path: &Path) -> Result<u32> {
 
 /// One part of a mapped pack.
 struct Part {
-    bytes: Arc<Mmap>,
+    bytes: Arc<Mapped>,
     size: [usize; 2],
     labels_at: usize,
     pixels_at: usize,
@@ -98,13 +97,14 @@ impl Images for Part {
     fn label(&self, i: usize) -> u32 {
         assert!(i < self.count, "image {i} of {}", self.count);
         let at = self.labels_at + 4 * i;
-        let bytes = &self.bytes[at..at + 4];
+        let bytes = self.bytes.read(at..at + 4);
         u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
     }
 
     fn pixels(&self, i: usize, out: &mut [u8]) {
         assert!(i < self.count, "image {i} of {}", self.count);
         let image = self.size[0] * self.size[1] * 3;
-        out.copy_from_slice(&self.bytes[self.pixels_at + i * image..][..image]);
+        let first = self.pixels_at + i * image;
+        out.copy_from_slice(self.bytes.read(first..first + image));
     }
 }

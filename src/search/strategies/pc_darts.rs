@@ -21,6 +21,7 @@ use super::{
 use crate::device::{Device, SliceMut};
 use crate::network::Variant;
 use crate::ops::relax::Relaxation;
+use crate::optim::SecondMoment;
 use crate::search::settings::SearchSettings;
 use crate::space::{
     DARTS_CANDIDATES, DARTS_EDGES, DartsGenotype, DartsOp, Genotype, Space, strongest,
@@ -94,6 +95,14 @@ fn products(alpha: &[f32], beta: &[f32]) -> Vec<f32> {
 impl Strategy for PcDarts {
     fn check(&self, settings: &SearchSettings) -> Result<(), (&'static str, String)> {
         let (channels, partial) = (settings.channels, self.partial);
+        if settings.arch_second_moment == SecondMoment::Edge {
+            return Err((
+                "arch-second-moment",
+                "expected `element` with strategy pc-darts, whose edges have weights of their own behind those of the \
+                 ops, found `edge`"
+                    .into(),
+            ));
+        }
         if channels.is_multiple_of(partial) {
             return Ok(());
         }
